@@ -1,0 +1,415 @@
+//! Keys and values of the maps pinned under `/sys/fs/bpf/sluice`: the kernel/user ABI.
+//!
+//! Every struct is `repr(C)`, has no implicit padding and its size asserted. Index or id 0 means unset.
+
+use core::mem::{align_of, size_of};
+
+/// Names of the maps, as in the object file and below the pin directory.
+pub mod names {
+    pub const LISTENERS: &str = "LISTENERS";
+    pub const BACKEND_SETS: &str = "BACKEND_SETS";
+    pub const SLOTS: &str = "SLOTS";
+    pub const BACKENDS: &str = "BACKENDS";
+    pub const FLOWS: &str = "FLOWS";
+    pub const EMBRYONIC: &str = "EMBRYONIC";
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    pub const HELD: &str = "HELD";
+    pub const CONFIG: &str = "CONFIG";
+    pub const DROPS: &str = "DROPS";
+    pub const LISTENER_COUNTERS: &str = "LISTENER_COUNTERS";
+    pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
+    pub const EVENTS: &str = "EVENTS";
+    pub const XDP_PORTS: &str = "XDP_PORTS";
+}
+
+/// Default number of entries of each map; the agent's options change some of them at load.
+pub mod sizes {
+    /// (address, port, protocol) entries, plus one an exclusive Gateway address.
+    pub const LISTENERS: usize = 16_384;
+    /// Ids of listeners (a listener may have several addresses) and so of their counters.
+    pub const LISTENER_IDS: usize = 4_096;
+    pub const BACKEND_SETS: usize = 8_192;
+    /// 4 bytes each.
+    pub const SLOTS: usize = 2_097_152;
+    pub const BACKENDS: usize = 16_384;
+    /// Halves of connections: two entries a connection.
+    pub const FLOWS: usize = 196_608;
+    pub const EMBRYONIC: usize = 32_768;
+    pub const FRAGMENTS: usize = 4_096;
+    pub const HELD: usize = 1_024;
+    /// Bytes.
+    pub const EVENTS: usize = 1 << 20;
+    pub const XDP_PORTS: usize = 256;
+}
+
+macro_rules! map_types {
+    ($($name:ident: $size:literal align $align:literal),+ $(,)?) => {
+        $(
+            const _: () = assert!(size_of::<$name>() == $size && align_of::<$name>() == $align);
+            // SAFETY: repr(C), no implicit padding (size asserted above), every bit pattern is valid.
+            #[cfg(feature = "user")]
+            unsafe impl aya::Pod for $name {}
+        )+
+    };
+}
+
+map_types! {
+    Address: 16 align 8,
+    ListenerKey: 24 align 8,
+    Listener: 12 align 4,
+    BackendSet: 8 align 8,
+    Backend: 40 align 8,
+    FlowKey: 40 align 8,
+    Route: 32 align 8,
+    Flow: 112 align 8,
+    FragmentKey: 40 align 8,
+    FragmentTrack: 48 align 8,
+    HeldKey: 48 align 8,
+    HeldFragment: 1544 align 8,
+    Config: 56 align 8,
+    Counter: 64 align 8,
+    Event: 96 align 8,
+}
+
+/// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Address {
+    pub octets: [u8; 16],
+}
+
+impl Address {
+    pub const UNSET: Address = Address { octets: [0; 16] };
+
+    #[inline(always)]
+    pub const fn v4(o: [u8; 4]) -> Address {
+        Address { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]] }
+    }
+
+    #[inline(always)]
+    pub const fn v6(octets: [u8; 16]) -> Address {
+        Address { octets }
+    }
+
+    /// The two halves as they lie in memory.
+    #[inline(always)]
+    pub fn words(&self) -> [u64; 2] {
+        let o = &self.octets;
+        [
+            u64::from_ne_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
+            u64::from_ne_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
+        ]
+    }
+
+    #[inline(always)]
+    pub fn is_v4(&self) -> bool {
+        let [high, low] = self.words();
+        high == 0 && (u64::from_be(low) >> 32) == 0xffff
+    }
+}
+
+/// IANA protocol numbers of what a listener can have, and the two the pipeline reads.
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+}
+
+/// LISTENERS: key. Port 0 with protocol 0 is the entry of an address that belongs to Gateways alone: what
+/// comes to it and finds no listener is refused instead of passed to the node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerKey {
+    pub address: Address,
+    pub port: u16,
+    pub protocol: u8,
+    pub _pad: [u8; 5],
+}
+
+/// What happens to what a listener matches.
+pub mod listener_kind {
+    /// Pick a backend, rewrite, redirect.
+    pub const L4: u8 = 1;
+    /// No listener: the entry of an exclusive address (port 0, protocol 0).
+    pub const ADDRESS: u8 = 2;
+}
+
+/// LISTENERS: value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listener {
+    /// One of [`listener_kind`].
+    pub kind: u8,
+    pub _pad: [u8; 3],
+    /// Index in LISTENER_COUNTERS. Listeners of one Gateway listener on several addresses share it.
+    pub id: u32,
+    /// Index in BACKEND_SETS; 0: no route is attached.
+    pub backend_set: u32,
+}
+
+/// BACKEND_SETS: value. Where the set's Maglev table lies in SLOTS. Replaced by one 8-byte write.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendSet {
+    pub offset: u32,
+    /// Slots of the table; 0: an empty set.
+    pub length: u16,
+    /// Slots of the nested table that follows the table at once; 0: there is none.
+    pub nested: u16,
+}
+
+/// SLOTS: values that are no backend id. Ids stay below all of them.
+pub mod slot {
+    /// Pick again in the nested table: the remainders of weights finer than a slot.
+    pub const NESTED: u32 = 0xffff_ffff;
+    /// The share of an invalid backendRef.
+    pub const INVALID: u32 = 0xffff_fffe;
+    /// The share of a backendRef without a ready endpoint.
+    pub const EMPTY: u32 = 0xffff_fffd;
+    /// Backend ids are below this.
+    pub const FIRST_SPECIAL: u32 = 0xffff_fff0;
+}
+
+/// BACKENDS: value; the key is the backend id (u32). An id is index into BACKEND_COUNTERS.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    pub address: Address,
+    /// The node's own address that packets to this backend leave with; unset: the client's own is kept unless
+    /// the client is the backend itself.
+    pub source: Address,
+    pub port: u16,
+    /// Of [`backend_flags`].
+    pub flags: u8,
+    /// [`protocol`]: a backend id belongs to one protocol.
+    pub protocol: u8,
+    /// The host end of the pod's veth pair, if `bpf_redirect_peer` may be used; 0: none.
+    pub ifindex: u32,
+}
+
+pub mod backend_flags {
+    /// The backend runs on this node: it sees the client's address.
+    pub const LOCAL: u8 = 1;
+}
+
+/// FLOWS and EMBRYONIC: key, the 5-tuple as it is seen on the wire before the rewrite.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowKey {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub protocol: u8,
+    pub _pad: [u8; 3],
+}
+
+/// States of a flow; both halves carry the same.
+pub mod flow_state {
+    /// In EMBRYONIC: the client has not confirmed it yet.
+    pub const NEW: u8 = 1;
+    /// In FLOWS.
+    pub const ESTABLISHED: u8 = 2;
+    /// In FLOWS: TCP, one direction has sent FIN.
+    pub const HALF_CLOSED: u8 = 3;
+    /// In EMBRYONIC again: TCP, both directions have sent FIN.
+    pub const CLOSED: u8 = 4;
+    /// In EMBRYONIC again: TCP, a RST went through. Data after it brings it back (a forged RST harms nobody).
+    pub const RESET: u8 = 5;
+    /// In FLOWS: the endpoint has gone; the next packet is answered with RST.
+    pub const GONE: u8 = 6;
+}
+
+pub mod flow_flags {
+    /// The half from the backend to the client.
+    pub const REPLY: u8 = 1;
+    /// The backend runs on this node (forward half: `bpf_redirect_peer` may be used).
+    pub const LOCAL: u8 = 2;
+    /// The backend has answered.
+    pub const REPLIED: u8 = 4;
+    /// FIN seen on this half.
+    pub const FIN: u8 = 8;
+}
+
+/// The way out of a flow half, looked up in the FIB and kept for a second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Coarse monotonic time of the lookup, ns; 0: never.
+    pub checked: u64,
+    pub ifindex: u32,
+    /// Of the way out, bytes of the IP packet.
+    pub mtu: u16,
+    /// One of [`route_kind`].
+    pub kind: u8,
+    pub _pad: u8,
+    /// Destination then source MAC address.
+    pub macs: [u8; 12],
+    pub _pad2: [u8; 4],
+}
+
+pub mod route_kind {
+    /// `bpf_redirect_neigh`: the kernel resolves the neighbour.
+    pub const NEIGHBOUR: u8 = 1;
+    /// `bpf_redirect` with the MAC addresses kept here.
+    pub const DIRECT: u8 = 2;
+    /// `bpf_redirect_peer` into the pod.
+    pub const PEER: u8 = 3;
+}
+
+/// FLOWS and EMBRYONIC: value, what the packet becomes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: u16,
+    pub destination_port: u16,
+    pub backend: u32,
+    pub listener: u32,
+    /// One of [`flow_state`].
+    pub state: u8,
+    /// Of [`flow_flags`].
+    pub flags: u8,
+    pub _pad: [u8; 2],
+    /// TCP, forward half in state NEW: the acknowledgement number that proves the client saw the SYN-ACK.
+    pub handshake_ack: u32,
+    pub _pad2: u32,
+    /// Coarse monotonic time of the last packet of this half, ns.
+    pub last_seen: u64,
+    pub packets: u64,
+    /// Of IP packets, headers included.
+    pub bytes: u64,
+    pub route: Route,
+}
+
+/// FRAGMENTS: key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FragmentKey {
+    pub source: Address,
+    pub destination: Address,
+    /// IPv4 has 16 bits of it.
+    pub id: u32,
+    pub protocol: u8,
+    pub _pad: [u8; 3],
+}
+
+/// FRAGMENTS: value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FragmentTrack {
+    /// The flow of the datagram, known once its first fragment has come (protocol 0: not yet).
+    pub flow: FlowKey,
+    /// How many later fragments wait in HELD.
+    pub held: u32,
+    pub _pad: u32,
+}
+
+/// HELD: key, a fragment that came before the first one of its datagram.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HeldKey {
+    pub datagram: FragmentKey,
+    pub index: u32,
+    pub _pad: u32,
+}
+
+/// Most fragments held for one datagram.
+pub const HELD_PER_DATAGRAM: u32 = 8;
+/// Largest fragment held, bytes of the frame.
+pub const HELD_BYTES: usize = 1536;
+
+/// HELD: value, the frame as it came.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub struct HeldFragment {
+    pub length: u32,
+    pub _pad: u32,
+    pub frame: [u8; HELD_BYTES],
+}
+
+/// CONFIG: the only element (index 0). Times in ns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// TCP flows whose client has not confirmed.
+    pub tcp_new: u64,
+    pub tcp_established: u64,
+    /// One direction has sent FIN.
+    pub tcp_half_closed: u64,
+    /// Both have, or a RST went through.
+    pub tcp_closed: u64,
+    /// UDP flows of one packet, or without an answer.
+    pub udp_new: u64,
+    pub udp_established: u64,
+    /// 1: write to EVENTS.
+    pub events: u32,
+    pub _pad: u32,
+}
+
+impl Default for Config {
+    /// RFC 5382 REQ-5 (established at least 2 h 4 min, transitory at least 4 min), RFC 4787 REQ-5 (UDP at least 2 min).
+    fn default() -> Self {
+        const S: u64 = 1_000_000_000;
+        Config {
+            tcp_new: 30 * S,
+            tcp_established: 7_500 * S,
+            tcp_half_closed: 300 * S,
+            tcp_closed: 60 * S,
+            udp_new: 30 * S,
+            udp_established: 180 * S,
+            events: 0,
+            _pad: 0,
+        }
+    }
+}
+
+/// LISTENER_COUNTERS and BACKEND_COUNTERS: per-CPU value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Flows that became ESTABLISHED or, for UDP, NEW.
+    pub opened: u64,
+    /// Of these, the ones that ended.
+    pub closed: u64,
+    /// New flows that were refused (listeners only; the reason is counted in DROPS).
+    pub refused: u64,
+    pub packets_in: u64,
+    /// From the client, bytes of IP packets.
+    pub bytes_in: u64,
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    /// Element 0 of LISTENER_COUNTERS only: events that found EVENTS full.
+    pub events_lost: u64,
+}
+
+pub mod event_kind {
+    pub const OPENED: u8 = 1;
+    pub const CLOSED: u8 = 2;
+    pub const REFUSED: u8 = 3;
+}
+
+/// EVENTS: record of the ring buffer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, ns.
+    pub time: u64,
+    /// The client's 5-tuple towards the Gateway.
+    pub client: FlowKey,
+    pub listener: u32,
+    /// 0: none was picked.
+    pub backend: u32,
+    /// One of [`event_kind`].
+    pub kind: u8,
+    pub _pad: [u8; 3],
+    /// REFUSED: a [`crate::Reason`]; CLOSED: the [`flow_state`] it ended in.
+    pub detail: u32,
+    /// CLOSED: bytes of IP packets from the client and to it.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub packets: u64,
+    pub _pad2: u64,
+}
