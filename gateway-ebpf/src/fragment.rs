@@ -3,9 +3,7 @@
 
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
-use gateway_common::{
-    Flow, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey, Reason, route_kind,
-};
+use gateway_common::{Flow, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey, Reason, route_kind};
 
 use crate::count;
 use crate::flow;
