@@ -327,7 +327,8 @@ pub struct FragmentTrack {
     pub flow: FlowKey,
     /// How many later fragments wait in HELD.
     pub held: u32,
-    pub _pad: u32,
+    /// Coarse monotonic time of the first fragment that came, s. Ids come round again.
+    pub since: u32,
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.
@@ -339,6 +340,8 @@ pub struct HeldKey {
     pub _pad: u32,
 }
 
+/// A receiver gives up a datagram that is not whole after 60 s at the latest (RFC 8200 section 4.5); Linux after 30 s.
+pub const FRAGMENT_SECONDS: u32 = 30;
 /// Most fragments held for one datagram.
 pub const HELD_PER_DATAGRAM: u32 = 8;
 /// Largest fragment held, bytes of the frame.
