@@ -63,7 +63,7 @@ fn drop_unmatched() -> i32 {
 }
 
 /// Sends a later fragment the way of its datagram.
-#[inline(always)]
+#[inline(never)]
 fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if packet.ttl <= 1 {
         count::dropped(Reason::TtlExpired);
@@ -87,7 +87,7 @@ fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
 }
 
 /// Keeps a fragment until the first one of its datagram comes.
-#[inline(always)]
+#[inline(never)]
 fn hold(frame: Tc, packet: &Packet, track: &mut FragmentTrack) -> i32 {
     let length = opaque(frame.length() as u64);
     let Some(scratch) = scratch() else { return drop_unmatched() };
