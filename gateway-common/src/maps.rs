@@ -19,6 +19,7 @@ pub mod names {
     pub const LISTENER_COUNTERS: &str = "LISTENER_COUNTERS";
     pub const BACKEND_COUNTERS: &str = "BACKEND_COUNTERS";
     pub const EVENTS: &str = "EVENTS";
+    pub const EVENTS_LOST: &str = "EVENTS_LOST";
     pub const XDP_PORTS: &str = "XDP_PORTS";
 }
 
@@ -89,6 +90,15 @@ impl Address {
     #[inline(always)]
     pub const fn v6(octets: [u8; 16]) -> Address {
         Address { octets }
+    }
+
+    /// From the two halves as they lie in memory.
+    #[inline(always)]
+    pub const fn from_words(words: [u64; 2]) -> Address {
+        let (a, b) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
+        Address {
+            octets: [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]],
+        }
     }
 
     /// The two halves as they lie in memory.
@@ -176,8 +186,8 @@ pub mod slot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
     pub address: Address,
-    /// The node's own address that packets to this backend leave with; unset: the client's own is kept unless
-    /// the client is the backend itself.
+    /// The node's own address towards this backend (of the same family): the source of what is sent to a backend that is
+    /// not LOCAL, and to a LOCAL one that is its own client. Unset: the backend cannot be reached (NoRoute).
     pub source: Address,
     pub port: u16,
     /// Of [`backend_flags`].
@@ -215,7 +225,8 @@ pub mod flow_state {
     pub const HALF_CLOSED: u8 = 3;
     /// In EMBRYONIC again: TCP, both directions have sent FIN.
     pub const CLOSED: u8 = 4;
-    /// In EMBRYONIC again: TCP, a RST went through. Data after it brings it back (a forged RST harms nobody).
+    /// In EMBRYONIC again: TCP, a RST went through. Whoever goes on sending on the half that it came on brings the flow
+    /// back: a forged RST that the ends ignore harms nobody.
     pub const RESET: u8 = 5;
     /// In FLOWS: the endpoint has gone; the next packet is answered with RST.
     pub const GONE: u8 = 6;
@@ -230,6 +241,8 @@ pub mod flow_flags {
     pub const REPLIED: u8 = 4;
     /// FIN seen on this half.
     pub const FIN: u8 = 8;
+    /// RST seen on this half.
+    pub const RST: u8 = 16;
 }
 
 /// The way out of a flow half, looked up in the FIB and kept for a second.
@@ -370,9 +383,11 @@ impl Default for Config {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
-    /// Flows that became ESTABLISHED or, for UDP, NEW.
-    pub opened: u64,
-    /// Of these, the ones that ended.
+    /// New flows that got a backend.
+    pub picked: u64,
+    /// Of these, the ones that moved to FLOWS.
+    pub established: u64,
+    /// Of these, the ones that left FLOWS.
     pub closed: u64,
     /// New flows that were refused (listeners only; the reason is counted in DROPS).
     pub refused: u64,
@@ -381,8 +396,6 @@ pub struct Counter {
     pub bytes_in: u64,
     pub packets_out: u64,
     pub bytes_out: u64,
-    /// Element 0 of LISTENER_COUNTERS only: events that found EVENTS full.
-    pub events_lost: u64,
 }
 
 pub mod event_kind {
