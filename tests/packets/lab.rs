@@ -99,6 +99,9 @@ impl Lab {
         for id in 0..64 {
             self.per_cpu_mut(names::BACKEND_COUNTERS)?.set(id, zero()?, 0)?;
         }
+        // The programs' own: a bucket that is filled anew when it was filled long ago.
+        let mut bucket: PerCpuArray<_, [u64; 2]> = self.map_mut("ICMP_BUCKET")?;
+        bucket.set(0, PerCpuValues::try_from(vec![[0; 2]; cpus()?])?, 0)?;
         (self.listeners, self.slots, self.sets) = (0, 0, 0);
         self.configure(Config::default())?;
         self.xdp_ports(&[])?;
@@ -294,14 +297,14 @@ impl Lab {
     fn counter(&mut self, map: &str, id: u32) -> Result<Counter> {
         let values = self.per_cpu_mut(map)?.get(&id, 0)?;
         Ok(values.iter().fold(Counter::default(), |sum, c| Counter {
-            opened: sum.opened + c.opened,
+            picked: sum.picked + c.picked,
+            established: sum.established + c.established,
             closed: sum.closed + c.closed,
             refused: sum.refused + c.refused,
             packets_in: sum.packets_in + c.packets_in,
             bytes_in: sum.bytes_in + c.bytes_in,
             packets_out: sum.packets_out + c.packets_out,
             bytes_out: sum.bytes_out + c.bytes_out,
-            events_lost: sum.events_lost + c.events_lost,
         }))
     }
 

@@ -40,12 +40,23 @@ impl Place {
         }
     }
 
-    /// The node's address that packets to the backend leave with.
-    pub fn source(self, version: Version) -> Option<IpAddr> {
+    /// The node's address towards the backend.
+    pub fn source(self, version: Version) -> IpAddr {
         match self {
-            Place::Pod => None,
-            Place::Remote => Some(version.node_ext1()),
-            Place::Near => Some(version.node()),
+            Place::Pod | Place::Near => version.node(),
+            Place::Remote => version.node_ext1(),
+        }
+    }
+
+    /// The map entry of a backend here.
+    pub fn entry(self, version: Version, protocol: u8, port: u16) -> Backend {
+        Backend {
+            address: map_address(self.address(version)),
+            source: map_address(self.source(version)),
+            port,
+            flags: if self == Place::Pod { backend_flags::LOCAL } else { 0 },
+            protocol,
+            ifindex: 0,
         }
     }
 }
@@ -82,12 +93,12 @@ impl Scene {
     pub fn new(lab: &mut Lab, version: Version, protocol: u8, place: Place) -> Result<Scene> {
         let backend = port_of(place.address(version), 8080);
         lab.exclusive(version.gateway())?;
-        lab.backend(BACKEND, entry(backend, protocol, place.source(version)))?;
+        lab.backend(BACKEND, place.entry(version, protocol, backend.port()))?;
         let set = lab.set(&[BACKEND], &[])?;
         let gateway = port_of(version.gateway(), 80);
         let listener = lab.listener(gateway, protocol, set)?;
         let client = port_of(version.client(), 40_000);
-        let peer = place.source(version).map_or(client, |source| port_of(source, 0));
+        let peer = if place == Place::Pod { client } else { port_of(place.source(version), 0) };
         Ok(Scene { version, protocol, place, client, gateway, backend, peer, listener, set })
     }
 
@@ -262,18 +273,6 @@ impl Scene {
         let (table, _) = lab.flow(key)?.context("no such half")?;
         let last_seen = crate::lab::now()?.checked_sub(age).context("the machine has not run that long")?;
         lab.put_flow(table, key, &Flow { last_seen, ..flow })
-    }
-}
-
-/// The map entry of a backend; without a source address it is on the node.
-pub fn entry(at: SocketAddr, protocol: u8, source: Option<IpAddr>) -> Backend {
-    Backend {
-        address: map_address(at.ip()),
-        source: source.map_or_else(Default::default, map_address),
-        port: at.port(),
-        flags: if source.is_none() { backend_flags::LOCAL } else { 0 },
-        protocol,
-        ifindex: 0,
     }
 }
 
