@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues, RingBuf, xdp::DevMapHash};
-use aya::programs::{Program, SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
+use aya::programs::tc::SchedClassifierLink;
+use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
     Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey, Listener,
@@ -34,6 +35,8 @@ pub struct Lab {
     listeners: u32,
     slots: u32,
     sets: u32,
+    /// Detached when dropped.
+    links: Vec<SchedClassifierLink>,
 }
 
 /// Where a flow was found.
@@ -49,9 +52,12 @@ impl Lab {
         let mut lab = Lab::with_sizes(&[])?;
         // BPF_PROG_TEST_RUN for XDP needs receive queues that are registered, which veth does for a program only.
         for port in Port::ALL {
-            lab.xdp_program()?
-                .attach(port.name(), XdpMode::Driver)
-                .with_context(|| format!("cannot attach ingress_xdp to {}", port.name()))?;
+            // And a veth end only takes frames of XDP_TX and XDP_REDIRECT if it has a program itself.
+            for name in [port.name().to_string(), format!("{}p", port.name())] {
+                lab.xdp_program()?
+                    .attach(&name, XdpMode::Driver)
+                    .with_context(|| format!("cannot attach ingress_xdp to {name}"))?;
+            }
         }
         Ok(lab)
     }
@@ -73,13 +79,14 @@ impl Lab {
             .with_context(|| format!("the verifier refuses {name}"))?;
         }
         let ports = [net::ifindex("ext0")?, net::ifindex("ext1")?, net::ifindex("pod0")?];
-        let mut lab = Lab { ebpf, ports, drops: [0; REASONS], listeners: 0, slots: 0, sets: 0 };
+        let mut lab = Lab { ebpf, ports, drops: [0; REASONS], listeners: 0, slots: 0, sets: 0, links: Vec::new() };
         lab.reset()?;
         Ok(lab)
     }
 
     /// Empties the maps and forgets what was counted.
     pub fn reset(&mut self) -> Result<()> {
+        self.links.clear();
         self.clear::<ListenerKey, Listener>(names::LISTENERS)?;
         self.clear::<u32, Backend>(names::BACKENDS)?;
         self.clear::<FlowKey, Flow>(names::FLOWS)?;
@@ -217,6 +224,16 @@ impl Lab {
             Program::Xdp(program) => run(program, &frame, &words(24, &[(4, frame.len() as u32)]))?,
             other => bail!("sweep is a {:?} program", other.prog_type()),
         };
+        Ok(())
+    }
+
+    /// Attaches `ingress_tc` to every port until the next test; `ingress_xdp` is attached already.
+    pub fn attach(&mut self) -> Result<()> {
+        let program: &mut SchedClassifier = self.ebpf.program_mut("ingress_tc").context("no ingress_tc")?.try_into()?;
+        for port in Port::ALL {
+            let link = program.attach(port.name(), TcAttachType::Ingress)?;
+            self.links.push(program.take_link(link)?);
+        }
         Ok(())
     }
 

@@ -145,8 +145,7 @@ pub fn enter() -> Result<()> {
         ("ipv6/conf/default/accept_dad", "0"),
         ("ipv6/conf/default/addr_gen_mode", "1"),
     ] {
-        let path = format!("/proc/sys/net/{key}");
-        std::fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))?;
+        write(key, value)?;
     }
     let mut batch = String::from("link set lo up\n");
     for port in Port::ALL {
@@ -177,7 +176,18 @@ pub fn enter() -> Result<()> {
             batch += &format!("neigh replace {address} lladdr {mac} nud permanent dev {name}\n");
         }
     }
-    ip(&batch)
+    ip(&batch)?;
+    // The far ends are other hosts: what arrives there ends there.
+    for port in Port::ALL {
+        write(&format!("ipv4/conf/{}p/forwarding", port.name()), "0")?;
+        write(&format!("ipv6/conf/{}p/disable_ipv6", port.name()), "1")?;
+    }
+    Ok(())
+}
+
+fn write(key: &str, value: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/{key}");
+    std::fs::write(&path, value).with_context(|| format!("cannot write {value} to {path}"))
 }
 
 /// Runs `ip` commands in the calling thread's namespace.

@@ -1,9 +1,11 @@
 //! The tests, by subject.
 
+mod fragments;
 mod headers;
 mod icmp;
 mod passed;
 mod refuse;
+mod route;
 mod tcp;
 mod udp;
 
@@ -18,10 +20,12 @@ use crate::pool::Pool;
 
 pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     let mut cases = Cases { pool: pool.clone(), trials: Vec::new() };
+    fragments::add(&mut cases);
     headers::add(&mut cases);
     icmp::add(&mut cases);
     passed::add(&mut cases);
     refuse::add(&mut cases);
+    route::add(&mut cases);
     tcp::add(&mut cases);
     udp::add(&mut cases);
     cases.trials

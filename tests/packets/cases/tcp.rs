@@ -20,6 +20,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("tcp/syn_again_takes_the_same_way", syn_again);
     cases.each("tcp/syn_and_syn_ack_leave_the_flow_embryonic", not_before_the_ack);
     cases.each("tcp/forged_ack_does_not_promote", forged_ack);
+    cases.each("tcp/reset_and_forged_ack_do_not_promote", reset_then_ack);
     cases.each("tcp/first_data_instead_of_a_bare_ack_promotes", data_confirms);
     cases.each("tcp/backend_refuses", backend_refuses);
     cases.each("tcp/half_closed_connection_goes_on", half_close);
@@ -107,6 +108,17 @@ fn forged_ack(lab: &mut Lab, version: Version) -> Result<()> {
     }
     scene.client_sends(lab, &scene.confirmation())?;
     assert_eq!(scene.halves(lab)?.table, Table::Flows);
+    Ok(())
+}
+
+/// Three forged packets a flow must not fill FLOWS any more than one does.
+fn reset_then_ack(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    scene.start(lab, &scene.opening())?;
+    lab.tc(Port::Ext0, &scene.up("R", C, 0).frame())?;
+    lab.tc(Port::Ext0, &scene.up("A", C, 1).frame())?;
+    lab.tc(Port::Ext0, &scene.up("PA", C, 1).data(b"x").frame())?;
+    assert_eq!(lab.flows(Table::Flows)?.len(), 0);
     Ok(())
 }
 
