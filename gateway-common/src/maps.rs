@@ -21,6 +21,7 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     pub const EVENTS_LOST: &str = "EVENTS_LOST";
     pub const XDP_PORTS: &str = "XDP_PORTS";
+    pub const INTERFACES: &str = "INTERFACES";
 }
 
 /// Default number of entries of each map; the agent's options change some of them at load.
@@ -36,7 +37,8 @@ pub mod sizes {
     /// Halves of connections: two entries a connection.
     pub const FLOWS: usize = 196_608;
     pub const EMBRYONIC: usize = 32_768;
-    pub const FRAGMENTS: usize = 4_096;
+    /// Datagrams under way, and address pairs of UDP flows.
+    pub const FRAGMENTS: usize = 16_384;
     pub const HELD: usize = 1_024;
     /// Bytes.
     pub const EVENTS: usize = 1 << 20;
@@ -65,6 +67,7 @@ map_types! {
     Flow: 112 align 8,
     FragmentKey: 40 align 8,
     FragmentTrack: 48 align 8,
+    Interface: 8 align 1,
     HeldKey: 48 align 8,
     HeldFragment: 1544 align 8,
     Config: 56 align 8,
@@ -74,9 +77,24 @@ map_types! {
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialOrd, Ord)]
 pub struct Address {
     pub octets: [u8; 16],
+}
+
+// By words: what is derived compares byte by byte in eBPF.
+impl PartialEq for Address {
+    #[inline(always)]
+    fn eq(&self, other: &Address) -> bool {
+        let ([a, b], [c, d]) = (self.words(), other.words());
+        (a ^ c) | (b ^ d) == 0
+    }
+}
+
+impl core::hash::Hash for Address {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
+    }
 }
 
 impl Address {
@@ -95,20 +113,15 @@ impl Address {
     /// From the two halves as they lie in memory.
     #[inline(always)]
     pub const fn from_words(words: [u64; 2]) -> Address {
-        let (a, b) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
-        Address {
-            octets: [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]],
-        }
+        // SAFETY: both are 16 plain bytes. LLVM would copy them one by one, because eBPF has no unaligned access.
+        unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
     }
 
     /// The two halves as they lie in memory.
     #[inline(always)]
-    pub fn words(&self) -> [u64; 2] {
-        let o = &self.octets;
-        [
-            u64::from_ne_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
-            u64::from_ne_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
-        ]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: as above, and an Address is aligned for it.
+        unsafe { core::mem::transmute::<Address, [u64; 2]>(*self) }
     }
 
     #[inline(always)]
@@ -126,7 +139,7 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
-/// LISTENERS: key. Port 0 with protocol 0 is the entry of an address that belongs to Gateways alone: what
+/// LISTENERS: key. Port 0 with protocol 0 is the entry of the address itself. If it belongs to Gateways alone, what
 /// comes to it and finds no listener is refused instead of passed to the node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -141,8 +154,10 @@ pub struct ListenerKey {
 pub mod listener_kind {
     /// Pick a backend, rewrite, redirect.
     pub const L4: u8 = 1;
-    /// No listener: the entry of an exclusive address (port 0, protocol 0).
-    pub const ADDRESS: u8 = 2;
+    /// No listener: the entry of an address that belongs to Gateways alone (port 0, protocol 0).
+    pub const EXCLUSIVE: u8 = 2;
+    /// No listener: the entry of an address of the node that Gateways share (port 0, protocol 0).
+    pub const SHARED: u8 = 3;
 }
 
 /// LISTENERS: value.
@@ -309,6 +324,14 @@ pub struct FragmentKey {
     pub _pad: [u8; 3],
 }
 
+/// Values of [`FragmentKey::protocol`] and of [`FragmentTrack::flow`]'s protocol that are no protocol.
+pub mod fragment_protocol {
+    /// FRAGMENTS: key (with id 0): datagrams from this source to this destination are answers to a flow of Sluice's.
+    pub const ANSWERS: u8 = 255;
+    /// FRAGMENTS: value: the first fragment was not for Sluice.
+    pub const FOREIGN: u8 = 255;
+}
+
 /// FRAGMENTS: value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -317,7 +340,17 @@ pub struct FragmentTrack {
     pub flow: FlowKey,
     /// How many later fragments wait in HELD.
     pub held: u32,
-    pub _pad: u32,
+    /// Coarse monotonic time of the first fragment that came, s. Ids come round again.
+    pub since: u32,
+}
+
+/// INTERFACES: value; the key is the ifindex (u32). Interfaces that have `ingress_xdp`: XDP cannot see whether a frame is for
+/// this host or only came by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub mac: [u8; 6],
+    pub _pad: [u8; 2],
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.
@@ -329,6 +362,8 @@ pub struct HeldKey {
     pub _pad: u32,
 }
 
+/// A receiver gives up a datagram that is not whole after 60 s at the latest (RFC 8200 section 4.5); Linux after 30 s.
+pub const FRAGMENT_SECONDS: u32 = 30;
 /// Most fragments held for one datagram.
 pub const HELD_PER_DATAGRAM: u32 = 8;
 /// Largest fragment held, bytes of the frame.

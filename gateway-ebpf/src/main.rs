@@ -33,12 +33,18 @@ use crate::headers::{FIN, RST, SYN};
 use crate::parse::{Packet, Parsed, fragment as part, parse};
 use crate::refuse::refuse;
 
+/// linux/if_packet.h: a frame for another host that only came by. On a bridge, where pods answer each other directly, it may
+/// be the answer of a local backend.
+const PACKET_OTHERHOST: u32 = 3;
+
 /// TC ingress: the whole pipeline.
 #[classifier]
 pub fn ingress_tc(context: TcContext) -> i32 {
     let frame = Tc(context.as_ptr().cast());
-    let mut packet = Packet::new();
-    let verdict = ingress(frame, &mut packet);
+    let Some(scratch) = maps::scratch() else { return Tc::PASS };
+    let packet = &mut scratch.packet;
+    *packet = Packet::new();
+    let verdict = ingress(frame, packet);
     trace!(context, packet, verdict);
     verdict
 }
@@ -51,6 +57,11 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     }
     // SAFETY: the context is valid. The tag of an offloaded VLAN is not in the frame: not ours, as in the frame.
     if unsafe { (*frame.0).vlan_present } != 0 {
+        return Tc::PASS;
+    }
+    // SAFETY: the context is valid.
+    let elsewhere = unsafe { (*frame.0).pkt_type } == PACKET_OTHERHOST;
+    if elsewhere && !flow::is_local_reply(packet) {
         return Tc::PASS;
     }
     if parsed == Parsed::Malformed {
@@ -71,7 +82,11 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     if flow.is_null() {
         let verdict = flow::miss(frame, packet, now, &mut flow);
         if flow.is_null() {
-            return verdict;
+            return if verdict == Tc::PASS && packet.fragment == part::FIRST {
+                fragment::foreign(frame, packet, now)
+            } else {
+                verdict
+            };
         }
     }
     // SAFETY: a map value, checked for null.
@@ -127,7 +142,7 @@ fn count_passed<F: Frame>(frame: F, packet: &Packet, flow: &mut Flow) {
 }
 
 /// Nothing tells whose a packet is whose headers do not hold; to an address of Gateways alone it can only be ours.
-#[inline(always)]
+#[inline(never)]
 fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
     if !listener::is_exclusive(&packet.key.destination) {
         return F::PASS;
@@ -140,8 +155,10 @@ fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
 #[xdp]
 pub fn ingress_xdp(context: XdpContext) -> u32 {
     let frame = Xdp(context.ctx);
-    let mut packet = Packet::new();
-    let verdict = express(frame, &mut packet);
+    let Some(scratch) = maps::scratch() else { return Xdp::PASS as u32 };
+    let packet = &mut scratch.packet;
+    *packet = Packet::new();
+    let verdict = express(frame, packet);
     trace!(context, packet, verdict);
     verdict as u32
 }
@@ -149,10 +166,13 @@ pub fn ingress_xdp(context: XdpContext) -> u32 {
 #[inline(always)]
 fn express(frame: Xdp, packet: &mut Packet) -> i32 {
     let parsed = parse(frame, packet);
+    if (parsed != Parsed::Transport && parsed != Parsed::Malformed) || !is_for_us(frame) {
+        return Xdp::PASS;
+    }
     if parsed == Parsed::Malformed {
         return malformed(frame, packet);
     }
-    if parsed != Parsed::Transport || packet.fragment != part::WHOLE {
+    if packet.fragment != part::WHOLE {
         return Xdp::PASS;
     }
     if let Some(flow) = flow::established(&packet.key) {
@@ -174,6 +194,16 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
         }
         None => Xdp::PASS,
     }
+}
+
+/// Whether the frame is for this host, as far as the agent has told.
+#[inline(always)]
+fn is_for_us(frame: Xdp) -> bool {
+    let Some(interface) = maps::INTERFACES.get_ptr(frame.interface()) else { return false };
+    let Some(to) = frame::fixed::<[u16; 3], 0>(frame) else { return false };
+    // SAFETY: a map value of 8 bytes, which start at a multiple of 8.
+    let mac = unsafe { *interface.cast::<[u16; 3]>() };
+    (to[0] ^ mac[0]) | (to[1] ^ mac[1]) | (to[2] ^ mac[2]) == 0
 }
 
 /// Established flows that leave through a device that takes XDP frames.
@@ -203,7 +233,6 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
 pub fn sweep(_context: TcContext) -> i32 {
     sweep::run()
 }
-
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

@@ -4,8 +4,10 @@ use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, Ri
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
     Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey,
-    Listener, ListenerKey, reason::REASONS, sizes,
+    Interface, Listener, ListenerKey, reason::REASONS, sizes,
 };
+
+use crate::parse::Packet;
 
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, Listener, { sizes::LISTENERS }> = HashMap::new();
@@ -36,11 +38,14 @@ pub static EVENTS: RingBuf<Event, { sizes::EVENTS }> = RingBuf::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
+pub static INTERFACES: HashMap<u32, Interface, { sizes::XDP_PORTS }> = HashMap::new();
+#[btf_map]
 pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
 
 /// Working memory that would not fit on the 512 bytes of stack. Programs run with bottom halves off: one user a CPU.
 #[repr(C)]
 pub struct Scratch {
+    pub packet: Packet,
     pub forward: Flow,
     pub reply: Flow,
     pub held: HeldFragment,
