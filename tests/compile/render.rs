@@ -57,7 +57,8 @@ fn status_text(statuses: &[ObjectStatus]) -> String {
                 conditions_text(&mut text, "  ", &status.conditions);
                 for listener in &status.listeners {
                     let kinds: Vec<String> = listener.supported_kinds.iter().map(|k| k.kind.to_string()).collect();
-                    let (name, kinds) = (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
+                    let (name, kinds) =
+                        (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
                     _ = writeln!(text, "  listener {name}: takes {kinds}; {} attached", listener.attached_routes);
                     conditions_text(&mut text, "    ", &listener.conditions);
                 }

@@ -72,7 +72,8 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
                 outcome = Outcome::Rejected;
                 let message = format!("{place}{} ({})", condition.message, condition.reason);
                 // That what is not accepted is not programmed goes without saying.
-                if !(refused && condition.kind == ConditionType::Programmed) && !messages.contains(&message) {
+                let implied = refused && condition.kind == ConditionType::Programmed;
+                if !implied && !messages.contains(&message) {
                     messages.push(message);
                 }
             }
