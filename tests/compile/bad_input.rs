@@ -5,11 +5,11 @@ use std::sync::{Arc, LazyLock};
 
 use gateway_agent::source::files::load_dir;
 use gateway_agent::source::manifest::{Manifest, read};
-use gateway_agent::source::{Problem, Severity};
+use gateway_agent::source::{Problem, Severity, Strings};
 use proptest::prelude::*;
 
 fn manifest(text: &str) -> Result<Manifest, Problem> {
-    read(&Arc::from("a.yaml"), text)
+    read(&Arc::from("a.yaml"), text, &mut Strings::default())
 }
 
 fn error(text: &str) -> String {

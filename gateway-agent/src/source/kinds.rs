@@ -73,7 +73,7 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     let object = reader.fields(node, |f| {
         f.known(&["apiVersion", "kind", "status"]);
         let metadata = f.required("metadata", |r, n| metadata(r, kind, n, node.at));
-        let namespace = metadata.as_ref().map_or_else(|| "default".into(), |m| m.meta.name.namespace.clone());
+        let namespace = metadata.as_ref().map(|m| m.meta.name.namespace.clone()).unwrap_or_default();
         match kind {
             Kind::GatewayClass => {
                 let spec = f.required("spec", gateway_class_spec);
@@ -105,7 +105,7 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
                 let content = slice(f);
                 let (Metadata { meta, labels }, (ports, endpoints)) = (metadata?, content?);
                 let service = labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
-                let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: (&**name).into() });
+                let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: f.intern(name) });
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
             }
             Kind::Namespace => {
@@ -128,8 +128,10 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node, start: Position) -> Op
         if !kind.namespaced() && namespace.is_some() {
             f.error_at("namespace", format!("a {kind} belongs to no namespace; remove it"));
         }
-        let namespace = namespace.filter(|_| kind.namespaced());
-        let namespace = namespace.unwrap_or_else(|| if kind.namespaced() { "default".into() } else { Arc::from("") });
+        let namespace = match namespace.filter(|_| kind.namespaced()) {
+            Some(namespace) => namespace,
+            None => f.intern(if kind.namespaced() { "default" } else { "" }),
+        };
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", strings).unwrap_or_default();
@@ -264,7 +266,7 @@ fn requirement(reader: &mut Reader, node: &Node) -> Option<Requirement> {
 
 fn route_kind(reader: &mut Reader, node: &Node) -> Option<RouteKind> {
     reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_else(|| GATEWAY_GROUP.into());
+        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(GATEWAY_GROUP));
         Some(RouteKind { group, kind: f.required("kind", read::name)? })
     })
 }
@@ -321,8 +323,8 @@ fn parent_ref(reader: &mut Reader, node: &Node) -> Option<ParentRef> {
 
 fn backend_ref(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<BackendRef> {
     reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_default();
-        let kind = f.optional("kind", read::name).unwrap_or_else(|| "Service".into());
+        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(""));
+        let kind = f.optional("kind", read::name).unwrap_or_else(|| f.intern("Service"));
         let namespace = f.optional("namespace", read::name).unwrap_or_else(|| namespace.clone());
         let name = f.required("name", read::name);
         let port = f.optional("port", read::port);
@@ -366,7 +368,7 @@ fn service_spec(reader: &mut Reader, node: &Node) -> Option<(bool, Box<[ServiceP
         let ports = f.list("ports", |r, n| {
             r.fields(n, |f| {
                 f.known(&["appProtocol", "nodePort"]);
-                let name = f.optional("name", read::text).unwrap_or_default();
+                let name = f.optional("name", read::text).unwrap_or_else(|| f.intern(""));
                 let port = f.required("port", read::port);
                 let protocol = port_protocol(f);
                 let target = f.optional("targetPort", target_port).flatten();
@@ -426,7 +428,7 @@ fn slice(f: &mut Fields) -> Option<SliceContent> {
     let ports = f.list("ports", |r, n| {
         r.fields(n, |f| {
             f.known(&["appProtocol"]);
-            let name = f.optional("name", read::text).unwrap_or_default();
+            let name = f.optional("name", read::text).unwrap_or_else(|| f.intern(""));
             let protocol = port_protocol(f);
             let port = f.optional("port", read::port);
             Some(SlicePort { name, protocol: protocol?, port })

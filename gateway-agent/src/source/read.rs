@@ -4,11 +4,12 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::yaml::{Node, Position, Value};
-use super::{Problem, Severity};
+use super::{Problem, Severity, Strings};
 use crate::index::{ObjectId, Origin};
 
 /// Collects what is wrong while an object is read.
-pub struct Reader {
+pub struct Reader<'s> {
+    strings: &'s mut Strings,
     file: Arc<str>,
     path: Vec<Step>,
     object: Option<ObjectId>,
@@ -21,10 +22,10 @@ enum Step {
     Item(usize),
 }
 
-impl Reader {
+impl<'s> Reader<'s> {
     /// `object`: whom the problems are about, if that can be told.
-    pub fn new(file: Arc<str>, object: Option<ObjectId>) -> Reader {
-        Reader { file, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
+    pub fn new(file: Arc<str>, object: Option<ObjectId>, strings: &'s mut Strings) -> Reader<'s> {
+        Reader { strings, file, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
     }
 
     /// Nothing was wrong so far.
@@ -82,7 +83,7 @@ impl Reader {
         text
     }
 
-    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader) -> T) -> T {
+    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader<'s>) -> T) -> T {
         self.path.push(step);
         let result = read(self);
         self.path.pop();
@@ -113,13 +114,13 @@ impl Reader {
 }
 
 /// A mapping whose fields are being read. Null is as good as absent.
-pub struct Fields<'r, 'n> {
-    pub reader: &'r mut Reader,
+pub struct Fields<'r, 's, 'n> {
+    reader: &'r mut Reader<'s>,
     node: &'n Node<'n>,
     asked: Vec<&'static str>,
 }
 
-impl<'n> Fields<'_, 'n> {
+impl<'s, 'n> Fields<'_, 's, 'n> {
     fn find(&mut self, key: &'static str) -> Option<&'n Node<'n>> {
         self.asked.push(key);
         let Value::Mapping(entries) = &self.node.value else { return None };
@@ -130,7 +131,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn optional<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+        read: impl FnOnce(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Option<T> {
         let node = self.find(key)?;
         self.reader.within(Step::Field(key.into()), |r| read(r, node))
@@ -140,7 +141,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn required<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+        read: impl FnOnce(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Option<T> {
         if self.find(key).is_none() {
             let at = self.node.at;
@@ -154,7 +155,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn list<T>(
         &mut self,
         key: &'static str,
-        mut read: impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+        mut read: impl FnMut(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Box<[T]> {
         self.optional(key, |r, node| items(r, node, &mut read)).unwrap_or_default()
     }
@@ -162,6 +163,11 @@ impl<'n> Fields<'_, 'n> {
     /// A mapping that may be missing.
     pub fn within<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
         self.optional(key, |r, node| r.fields(node, read))
+    }
+
+    /// A string that may be kept elsewhere already.
+    pub fn intern(&mut self, text: &str) -> Arc<str> {
+        self.reader.strings.intern(text)
     }
 
     /// Fields of the API that Sluice has no use for.
@@ -176,10 +182,10 @@ impl<'n> Fields<'_, 'n> {
     }
 }
 
-pub fn items<'n, T>(
-    reader: &mut Reader,
+pub fn items<'s, 'n, T>(
+    reader: &mut Reader<'s>,
     node: &'n Node<'n>,
-    read: &mut impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+    read: &mut impl FnMut(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
 ) -> Option<Box<[T]>> {
     let Value::Sequence(items) = &node.value else {
         reader.error(node.at, format!("must be a list, but is {}", describe(node)));
@@ -192,7 +198,7 @@ pub fn items<'n, T>(
 
 /// A string. Plain numbers and booleans are none, as for the Kubernetes API.
 pub fn text(reader: &mut Reader, node: &Node) -> Option<Arc<str>> {
-    string(reader, node).map(Arc::from)
+    string(reader, node).map(|text| reader.strings.intern(text))
 }
 
 pub fn string<'n>(reader: &mut Reader, node: &'n Node) -> Option<&'n str> {
