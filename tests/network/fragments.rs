@@ -111,7 +111,9 @@ fn fragments(source: SocketAddr, target: SocketAddr, payload: &[u8]) -> Vec<Vec<
     let (from, to) = (source.port(), target.port());
     let udp = match (source.ip(), target.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => UdpHeader::with_ipv4_checksum(from, to, &ipv4(a, b, 0), payload),
-        (IpAddr::V6(a), IpAddr::V6(b)) => UdpHeader::with_ipv6_checksum(from, to, &ipv6(a, b, 0, IpNumber::UDP), payload),
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            UdpHeader::with_ipv6_checksum(from, to, &ipv6(a, b, 0, IpNumber::UDP), payload)
+        }
         _ => panic!("{source} and {target} are of two IP versions"),
     };
     let mut datagram = udp.unwrap().to_bytes().to_vec();
