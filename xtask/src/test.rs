@@ -117,8 +117,8 @@ fn lint() -> Result<Count> {
     for (name, folder) in [("", shell::root()), (" of gateway-ebpf", ebpf.as_path())] {
         let deny = |what: &[&str]| {
             let mut deny = shell::cargo();
-            deny.current_dir(folder).args(["deny", "--workspace", "--locked", "check", "--config"]);
-            deny.arg(shell::root().join("deny.toml")).args(what);
+            deny.current_dir(folder).args(["deny", "--workspace", "--locked", "--config"]);
+            deny.arg(shell::root().join("deny.toml")).arg("check").args(what);
             deny
         };
         count += check(&format!("cargo-deny{name}"), &mut deny(&["bans", "licenses", "sources"]));

@@ -19,6 +19,8 @@ use super::node::{Keep, Node, veth};
 pub mod address {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+    /// The gateway node's `nodeName` in manifests.
+    pub const NODE_NAME: &str = "gateway";
     pub const CLIENT: [IpAddr; 2] = [v4(0, 2), v6(0, 2)];
     /// The node's own, towards the client.
     pub const NODE: [IpAddr; 2] = [v4(0, 1), v6(0, 1)];
