@@ -144,9 +144,8 @@ fn check(name: &str, command: &mut Command) -> Count {
     let step = shell::Step::begin(name);
     let result = shell::output(command);
     step.end(&result);
-    match &result {
-        Ok(_) => println!("✓ {name}"),
-        Err(error) => println!("✗ {name}: {error:#}"),
+    if let Err(error) = &result {
+        println!("{name}: {error:#}");
     }
     Count::of(result.is_ok())
 }
