@@ -18,15 +18,16 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 #[test]
 fn every_drop_reason_is_documented_as_it_is() {
     let answer = |reason: &Reason| match reason.answer() {
-        Answer::Refuse => "refused",
-        Answer::TimeExceeded => "time exceeded",
-        Answer::TooBig => "packet too big",
-        Answer::Silent => "silent",
+        Answer::Refuse => "TCP RST, UDP port unreachable",
+        Answer::TimeExceeded => "ICMP time exceeded",
+        Answer::TooBig => "ICMP fragmentation needed, packet too big",
+        Answer::Silent => "nothing",
     };
-    let wanted: Vec<Vec<String>> = Reason::ALL
-        .iter()
-        .map(|reason| vec![format!("`{}`", reason.name()), answer(reason).into(), reason.description().into()])
-        .collect();
+    let cells = |reason: &Reason| {
+        let index = (*reason as u32).to_string();
+        vec![index, format!("`{}`", reason.name()), answer(reason).into(), reason.description().into()]
+    };
+    let wanted: Vec<Vec<String>> = Reason::ALL.iter().map(cells).collect();
     let lines: Vec<String> = wanted.iter().map(|cells| format!("| {} |", cells.join(" | "))).collect();
     assert!(table("Drop reasons") == wanted, "the table of drop reasons should be:\n{}", lines.join("\n"));
 }
