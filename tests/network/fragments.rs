@@ -9,7 +9,7 @@ use gateway_tests::lab::address;
 use gateway_tests::server::pattern;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bed::{Bed, ECHO, on_gateway};
+use crate::bed::{Bed, ECHO, SERVER, on_gateway};
 
 /// Bytes of a fragment's payload; a multiple of 8.
 const FRAGMENT: usize = 1400;
@@ -44,6 +44,11 @@ fn large_datagrams_go_both_ways() {
 
 #[test]
 fn first_fragment_may_come_late() {
+    // The measure: without a gateway.
+    let direct = Bed::new();
+    for address in address::POD_1 {
+        direct.world.client.enter(|| echo_in_order((address, SERVER).into(), &[2, 0, 1])).unwrap();
+    }
     for backend in [address::POD_1, address::REMOTE] {
         let bed = Bed::web(&[backend]);
         let _agent = bed.agent();

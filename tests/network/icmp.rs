@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_tests::lab::{Keep, Node, address, veth};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::bed::{Bed, ECHO, WEB, on_gateway};
+use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway};
 
 /// The smallest that IPv6 allows.
 const SMALL: u16 = 1280;
@@ -96,6 +96,11 @@ const TIME_EXCEEDED: [u8; 2] = [11, 3];
 
 #[test]
 fn expired_ttl_is_answered_by_the_node() {
+    // The measure: without a gateway.
+    let direct = Bed::new();
+    for (node, pod) in address::NODE.into_iter().zip(address::POD_1) {
+        assert_eq!(direct.world.client.enter(|| trace((pod, SERVER).into(), 1)).unwrap(), node);
+    }
     let bed = Bed::web(&[address::POD_1]);
     let _agent = bed.agent();
     for (version, target) in on_gateway(ECHO).into_iter().enumerate() {
@@ -120,8 +125,9 @@ fn trace(target: SocketAddr, ttl: u32) -> io::Result<IpAddr> {
         let (length, from) = errors.recv_from(&mut packet)?;
         // Raw IPv4 sockets give the IP header too.
         let icmp = if target.is_ipv4() { &packet[20..length] } else { &packet[..length] };
-        let quoted = &icmp[8 + if target.is_ipv4() { 20 } else { 40 }..];
-        if icmp[0] == TIME_EXCEEDED[usize::from(target.is_ipv6())] && quoted[..2] == port.to_be_bytes() {
+        // Behind the ICMP header and the quoted IP header.
+        let quoted_port = icmp.get(if target.is_ipv4() { 28..30 } else { 48..50 });
+        if icmp[0] == TIME_EXCEEDED[usize::from(target.is_ipv6())] && quoted_port == Some(&port.to_be_bytes()) {
             return Ok(from.ip());
         }
     }
