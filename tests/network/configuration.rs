@@ -141,6 +141,10 @@ fn metrics_and_health_are_served() {
     }
     assert!(agent.page("/healthz").is_ok());
     assert!(agent.page("/readyz").is_ok());
-    let connections = || agent.metric("sluice_listener_connections_total", &["default/edge/web"]);
-    eventually("the connections to be counted", || connections().is_ok_and(|count| count == 3.0));
+    let count = |name: &str| agent.metric(name, &["listener=\"web\""]).unwrap();
+    assert_eq!(count("sluice_listener_picked_total"), 3.0);
+    assert_eq!(count("sluice_listener_refused_total"), 0.0);
+    eventually("their ends to be counted", || count("sluice_listener_closed_total") == 3.0);
+    assert!(count("sluice_listener_bytes_total") > 300.0);
+    assert!(agent.metric("sluice_backend_picked_total", &["198.18.20.11"]).unwrap() > 0.0);
 }

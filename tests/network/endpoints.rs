@@ -35,7 +35,7 @@ fn tcp_of_a_removed_endpoint_is_reset_at_its_next_packet() {
         for target in on_gateway(WEB) {
             assert_eq!(bed.tcp(target).unwrap().name, "pod-2");
         }
-        assert!(agent.metric("sluice_drops_total", &["backend_gone"]).unwrap() >= 2.0);
+        assert!(agent.metric("sluice_packets_refused_total", &["backend_gone"]).unwrap() >= 2.0);
     }
 }
 

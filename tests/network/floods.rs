@@ -41,12 +41,15 @@ fn ten_thousand_connections_are_held() {
             }
             crate::bed::assert_share("held by the pod", local, CONNECTIONS, 0.5);
         }
-        let open = agent.metric("sluice_connections_active", &["default/edge/web"]).unwrap();
-        assert_eq!(open, CONNECTIONS as f64);
+        assert_eq!(live(&agent), CONNECTIONS as f64);
     });
-    eventually("closed connections to be counted as closed", || {
-        agent.metric("sluice_connections_active", &["default/edge/web"]).is_ok_and(|open| open == 0.0)
-    });
+    eventually("closed connections to be counted as closed", || live(&agent) == 0.0);
+}
+
+/// Connections of the web listener that are established and not closed, as the metrics tell.
+fn live(agent: &Agent) -> f64 {
+    let count = |name: &str| agent.metric(name, &["listener=\"web\""]).unwrap();
+    count("sluice_listener_established_total") - count("sluice_listener_closed_total")
 }
 
 fn many_server(node: &Node, port: u16) -> Process {
@@ -97,7 +100,7 @@ fn full_flow_table_refuses_and_counts() {
             }
         }
         assert!((90..=110).contains(&held.len()), "{} connections were held", held.len());
-        let counted = agent.metric("sluice_drops_total", &["flow_table_full"]).unwrap();
+        let counted = agent.metric("sluice_packets_refused_total", &["flow_table_full"]).unwrap();
         assert!(counted >= f64::from(refused), "{refused} were refused, {counted} were counted");
         for connection in &mut held {
             connection.who().await.unwrap();
