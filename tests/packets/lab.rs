@@ -289,6 +289,11 @@ impl Lab {
         Ok(events)
     }
 
+    pub fn events_lost(&mut self) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = self.map_mut(names::EVENTS_LOST)?;
+        Ok(map.get(&0, 0)?.iter().sum())
+    }
+
     fn outcome(&mut self, hook: Hook, verdict: i32, input: &[u8], frame: Vec<u8>) -> Result<Outcome> {
         let drops = self.read_drops()?;
         let before = std::mem::replace(&mut self.drops, drops);
