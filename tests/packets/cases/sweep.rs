@@ -29,7 +29,9 @@ const IDLE: Config = Config {
 };
 
 pub fn add(cases: &mut Cases) {
-    cases.each("sweep/idle_tcp_new", |lab, v| idle(lab, v, IDLE.tcp_new, |lab, scene| scene.start(lab, &scene.opening())));
+    cases.each("sweep/idle_tcp_new", |lab, v| {
+        idle(lab, v, IDLE.tcp_new, |lab, scene| scene.start(lab, &scene.opening()))
+    });
     cases.each("sweep/idle_tcp_established", |lab, v| idle(lab, v, IDLE.tcp_established, |lab, s| s.establish(lab)));
     cases.each("sweep/idle_tcp_half_closed", |lab, v| {
         idle(lab, v, IDLE.tcp_half_closed, |lab, scene| {
@@ -60,12 +62,7 @@ pub fn add(cases: &mut Cases) {
 }
 
 /// A flow lives a second short of its idle time and not a second longer.
-fn idle(
-    lab: &mut Lab,
-    version: Version,
-    time: u64,
-    bring: impl Fn(&mut Lab, &mut Scene) -> Result<()>,
-) -> Result<()> {
+fn idle(lab: &mut Lab, version: Version, time: u64, bring: impl Fn(&mut Lab, &mut Scene) -> Result<()>) -> Result<()> {
     for place in [Place::Pod, Place::Remote] {
         lab.reset()?;
         lab.configure(IDLE)?;

@@ -160,7 +160,8 @@ fn flood(lab: &mut Lab) -> Result<()> {
     let mut tcp = Scene::new(&mut lab, version, TCP, Place::Remote)?;
     tcp.establish(&mut lab)?;
     let udp_listener = lab.listener(tcp.gateway, UDP, tcp.set)?;
-    let mut udp = Scene { protocol: UDP, listener: udp_listener, client: port_of(tcp.client.ip(), 40_500), ..tcp.clone() };
+    let mut udp =
+        Scene { protocol: UDP, listener: udp_listener, client: port_of(tcp.client.ip(), 40_500), ..tcp.clone() };
     udp.peer.set_port(0);
     udp.establish(&mut lab)?;
     for n in 0..4_000_u32 {
