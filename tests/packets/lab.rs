@@ -150,7 +150,7 @@ impl Lab {
     /// Declares that an address belongs to Gateways alone.
     pub fn exclusive(&mut self, address: IpAddr) -> Result<()> {
         let key = ListenerKey { address: map_address(address), ..ListenerKey::default() };
-        let value = Listener { kind: listener_kind::ADDRESS, ..Listener::default() };
+        let value = Listener { kind: listener_kind::EXCLUSIVE, ..Listener::default() };
         Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
     }
 
