@@ -70,6 +70,7 @@ fn other_protocol(lab: &mut Lab, version: Version) -> Result<()> {
 fn shared_address(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
     let scene = Scene::new(lab, version, TCP, Place::Pod)?;
     let shared = port_of(version.node(), 22);
+    lab.shared(version.node())?;
     lab.listener(port_of(version.node(), 80), TCP, scene.set)?;
     for packet in [scene.opening(), scene.up("A", 5, 6), scene.up("R", 5, 0), scene.request(b"dns")] {
         lab.run(hook, Port::Ext0, &packet.to(shared).frame())?.untouched();
