@@ -6,6 +6,7 @@ mod headers;
 mod icmp;
 mod passed;
 mod pick;
+mod random;
 mod refuse;
 mod route;
 mod sweep;
@@ -30,6 +31,7 @@ pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     icmp::add(&mut cases);
     passed::add(&mut cases);
     pick::add(&mut cases);
+    random::add(&mut cases);
     refuse::add(&mut cases);
     route::add(&mut cases);
     sweep::add(&mut cases);
