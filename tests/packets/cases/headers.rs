@@ -171,6 +171,7 @@ fn contradictory(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
         ("TCP header past the end", changed(&segment, transport + 12, &[0xf0])),
         ("UDP length below its header", changed(&datagram, transport + 4, &[0, 7])),
         ("UDP length past the end", changed(&datagram, transport + 4, &[0, 200])),
+        ("the other IP version", changed(&segment, 14, if version == Version::V4 { &[0x65] } else { &[0x40] })),
         ("IP length past the end", changed(&segment, length_field, &[3, 0])),
     ];
     if version == Version::V4 {

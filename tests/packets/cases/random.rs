@@ -17,7 +17,7 @@ use crate::answer::reset;
 use crate::cases::Cases;
 use crate::lab::{Lab, Table};
 use crate::net::{Port, Version, port_of};
-use crate::outcome::{Hook, Outcome, Went};
+use crate::outcome::{Hook, Outcome, Went, difference};
 use crate::packet::{Packet, extension};
 use crate::scene::{BACKEND_ISN, CLIENT_ISN, Place, Scene};
 
@@ -194,7 +194,8 @@ fn answered(outcome: &Outcome, input: &[u8]) {
     let (network, transport) = checksums(&outcome.frame);
     // An IP header whose checksum was wrong is turned around, not made anew.
     assert!(network || !checksums(input).0, "the answer's IP checksum is wrong");
-    assert_eq!(transport, Some(true), "the answer's transport checksum is wrong");
+    let frames = difference(&outcome.frame, input, 0).unwrap_or_default();
+    assert_eq!(transport, Some(true), "the answer's transport checksum is wrong (left: answer, right: asked)\n{frames}");
     assert_eq!(addresses(&outcome.frame).1, addresses(input).0, "the answer goes to the sender");
 }
 
