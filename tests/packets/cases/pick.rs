@@ -97,10 +97,9 @@ fn weighted(lab: &mut Lab, scene: &Scene, members: &[(u32, u64)]) -> Result<()> 
     }
     let mut table = vec![0; maglev::length(members.len()) as usize];
     let mut nested = vec![0; maglev::NESTED_LENGTH as usize];
-    let mut turns = vec![Turn::default(); members.len() + 1];
-    if !maglev::fill(&members, &mut table, &mut nested, &mut turns) {
-        nested.clear();
-    }
+    let mut turns = vec![Turn::default(); members.len()];
+    let length = maglev::fill(&members, &mut table, &mut nested, &mut turns);
+    nested.truncate(length as usize);
     lab.replace_set(scene.set, &table, &nested)
 }
 

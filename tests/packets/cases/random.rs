@@ -35,14 +35,19 @@ pub fn add(cases: &mut Cases) {
 }
 
 /// Runs a property on many inputs; the failure names the smallest input that shows it.
-fn property<S: Strategy>(lab: &mut Lab, strategy: &S, property: impl Fn(&mut Lab, S::Value) -> Result<()>) -> Result<()> {
+fn property<S: Strategy>(
+    lab: &mut Lab,
+    strategy: &S,
+    property: impl Fn(&mut Lab, S::Value) -> Result<()>,
+) -> Result<()> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
         config.cases = INPUTS;
     }
     let lab = RefCell::new(lab);
     let result = TestRunner::new(config).run(strategy, |input| {
-        property(&mut lab.borrow_mut(), input).map_err(|error| proptest::test_runner::TestCaseError::fail(format!("{error:#}")))
+        property(&mut lab.borrow_mut(), input)
+            .map_err(|error| proptest::test_runner::TestCaseError::fail(format!("{error:#}")))
     });
     match result {
         Ok(()) => Ok(()),
@@ -94,8 +99,11 @@ impl Mutation {
     fn strategy() -> impl Strategy<Value = Mutation> {
         let insert = prop_oneof![3 => Just(None), 1 => (any::<Index>(), vec(any::<u8>(), 1..40)).prop_map(Some)];
         let cut = prop_oneof![3 => Just(None), 1 => any::<Index>().prop_map(Some)];
-        (vec((any::<Index>(), any::<u8>()), 0..6), insert, cut)
-            .prop_map(|(writes, insert, cut)| Mutation { writes, insert, cut })
+        (vec((any::<Index>(), any::<u8>()), 0..6), insert, cut).prop_map(|(writes, insert, cut)| Mutation {
+            writes,
+            insert,
+            cut,
+        })
     }
 
     fn apply(&self, frame: &mut Vec<u8>) {
@@ -195,7 +203,11 @@ fn answered(outcome: &Outcome, input: &[u8]) {
     // An IP header whose checksum was wrong is turned around, not made anew.
     assert!(network || !checksums(input).0, "the answer's IP checksum is wrong");
     let frames = difference(&outcome.frame, input, 0).unwrap_or_default();
-    assert_eq!(transport, Some(true), "the answer's transport checksum is wrong (left: answer, right: asked)\n{frames}");
+    assert_eq!(
+        transport,
+        Some(true),
+        "the answer's transport checksum is wrong (left: answer, right: asked)\n{frames}"
+    );
     assert_eq!(addresses(&outcome.frame).1, addresses(input).0, "the answer goes to the sender");
 }
 
@@ -289,7 +301,8 @@ fn any_payload(lab: &mut Lab, version: Version, protocol: u8) -> Result<()> {
         if protocol == UDP && version == Version::V4 && !sum {
             packet = packet.without_checksum();
         }
-        let (port, wanted) = if up { (Port::Ext0, scene.forwarded(&packet)) } else { (Port::Ext1, scene.returned(&packet)) };
+        let (port, wanted) =
+            if up { (Port::Ext0, scene.forwarded(&packet)) } else { (Port::Ext1, scene.returned(&packet)) };
         lab.tc(port, &packet.frame())?.forwarded(&wanted);
         let outcome = lab.xdp(port, &packet.frame())?;
         match outcome.went() {

@@ -291,7 +291,8 @@ fn nobody(lab: &mut Lab, version: Version) -> Result<()> {
     for source in sources {
         let from = port_of(source.parse()?, 40_000);
         let closed = port_of(version.gateway(), 81);
-        for packet in [scene.opening(), scene.opening().to(closed), scene.up("A", 1, 2), scene.request(b"x").to(closed)] {
+        for packet in [scene.opening(), scene.opening().to(closed), scene.up("A", 1, 2), scene.request(b"x").to(closed)]
+        {
             for hook in Hook::BOTH {
                 let outcome = lab.run(hook, Port::Ext0, &packet.clone().from(from).frame())?;
                 assert_ne!(outcome.went(), Went::Out, "{hook:?} with source {source}: {:?}", outcome.reasons);
