@@ -1,1 +1,3 @@
+pub mod apply;
+pub mod emit;
 pub mod ir;
