@@ -1,0 +1,366 @@
+//! Stage: the life of a flow. Established ones are in FLOWS; those that are not confirmed yet, or have ended, are in
+//! EMBRYONIC, where new ones push them out.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use gateway_common::{
+    Address, Backend, Flow, FlowKey, Listener, Reason, Route, backend_flags, flow_flags, flow_state, hash,
+    listener_kind,
+};
+
+use crate::count;
+use crate::frame::{Frame, Tc};
+use crate::headers::{ACK, FIN, RST, SYN};
+use crate::listener;
+use crate::maps::{BACKENDS, EMBRYONIC, FLOWS, scratch};
+use crate::parse::Packet;
+use crate::pick::{pick, refusal};
+use crate::redirect;
+use crate::refuse::refuse;
+
+/// Source ports towards backends: what the node's own ephemeral range (32768-60999) leaves.
+const LOW_PORTS: u32 = 32_768 - 1_024;
+const PORTS: u32 = LOW_PORTS + (65_536 - 61_000);
+/// Ports tried for a new flow.
+const TRIES: u32 = 16;
+
+#[inline(always)]
+pub fn established(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: halves are written without a lock: counters and times of one half may lose a race, nothing else depends on them.
+    FLOWS.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+#[inline(always)]
+pub fn embryonic(key: &FlowKey) -> Option<&'static mut Flow> {
+    // SAFETY: as above.
+    EMBRYONIC.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// The key of the other half: what an answer to the rewritten packet looks like.
+#[inline(always)]
+pub fn other_half(flow: &Flow, protocol: u8) -> FlowKey {
+    FlowKey {
+        source: flow.destination,
+        destination: flow.source,
+        source_port: flow.destination_port,
+        destination_port: flow.source_port,
+        protocol,
+        _pad: [0; 3],
+    }
+}
+
+/// The other half in FLOWS. Functions of their own have their keys on stacks of their own: there are 512 bytes in all.
+#[inline(never)]
+fn established_other(flow: &Flow, protocol: u8) -> *mut Flow {
+    FLOWS.get_ptr_mut(&other_half(flow, protocol)).unwrap_or(core::ptr::null_mut())
+}
+
+/// The other half in EMBRYONIC.
+#[inline(never)]
+fn embryonic_other(flow: &Flow, protocol: u8) -> *mut Flow {
+    EMBRYONIC.get_ptr_mut(&other_half(flow, protocol)).unwrap_or(core::ptr::null_mut())
+}
+
+/// `*to = *from` in pairs of load and store: an assignment may go through the stack.
+#[inline(always)]
+fn copy(from: &Flow, to: &mut Flow) {
+    // SAFETY: two references never overlap when one is exclusive.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+}
+
+/// The half that belongs to `flow`, which is found under `key`.
+#[inline(always)]
+fn reply_half(key: &FlowKey, flow: &Flow, reply: &mut Flow) {
+    copy(flow, reply);
+    reply.source = key.destination;
+    reply.destination = key.source;
+    reply.source_port = key.destination_port;
+    reply.destination_port = key.source_port;
+    reply.flags = (flow.flags & flow_flags::LOCAL) | flow_flags::REPLY;
+    reply.handshake_ack = 0;
+    reply.packets = 0;
+    reply.bytes = 0;
+    reply.route = Route::default();
+}
+
+/// A packet that is in no established flow: leaves its flow in `found`, or answers a verdict.
+#[inline(never)]
+pub fn miss(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
+    if let Some(flow) = embryonic(&packet.key) {
+        let verdict = if packet.is_tcp() { tcp(frame, packet, flow, found) } else { udp(frame, packet, flow, found) };
+        if let Some(verdict) = verdict {
+            return verdict;
+        }
+        forget(&packet.key, flow);
+    }
+    open(frame, packet, now, found)
+}
+
+/// TCP in EMBRYONIC. `None`: the packet opens a new connection in place of this flow.
+#[inline(always)]
+fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Option<i32> {
+    let reply = flow.flags & flow_flags::REPLY != 0;
+    let syn = packet.flags & (SYN | ACK) == SYN;
+    if flow.state != flow_state::NEW {
+        if syn && !reply {
+            return None;
+        }
+        // Its sender goes on after a RST that was not his.
+        if flow.state == flow_state::RESET && flow.flags & flow_flags::RST != 0 && packet.flags & (RST | SYN) == 0 {
+            return Some(promote(frame, packet, flow, flow_state::HALF_CLOSED, found));
+        }
+        *found = flow;
+        return Some(0);
+    }
+    if packet.flags & RST != 0 {
+        flow.state = flow_state::RESET;
+        flow.flags |= flow_flags::RST;
+        // SAFETY: a map value or null, as for all of these.
+        if let Some(other) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() } {
+            other.state = flow_state::RESET;
+        }
+    } else if reply {
+        if packet.flags & (SYN | ACK) == SYN | ACK
+            // SAFETY: as above.
+            && let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() }
+        {
+            forward.handshake_ack = packet.sequence.wrapping_add(1);
+            forward.flags |= flow_flags::REPLIED;
+        }
+    } else if packet.flags & (SYN | ACK) == ACK
+        && flow.flags & flow_flags::REPLIED != 0
+        && packet.acknowledgement == flow.handshake_ack
+    {
+        return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
+    }
+    *found = flow;
+    Some(0)
+}
+
+/// UDP in EMBRYONIC.
+#[inline(always)]
+fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Option<i32> {
+    if flow.flags & flow_flags::REPLY == 0 {
+        if flow.flags & flow_flags::REPLIED != 0 {
+            return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
+        }
+    } else if flow.flags & flow_flags::REPLIED == 0 {
+        flow.flags |= flow_flags::REPLIED;
+        // SAFETY: as above.
+        if let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() } {
+            forward.flags |= flow_flags::REPLIED;
+        }
+    }
+    *found = flow;
+    Some(0)
+}
+
+/// Moves both halves from EMBRYONIC to FLOWS, or neither. `flow` is either half.
+#[inline(never)]
+fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8, found: &mut *mut Flow) -> i32 {
+    let other = other_half(flow, packet.key.protocol);
+    let Some(scratch) = scratch() else { return Tc::DROP };
+    match embryonic(&other) {
+        Some(half) => copy(half, &mut scratch.reply),
+        // Pushed out: it follows from this one.
+        None => {
+            reply_half(&packet.key, flow, &mut scratch.reply);
+            if flow.flags & flow_flags::REPLY != 0 {
+                scratch.reply.flags &= !flow_flags::REPLY;
+            }
+        }
+    }
+    copy(flow, &mut scratch.forward);
+    scratch.forward.state = state;
+    scratch.reply.state = state;
+    scratch.forward.flags &= !flow_flags::RST;
+    scratch.reply.flags &= !flow_flags::RST;
+    let listener = flow.listener;
+    if FLOWS.insert(&packet.key, &scratch.forward, BPF_NOEXIST as u64).is_err() {
+        return refuse(frame, packet, listener, Reason::FlowTableFull, 0);
+    }
+    if FLOWS.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+        let _ = FLOWS.remove(&packet.key);
+        return refuse(frame, packet, listener, Reason::FlowTableFull, 0);
+    }
+    let _ = EMBRYONIC.remove(&packet.key);
+    let _ = EMBRYONIC.remove(&other);
+    match established(&packet.key) {
+        Some(flow) => {
+            count::established(flow);
+            *found = flow;
+            0
+        }
+        None => Tc::DROP,
+    }
+}
+
+/// Drops an embryonic flow that a new connection takes the place of.
+#[inline(never)]
+fn forget(key: &FlowKey, flow: &Flow) -> i32 {
+    let _ = EMBRYONIC.remove(&other_half(flow, key.protocol));
+    let _ = EMBRYONIC.remove(key);
+    0
+}
+
+/// A packet that belongs to no flow: opens one if a listener says so.
+#[inline(always)]
+fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
+    let Some(listener) = listener::find(packet) else {
+        if !listener::is_exclusive(&packet.key.destination) {
+            return Tc::PASS;
+        }
+        let reset = packet.is_tcp() && packet.flags & RST != 0;
+        let reason = if reset { Reason::StrayReset } else { Reason::NoListener };
+        return refuse(frame, packet, 0, reason, 0);
+    };
+    if listener.kind != listener_kind::L4 {
+        return Tc::PASS;
+    }
+    if packet.is_tcp() && packet.flags & (SYN | ACK | RST | FIN) != SYN {
+        let reason = if packet.flags & RST != 0 { Reason::StrayReset } else { Reason::UnknownConnection };
+        return refuse(frame, packet, listener.id, reason, 0);
+    }
+    let reason = create(frame, packet, listener, now, found);
+    match Reason::from_index(reason) {
+        None => 0,
+        Some(reason) => refuse(frame, packet, listener.id, reason, 0),
+    }
+}
+
+/// Picks a backend and puts both halves into EMBRYONIC, or neither. Answers the reason why not, 0 if it did.
+#[inline(never)]
+fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut *mut Flow) -> u32 {
+    let mut hash = 0;
+    let id = pick(&packet.key, listener.backend_set, &mut hash);
+    if let Some(reason) = refusal(id) {
+        return reason as u32;
+    }
+    // SAFETY: read-only here; the agent never changes the address of an id.
+    let Some(backend) = (unsafe { BACKENDS.get(id) }) else { return Reason::NoBackend as u32 };
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    let flow = &mut scratch.forward;
+    let local = backend.flags & backend_flags::LOCAL != 0;
+    // A client that is its own backend would take its own address for a forgery.
+    let keep_source = local && backend.address != packet.key.source;
+    // SAFETY: plain data; zero means unset.
+    unsafe { core::ptr::write_bytes(flow, 0, 1) };
+    flow.destination = backend.address;
+    flow.destination_port = backend.port;
+    flow.source = if keep_source { packet.key.source } else { backend.source };
+    flow.source_port = packet.key.source_port;
+    flow.backend = id;
+    flow.listener = listener.id;
+    flow.state = flow_state::NEW;
+    flow.flags = if local { flow_flags::LOCAL } else { 0 };
+    flow.last_seen = now;
+    if flow.source == Address::UNSET || redirect::refresh(frame, flow, packet.v6, now) == 0 {
+        return Reason::NoRoute as u32;
+    }
+    let first_port = hash::reduce((hash >> 20) as u32, PORTS);
+    claim(&packet.key, backend, first_port, keep_source, found)
+}
+
+/// Finds a 5-tuple towards the backend that is nobody's yet, and takes it.
+#[inline(never)]
+fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, found: &mut *mut Flow) -> u32 {
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    let flow = &mut scratch.forward;
+    reply_half(key, flow, &mut scratch.reply);
+    let mut port = first_port;
+    for attempt in 0..=TRIES {
+        // The client's own address and port first; another Gateway address may have led the same client there already.
+        if attempt > 0 || !keep_source {
+            flow.source = backend.source;
+            flow.source_port = nat_port(port);
+            port = if port + 1 == PORTS { 0 } else { port + 1 };
+        }
+        let other = other_half(flow, key.protocol);
+        if established(&other).is_some() || EMBRYONIC.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+            continue;
+        }
+        if EMBRYONIC.insert(key, &*flow, BPF_ANY as u64).is_err() {
+            let _ = EMBRYONIC.remove(&other);
+            return Reason::FlowTableFull as u32;
+        }
+        count::picked(key, flow);
+        return match EMBRYONIC.get_ptr_mut(key) {
+            Some(flow) => {
+                *found = flow;
+                0
+            }
+            None => Reason::FlowTableFull as u32,
+        };
+    }
+    Reason::PortsExhausted as u32
+}
+
+#[inline(always)]
+fn nat_port(n: u32) -> u16 {
+    (if n < LOW_PORTS { 1_024 + n } else { 61_000 + n - LOW_PORTS }) as u16
+}
+
+/// What FIN and RST do to an established flow, after the packet was rewritten.
+#[inline(never)]
+pub fn control(packet: &Packet, now: u64) -> u32 {
+    let Some(flow) = established(&packet.key) else { return 0 };
+    let other = other_half(flow, packet.key.protocol);
+    if packet.flags & RST != 0 {
+        flow.flags |= flow_flags::RST;
+        retire(&packet.key, &other, flow_state::RESET, now);
+        return 1;
+    }
+    flow.flags |= flow_flags::FIN;
+    // SAFETY: a map value or null.
+    let half = unsafe { established_other(flow, packet.key.protocol).as_mut() };
+    if half.as_ref().is_some_and(|half| half.flags & flow_flags::FIN == 0) {
+        flow.state = flow_state::HALF_CLOSED;
+        if let Some(half) = half {
+            half.state = flow_state::HALF_CLOSED;
+        }
+        return 2;
+    }
+    retire(&packet.key, &other, flow_state::CLOSED, now);
+    3
+}
+
+/// Moves both halves back to EMBRYONIC: what still comes is translated, and a new connection may push them out.
+#[inline(always)]
+fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
+    let Some(scratch) = scratch() else { return };
+    let Some(flow) = established(key) else { return };
+    copy(flow, &mut scratch.forward);
+    let mut both = false;
+    if let Some(half) = established(other) {
+        copy(half, &mut scratch.reply);
+        both = true;
+    }
+    scratch.forward.state = state;
+    scratch.forward.last_seen = now;
+    let _ = EMBRYONIC.insert(key, &scratch.forward, BPF_ANY as u64);
+    if both {
+        scratch.reply.state = state;
+        scratch.reply.last_seen = now;
+        let _ = EMBRYONIC.insert(other, &scratch.reply, BPF_ANY as u64);
+    }
+    // Both ends may close at once on two CPUs: whoever removes the half counts.
+    let removed = FLOWS.remove(key).is_ok();
+    let _ = FLOWS.remove(other);
+    if removed {
+        count::closed(&scratch.forward);
+        let reply = scratch.forward.flags & flow_flags::REPLY != 0;
+        if reply {
+            count::ended(other, state, &scratch.reply, Some(&scratch.forward));
+        } else {
+            count::ended(key, state, &scratch.forward, Some(&scratch.reply));
+        }
+    }
+}
+
+/// The endpoint of this flow has gone: forgets it.
+#[inline(always)]
+pub fn abandon(key: &FlowKey, flow: &Flow) {
+    let other = other_half(flow, key.protocol);
+    count::closed(flow);
+    let _ = FLOWS.remove(&other);
+    let _ = FLOWS.remove(key);
+}
