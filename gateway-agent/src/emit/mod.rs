@@ -1,3 +1,4 @@
-//! From the IR to what others read: map entries and status conditions. Pure.
+//! What the outside gets to see of the IR and the report: map entries and status conditions. Pure: no I/O, no clock.
 
 pub mod maps;
+pub mod status;
