@@ -11,6 +11,7 @@ use gateway_common::{
     ListenerKey, names, reason::REASONS, sizes,
 };
 
+use super::programs::Programs;
 use super::raw::{self, Map};
 use crate::apply::{Capacity, MapName, MapStore, StoreError};
 
@@ -24,7 +25,6 @@ pub struct Sizes {
     pub backends: u32,
     pub flows: u32,
     pub embryonic: u32,
-    pub events: u32,
 }
 
 impl Default for Sizes {
@@ -37,7 +37,6 @@ impl Default for Sizes {
             backends: sizes::BACKENDS as u32,
             flows: sizes::FLOWS as u32,
             embryonic: sizes::EMBRYONIC as u32,
-            events: sizes::EVENTS as u32,
         }
     }
 }
@@ -107,7 +106,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<u32, u64>(names::DROPS, MapType::PerCpuArray, REASONS, COUNTERS),
         of::<u32, Counter>(names::LISTENER_COUNTERS, MapType::PerCpuArray, n(sizes.listeners), COUNTERS),
         of::<u32, Counter>(names::BACKEND_COUNTERS, MapType::PerCpuArray, n(sizes.backends), COUNTERS),
-        of::<(), ()>(names::EVENTS, MapType::RingBuf, n(sizes.events), Lost("access log lines not yet written")),
+        of::<(), ()>(names::EVENTS, MapType::RingBuf, sizes::EVENTS, Lost("access log lines not yet written")),
         of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
         of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
     ]
@@ -176,7 +175,7 @@ fn failed(map: MapName, action: &'static str) -> impl FnOnce(io::Error) -> Store
 /// The maps as `apply` writes them, and the program that it runs.
 pub struct Store<'a> {
     pub maps: &'a Maps,
-    pub sweep: &'a dyn Fn() -> Result<u32, String>,
+    pub programs: &'a Programs,
 }
 
 impl MapStore for Store<'_> {
@@ -248,7 +247,7 @@ impl MapStore for Store<'_> {
     }
 
     fn sweep(&mut self) -> Result<(), StoreError> {
-        (self.sweep)().map(drop).map_err(StoreError::Sweep)
+        self.programs.sweep().map(drop).map_err(StoreError::Sweep)
     }
 
     fn wait_for_readers(&mut self) {

@@ -195,9 +195,18 @@ impl<V: Pod> Map<u32, V> {
         self.read_words(from, values.len() as u32, values.as_mut_ptr() as u64)
     }
 
+    /// As [`Map::read`], into memory of its own.
+    pub fn read_all(&self, from: u32, count: u32) -> io::Result<Vec<V>> {
+        self.read_values(from, count, 1)
+    }
+
     /// Consecutive elements of an array, one value for each possible CPU each.
     pub fn read_per_cpu(&self, from: u32, count: u32, cpus: usize) -> io::Result<Vec<V>> {
         assert_eq!(size_of::<V>() % 8, 0, "the kernel rounds values up to 8 bytes");
+        self.read_values(from, count, cpus)
+    }
+
+    fn read_values(&self, from: u32, count: u32, cpus: usize) -> io::Result<Vec<V>> {
         // SAFETY: `Pod`.
         let mut values: Vec<V> = unsafe { vec![zeroed(); count as usize * cpus] };
         self.read_words(from, count, values.as_mut_ptr() as u64)?;
