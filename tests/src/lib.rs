@@ -1,1 +1,7 @@
-//! Tests of Sluice.
+//! What the tests of Sluice and the lab share: network namespaces, servers, and the agent as a real process.
+
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod lab;
+pub mod server;

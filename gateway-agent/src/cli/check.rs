@@ -10,8 +10,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde::Serialize;
+use tabled::settings::Color;
 
-use super::output::{self, Colour, Output, Table};
+use super::output::{self, Output};
 use crate::compile::{Condition, Report, compile};
 use crate::index::{Change, Index, NodeFacts, Object, ObjectId, Origin};
 use crate::source::files::{self, Loaded};
@@ -141,23 +142,20 @@ fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r Condi
 }
 
 fn table(verdicts: &[Verdict], coloured: bool) -> String {
-    let mut table = Table::new(["PLACE", "OBJECT", "VERDICT", "WHY"]);
+    let mut rows = vec![["PLACE", "OBJECT", "VERDICT", "WHY"].map(str::to_owned).to_vec()];
     for verdict in verdicts {
         let (word, colour) = match verdict.verdict {
-            Outcome::Accepted => ("accepted", Colour::Green),
-            Outcome::Ignored => ("ignored", Colour::Dim),
-            Outcome::Warned => ("warned", Colour::Yellow),
-            Outcome::Rejected => ("rejected", Colour::Red),
+            Outcome::Accepted => ("accepted", Color::FG_GREEN),
+            Outcome::Ignored => ("ignored", Color::FG_BRIGHT_BLACK),
+            Outcome::Warned => ("warned", Color::FG_YELLOW),
+            Outcome::Rejected => ("rejected", Color::FG_RED),
         };
-        let place = format!("{}:{}", verdict.file, verdict.line);
-        let object = verdict.object.clone().unwrap_or_else(|| "-".to_owned());
-        let mut messages = verdict.messages.iter();
-        let first = messages.next().cloned().unwrap_or_default();
-        let plain = |text: String| (text, Colour::None);
-        table.row([plain(place), plain(object), (word.to_owned(), colour), plain(first)]);
-        for message in messages {
-            table.row([plain(String::new()), plain(String::new()), plain(String::new()), plain(message.clone())]);
-        }
+        rows.push(vec![
+            format!("{}:{}", verdict.file, verdict.line),
+            verdict.object.clone().unwrap_or_else(|| "-".to_owned()),
+            output::paint(word, colour, coloured),
+            verdict.messages.join("\n"),
+        ]);
     }
     let count = |outcome| verdicts.iter().filter(|v| v.verdict == outcome).count();
     let totals = [
@@ -167,6 +165,8 @@ fn table(verdicts: &[Verdict], coloured: bool) -> String {
         (count(Outcome::Rejected), "rejected"),
     ];
     let totals: Vec<String> = totals.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
-    let totals = if totals.is_empty() { "no manifests".to_owned() } else { totals.join(", ") };
-    format!("{}\n{totals}\n", table.render(coloured))
+    if totals.is_empty() {
+        return "No manifests (*.yaml, *.yml, *.json) here\n".to_owned();
+    }
+    format!("{}\n{}\n", output::aligned(rows), totals.join(", "))
 }

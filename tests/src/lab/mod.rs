@@ -1,0 +1,20 @@
+//! Networks made of namespaces: nodes, the links between them, processes in them. Everything is undone when the value that
+//! stands for it is dropped, also in a panic; and when our own process is killed, the kernel undoes it.
+
+mod agent;
+mod limits;
+mod manifests;
+mod node;
+mod process;
+mod serving;
+mod wait;
+mod world;
+
+pub use agent::{Agent, binary, sluice};
+pub use limits::raise_open_files;
+pub use manifests::{Endpoint, Manifests, gateway, namespace, route, service, slice};
+pub use node::{Keep, Node, veth};
+pub use process::Process;
+pub use serving::Serving;
+pub use wait::{eventually, wait_for};
+pub use world::{World, address};
