@@ -1,5 +1,7 @@
 //! The agent of Sluice: objects → index → compile → IR → emit → (map entries | status) → apply.
 
+pub mod admin;
+pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod compile;

@@ -97,7 +97,7 @@ pub struct Problem {
 pub enum Object {
     Listener(ListenerName),
     Backend(BackendKey),
-    ExclusiveAddress(Address),
+    Address(Address),
     /// Not of one object.
     Datapath,
 }
@@ -118,7 +118,7 @@ impl std::fmt::Display for Problem {
                 write!(f, "listener {namespace}/{gateway}/{section}: ")?;
             }
             Object::Backend(key) => write!(f, "backend {} port {}: ", ip(key.address), key.port)?,
-            Object::ExclusiveAddress(address) => write!(f, "Gateway address {}: ", ip(*address))?,
+            Object::Address(address) => write!(f, "Gateway address {}: ", ip(*address))?,
             Object::Datapath => {}
         }
         self.error.fmt(f)

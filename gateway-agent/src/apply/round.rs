@@ -10,7 +10,7 @@ use super::{
     Applied, Applier, Backend, MapName, MapStore, Object, Path, PresentListener, PresentSet, Problem, ProblemKind,
     StoreError,
 };
-use crate::emit::maps::{self, BackendKey, Wanted, ip};
+use crate::emit::maps::{self, BackendKey, GatewayAddress, Wanted, ip};
 use crate::ir::ListenerName;
 
 /// What the listeners of a present set want instead of it.
@@ -35,7 +35,7 @@ impl Applier {
         self.put_backends(wanted, path, store, &mut applied);
         let set_ids = self.put_sets(wanted, store, &mut applied);
         self.put_listeners(wanted, &set_ids, store, &mut applied);
-        self.put_exclusive_addresses(wanted, store, &mut applied);
+        self.put_addresses(wanted, store, &mut applied);
         self.remove_listeners(store, &mut applied);
         self.remove_sets(store, &mut applied);
         self.remove_backends(store, &mut applied);
@@ -349,12 +349,13 @@ impl Applier {
         put
     }
 
-    fn put_exclusive_addresses(&mut self, wanted: &Wanted, store: &mut dyn MapStore, applied: &mut Applied) {
-        for address in &wanted.exclusive_addresses {
+    fn put_addresses(&mut self, wanted: &Wanted, store: &mut dyn MapStore, applied: &mut Applied) {
+        for GatewayAddress { address, exclusive } in &wanted.addresses {
             let key = ListenerKey { address: *address, ..ListenerKey::default() };
-            let value = Listener { kind: listener_kind::ADDRESS, ..Listener::default() };
+            let kind = if *exclusive { listener_kind::EXCLUSIVE } else { listener_kind::SHARED };
+            let value = Listener { kind, ..Listener::default() };
             let put = self.put_listener(key, value, store, applied);
-            applied.note_unless_ok(put, || Object::ExclusiveAddress(*address));
+            applied.note_unless_ok(put, || Object::Address(*address));
         }
     }
 
@@ -362,7 +363,7 @@ impl Applier {
         let round = self.round;
         let mut unwanted: Vec<ListenerKey> =
             self.listeners.iter().filter(|(_, l)| l.wanted != round).map(|(key, _)| *key).collect();
-        // Exclusive addresses (port 0) before their listeners, as they were made after them.
+        // Entries of addresses (port 0) before their listeners, as they were made after them.
         unwanted.sort_unstable_by_key(|key| (key.port, *key));
         for key in unwanted {
             let removed = store.remove_listener(key);

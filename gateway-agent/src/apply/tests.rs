@@ -45,7 +45,11 @@ fn wanted(specs: &[Spec]) -> Wanted {
         let addresses = addresses.into_iter().map(|a| ListenerAddress { key: at(a), set }).collect();
         wanted.listeners.push(maps::Listener { name: name(*n), addresses });
     }
-    wanted.exclusive_addresses = specs.iter().take(1).map(|_| Address::v4([198, 19, 0, 0])).collect();
+    wanted.addresses = specs
+        .iter()
+        .take(1)
+        .map(|(n, ..)| maps::GatewayAddress { address: Address::v4([198, 19, 0, 0]), exclusive: n % 2 == 0 })
+        .collect();
     wanted.backends = backends.into_iter().map(|b| maps::Backend { key: backend(b), local: b % 2 == 0 }).collect();
     wanted
 }
@@ -58,7 +62,7 @@ fn path(address: Address, _local: bool) -> Path {
 fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
     store.check();
     let keys = wanted.listeners.iter().flat_map(|l| &l.addresses);
-    assert_eq!(store.listeners.len(), keys.clone().count() + wanted.exclusive_addresses.len());
+    assert_eq!(store.listeners.len(), keys.clone().count() + wanted.addresses.len());
     for address in keys {
         let listener = store.listeners[&address.key];
         assert_eq!(listener.kind, listener_kind::L4);
@@ -82,6 +86,11 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
             assert!((got - exact).abs() < 0.05, "{got} instead of {exact}");
         }
         assert!(counts.is_empty());
+    }
+    for address in &wanted.addresses {
+        let kind = if address.exclusive { listener_kind::EXCLUSIVE } else { listener_kind::SHARED };
+        let key = ListenerKey { address: address.address, ..ListenerKey::default() };
+        assert_eq!(store.listeners[&key].kind, kind);
     }
     let present: BTreeSet<_> = store.backends.values().map(|b| (b.address, b.flags)).collect();
     let expected: BTreeSet<_> = wanted.backends.iter().map(|b| (b.key.address, u8::from(b.local))).collect();

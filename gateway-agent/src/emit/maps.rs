@@ -1,5 +1,6 @@
 //! From the IR to the wanted content of the maps, by identity instead of by id: `apply` owns the ids.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -13,8 +14,8 @@ use crate::ir::{self, Duty, Ir, ListenerName, Protocol, Target};
 pub struct Wanted {
     /// In the order of the IR.
     pub listeners: Vec<Listener>,
-    /// Addresses that belong to Gateways alone.
-    pub exclusive_addresses: Vec<Address>,
+    /// Sorted.
+    pub addresses: Vec<GatewayAddress>,
     /// No two are equal.
     pub sets: Vec<Arc<Set>>,
     /// Every endpoint that a listener can have connections with, those that get no new ones too; no two are equal.
@@ -32,6 +33,14 @@ pub struct ListenerAddress {
     pub key: ListenerKey,
     /// Index in [`Wanted::sets`]; `None`: every connection is refused.
     pub set: Option<usize>,
+}
+
+/// An address that Gateways use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GatewayAddress {
+    pub address: Address,
+    /// It belongs to Gateways alone; else it is the node's own, and they share it.
+    pub exclusive: bool,
 }
 
 /// What a Maglev table is made of: sorted, no target twice, weights without a common divisor. Equal sets share a table.
@@ -73,10 +82,7 @@ pub struct Backend {
 
 /// The wanted content of the maps for this IR.
 pub fn maps(ir: &Ir) -> Wanted {
-    let mut wanted = Wanted {
-        exclusive_addresses: ir.exclusive_addresses.iter().map(|a| address(*a)).collect(),
-        ..Wanted::default()
-    };
+    let mut wanted = Wanted { addresses: gateway_addresses(ir), ..Wanted::default() };
     let mut sets = HashMap::new();
     let mut backends = HashMap::new();
     for listener in &ir.listeners {
@@ -101,6 +107,17 @@ pub fn maps(ir: &Ir) -> Wanted {
         wanted.listeners.push(Listener { name: listener.name.clone(), addresses });
     }
     wanted
+}
+
+fn gateway_addresses(ir: &Ir) -> Vec<GatewayAddress> {
+    let of_listeners: BTreeSet<IpAddr> = ir.listeners.iter().flat_map(|l| l.addresses.iter().copied()).collect();
+    let exclusive: BTreeSet<IpAddr> = ir.exclusive_addresses.iter().copied().collect();
+    let mut addresses: Vec<_> = of_listeners
+        .union(&exclusive)
+        .map(|ip| GatewayAddress { address: address(*ip), exclusive: exclusive.contains(ip) })
+        .collect();
+    addresses.sort_unstable();
+    addresses
 }
 
 /// As the maps hold addresses: IPv4 mapped into IPv6.
@@ -311,6 +328,16 @@ mod tests {
         other.name.section = "other".into();
         let ir = Ir { listeners: vec![listener(&["198.19.0.1"], vec![(1, one())]), other], ..Ir::default() };
         assert_eq!(maps(&ir).sets.len(), 1);
+    }
+
+    #[test]
+    fn addresses_are_exclusive_or_shared() {
+        let mut ir = Ir { listeners: vec![listener(&["198.19.0.1", "198.19.0.2"], vec![])], ..Ir::default() };
+        ir.exclusive_addresses = vec!["198.19.0.2".parse().unwrap(), "198.19.0.3".parse().unwrap()];
+        let addresses: Vec<_> =
+            maps(&ir).addresses.iter().map(|a| (ip(a.address).to_string(), a.exclusive)).collect();
+        let expected = [("198.19.0.1", false), ("198.19.0.2", true), ("198.19.0.3", true)];
+        assert_eq!(addresses, expected.map(|(address, exclusive)| (address.to_owned(), exclusive)));
     }
 
     #[test]
