@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use gateway_agent::compile::compile;
-use gateway_agent::emit::status;
+use gateway_agent::emit::status::{self, ConditionStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
 use gateway_agent::ir::{Duty, Endpoint, Ir, Target};
 use gateway_agent::source::Problem;
@@ -32,15 +32,7 @@ fn loaded_text(loaded: Loaded) -> String {
 /// IR, status and problems.
 pub fn text(index: &Index, problems: &[Problem]) -> String {
     let (ir, report) = compile(index);
-    let mut text = ir_text(&ir);
-    let statuses = status::status(&report);
-    if !statuses.is_empty() {
-        text += "\n# status\n";
-    }
-    for object in statuses {
-        text += "---\n";
-        text += &serde_saphyr::to_string(&object).expect("a status as YAML");
-    }
+    let mut text = ir_text(&ir) + &status_text(&status::status(&report));
     let mut problems = problems.to_vec();
     problems.extend(report.problems);
     if !problems.is_empty() {
@@ -50,6 +42,49 @@ pub fn text(index: &Index, problems: &[Problem]) -> String {
         _ = writeln!(text, "{problem}");
     }
     text
+}
+
+fn status_text(statuses: &[ObjectStatus]) -> String {
+    let mut text = "\n# status\n".to_owned();
+    for object in statuses {
+        let namespace = object.metadata.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
+        _ = writeln!(text, "{} {namespace}{}", object.kind, object.metadata.name);
+        match &object.status {
+            Status::GatewayClass(status) => conditions_text(&mut text, "  ", &status.conditions),
+            Status::Gateway(status) => {
+                let addresses: Vec<String> = status.addresses.iter().map(|a| a.value.to_string()).collect();
+                _ = writeln!(text, "  addresses {}", addresses.join(", "));
+                conditions_text(&mut text, "  ", &status.conditions);
+                for listener in &status.listeners {
+                    let kinds: Vec<String> = listener.supported_kinds.iter().map(|k| k.kind.to_string()).collect();
+                    let (name, kinds) =
+                        (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
+                    _ = writeln!(text, "  listener {name}: takes {kinds}; {} attached", listener.attached_routes);
+                    conditions_text(&mut text, "    ", &listener.conditions);
+                }
+            }
+            Status::Route(status) => {
+                for parent in &status.parents {
+                    let parent_ref = &parent.parent_ref;
+                    let namespace = parent_ref.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
+                    _ = write!(text, "  parent {} {namespace}{}", parent_ref.kind, parent_ref.name);
+                    let section = parent_ref.section_name.as_ref().map(|s| format!(" section {s}"));
+                    let port = parent_ref.port.map(|p| format!(" port {p}"));
+                    text += &(section.unwrap_or_default() + &port.unwrap_or_default() + "\n");
+                    conditions_text(&mut text, "    ", &parent.conditions);
+                }
+            }
+        }
+    }
+    text
+}
+
+fn conditions_text(text: &mut String, indent: &str, conditions: &[ConditionStatus]) {
+    for condition in conditions {
+        let ConditionStatus { kind, status, reason, message, observed_generation, .. } = condition;
+        let generation = if *observed_generation == 0 { String::new() } else { format!(" @{observed_generation}") };
+        _ = writeln!(text, "{indent}{kind} {status} {reason}{generation}: {message}");
+    }
 }
 
 fn ir_text(ir: &Ir) -> String {
