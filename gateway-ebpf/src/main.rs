@@ -1,0 +1,215 @@
+//! The kernel side of Sluice. Entry points only run the pipeline:
+//! parse → flow lookup → listener → pick → rewrite → redirect.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+
+#[macro_use]
+mod trace;
+
+mod count;
+mod flow;
+mod fragment;
+mod frame;
+mod headers;
+mod icmp;
+mod listener;
+mod maps;
+mod parse;
+mod pick;
+mod redirect;
+mod refuse;
+mod rewrite;
+mod sweep;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use gateway_common::{Flow, Reason, flow_state, protocol, route_kind};
+
+use crate::frame::{Frame, Tc, Xdp};
+use crate::headers::{FIN, RST, SYN};
+use crate::parse::{Packet, Parsed, fragment as part, parse};
+use crate::refuse::refuse;
+
+/// TC ingress: the whole pipeline.
+#[classifier]
+pub fn ingress_tc(context: TcContext) -> i32 {
+    let frame = Tc(context.as_ptr().cast());
+    let mut packet = Packet::new();
+    let verdict = ingress(frame, &mut packet);
+    trace!(context, packet, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
+    let parsed = parse(frame, packet);
+    if parsed == Parsed::Other {
+        return Tc::PASS;
+    }
+    // SAFETY: the context is valid. The tag of an offloaded VLAN is not in the frame: not ours, as in the frame.
+    if unsafe { (*frame.0).vlan_present } != 0 {
+        return Tc::PASS;
+    }
+    if parsed == Parsed::Malformed {
+        return malformed(frame, packet);
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if parsed == Parsed::IcmpError {
+        return icmp::translate(frame, packet, now);
+    }
+    if packet.fragment == part::LATER {
+        return fragment::later(frame, packet, now);
+    }
+    let mut flow: *mut Flow = match flow::established(&packet.key) {
+        Some(flow) => flow,
+        None => core::ptr::null_mut(),
+    };
+    if flow.is_null() {
+        let verdict = flow::miss(frame, packet, now, &mut flow);
+        if flow.is_null() {
+            return verdict;
+        }
+    }
+    // SAFETY: a map value, checked for null.
+    forward(frame, packet, unsafe { &mut *flow }, now)
+}
+
+/// Sends the packet the way of its flow.
+#[inline(always)]
+fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+    if flow.state == flow_state::GONE {
+        let verdict = refuse(frame, packet, flow.listener, Reason::BackendGone, 0);
+        flow::abandon(&packet.key, flow);
+        return verdict;
+    }
+    if packet.ttl <= 1 {
+        return refuse(frame, packet, 0, Reason::TtlExpired, 0);
+    }
+    let way = redirect::resolve(frame, flow, packet.v6, now);
+    if way == 0 {
+        // A route that is away for a moment does not end a connection.
+        count::dropped(Reason::NoRoute);
+        return Tc::DROP;
+    }
+    let headers = packet.total - packet.payload;
+    if packet.total > flow.route.mtu as u32 && redirect::exceeds(frame, packet.total, headers, flow.route.mtu) {
+        return refuse(frame, packet, 0, Reason::PacketTooBig, flow.route.mtu);
+    }
+    flow.last_seen = now;
+    count_passed(frame, packet, flow);
+    if way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow) {
+        return Tc::DROP;
+    }
+    if !rewrite::rewrite(frame, packet, flow) {
+        count::dropped(Reason::Malformed);
+        return Tc::DROP;
+    }
+    if packet.fragment == part::FIRST && fragment::first(frame, packet, now) == 0 {
+        return Tc::DROP;
+    }
+    let verdict = redirect::send(flow, way);
+    if packet.flags & (FIN | RST) != 0 && packet.is_tcp() {
+        flow::control(packet, now);
+    }
+    verdict
+}
+
+/// Counts the packets that a GSO frame stands for, with the headers of each.
+#[inline(always)]
+fn count_passed<F: Frame>(frame: F, packet: &Packet, flow: &mut Flow) {
+    let segments = frame.segments();
+    let headers = if segments > 1 { (segments - 1) * (packet.total - packet.payload) } else { 0 };
+    count::passed(flow, segments as u64, (packet.total + headers) as u64);
+}
+
+/// Nothing tells whose a packet is whose headers do not hold; to an address of Gateways alone it can only be ours.
+#[inline(always)]
+fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
+    if !listener::is_exclusive(&packet.key.destination) {
+        return F::PASS;
+    }
+    count::dropped(Reason::Malformed);
+    F::DROP
+}
+
+/// XDP: what pays before there is an skb. Everything else is left to TC, untouched.
+#[xdp]
+pub fn ingress_xdp(context: XdpContext) -> u32 {
+    let frame = Xdp(context.ctx);
+    let mut packet = Packet::new();
+    let verdict = express(frame, &mut packet);
+    trace!(context, packet, verdict);
+    verdict as u32
+}
+
+#[inline(always)]
+fn express(frame: Xdp, packet: &mut Packet) -> i32 {
+    let parsed = parse(frame, packet);
+    if parsed == Parsed::Malformed {
+        return malformed(frame, packet);
+    }
+    if parsed != Parsed::Transport || packet.fragment != part::WHOLE {
+        return Xdp::PASS;
+    }
+    if let Some(flow) = flow::established(&packet.key) {
+        return express_established(frame, packet, flow);
+    }
+    if packet.key.protocol != protocol::TCP || flow::embryonic(&packet.key).is_some() {
+        return Xdp::PASS;
+    }
+    let reset = packet.flags & RST != 0;
+    match listener::find(packet) {
+        Some(_) if packet.flags & (SYN | FIN | RST | headers::ACK) == SYN => Xdp::PASS,
+        Some(listener) => {
+            let reason = if reset { Reason::StrayReset } else { Reason::UnknownConnection };
+            refuse(frame, packet, listener.id, reason, 0)
+        }
+        None if listener::is_exclusive(&packet.key.destination) => {
+            let reason = if reset { Reason::StrayReset } else { Reason::NoListener };
+            refuse(frame, packet, 0, reason, 0)
+        }
+        None => Xdp::PASS,
+    }
+}
+
+/// Established flows that leave through a device that takes XDP frames.
+#[inline(always)]
+fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if flow.state == flow_state::GONE
+        || (packet.is_tcp() && packet.flags & (SYN | FIN | RST) != 0)
+        || packet.ttl <= 1
+        || packet.total > flow.route.mtu as u32
+        || !redirect::is_express(flow, now)
+    {
+        return Xdp::PASS;
+    }
+    flow.last_seen = now;
+    count_passed(frame, packet, flow);
+    if !redirect::write_macs(frame, flow) || !rewrite::rewrite(frame, packet, flow) {
+        count::dropped(Reason::Malformed);
+        return Xdp::DROP;
+    }
+    maps::XDP_PORTS.redirect(flow.route.ifindex, Xdp::DROP as u64).unwrap_or(Xdp::DROP as u32) as i32
+}
+
+/// Ends what is idle or has lost its endpoint.
+#[classifier]
+pub fn sweep(_context: TcContext) -> i32 {
+    sweep::run()
+}
+
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

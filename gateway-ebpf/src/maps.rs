@@ -1,0 +1,73 @@
+//! The maps, with their default sizes, and what is only the programs' own.
+
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use gateway_common::{
+    Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey,
+    Listener, ListenerKey, reason::REASONS, sizes,
+};
+
+#[btf_map]
+pub static LISTENERS: HashMap<ListenerKey, Listener, { sizes::LISTENERS }> = HashMap::new();
+#[btf_map]
+pub static BACKEND_SETS: Array<BackendSet, { sizes::BACKEND_SETS }> = Array::new();
+#[btf_map]
+pub static SLOTS: Array<u32, { sizes::SLOTS }> = Array::new();
+#[btf_map]
+pub static BACKENDS: HashMap<u32, Backend, { sizes::BACKENDS }> = HashMap::new();
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, Flow, { sizes::FLOWS }> = HashMap::new();
+#[btf_map]
+pub static EMBRYONIC: LruHashMap<FlowKey, Flow, { sizes::EMBRYONIC }> = LruHashMap::new();
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentTrack, { sizes::FRAGMENTS }> = LruHashMap::new();
+#[btf_map]
+pub static HELD: LruHashMap<HeldKey, HeldFragment, { sizes::HELD }> = LruHashMap::new();
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, REASONS> = PerCpuArray::new();
+#[btf_map]
+pub static LISTENER_COUNTERS: PerCpuArray<Counter, { sizes::LISTENER_IDS }> = PerCpuArray::new();
+#[btf_map]
+pub static BACKEND_COUNTERS: PerCpuArray<Counter, { sizes::BACKENDS }> = PerCpuArray::new();
+#[btf_map]
+pub static EVENTS: RingBuf<Event, { sizes::EVENTS }> = RingBuf::new();
+#[btf_map]
+pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
+
+/// Working memory that would not fit on the 512 bytes of stack. Programs run with bottom halves off: one user a CPU.
+#[repr(C)]
+pub struct Scratch {
+    pub forward: Flow,
+    pub reply: Flow,
+    pub held: HeldFragment,
+}
+
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    // SAFETY: per CPU, and only one program runs on a CPU at a time.
+    SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Token bucket of ICMP errors, per CPU.
+#[repr(C)]
+pub struct Bucket {
+    pub tokens: u64,
+    /// ns
+    pub filled: u64,
+}
+
+#[btf_map]
+static ICMP_BUCKET: PerCpuArray<Bucket, 1> = PerCpuArray::new();
+
+#[inline(always)]
+pub fn icmp_bucket() -> Option<&'static mut Bucket> {
+    // SAFETY: as above.
+    ICMP_BUCKET.get_ptr_mut(0).map(|bucket| unsafe { &mut *bucket })
+}

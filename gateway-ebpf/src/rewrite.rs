@@ -1,0 +1,102 @@
+//! Stage: the packet becomes what its flow says.
+
+use gateway_common::{Address, Flow, checksum, protocol};
+
+use crate::frame::{ETHERNET, Frame, at, fixed};
+use crate::headers::{Ipv4, Ipv6, Ports};
+use crate::parse::{Packet, fragment, mapped, unmapped, words_v6};
+
+/// Offset of the checksum in the transport header.
+#[inline(always)]
+pub fn checksum_offset(packet: &Packet) -> u32 {
+    packet.transport + if packet.key.protocol == protocol::TCP { 16 } else { 6 }
+}
+
+/// Sum of 16-bit words that takes a checksum from `old` to `new`, as the kernel's `__wsum`.
+#[inline(always)]
+pub fn difference(old: u64, new: u64) -> u32 {
+    let inverse = !(fold32(old) as u32) as u64;
+    fold32(fold32(new) + inverse) as u32
+}
+
+#[inline(always)]
+fn fold32(sum: u64) -> u64 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    (sum & 0xffff_ffff) + (sum >> 32)
+}
+
+/// Writes addresses and ports and counts the hop; checksums follow. False: the kernel refused.
+#[inline(always)]
+pub fn rewrite<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
+    let Some(pseudo) = network(frame, packet.v6, &flow.source, &flow.destination, 1) else { return false };
+    if packet.fragment == fragment::LATER {
+        return true;
+    }
+    let Some(ports) = at::<Ports>(frame, packet.transport) else { return false };
+    let old = ports.source as u64 + ports.destination as u64;
+    ports.source = flow.source_port.to_be();
+    ports.destination = flow.destination_port.to_be();
+    let rest = difference(old, ports.source as u64 + ports.destination as u64);
+    let udp = packet.key.protocol == protocol::UDP;
+    frame.update_transport_checksum(checksum_offset(packet), pseudo, rest, udp, packet.v6)
+}
+
+/// Writes the addresses of the IP header, takes `hops` from its TTL and mends its checksum. Answers the difference of the
+/// pseudo header.
+#[inline(always)]
+pub fn network<F: Frame>(frame: F, v6: bool, source: &Address, destination: &Address, hops: u8) -> Option<u32> {
+    if v6 {
+        let ip = fixed::<Ipv6, { ETHERNET as usize }>(frame)?;
+        let old = sum(&ip.source) + sum(&ip.destination);
+        ip.source = words_v6(source);
+        ip.destination = words_v6(destination);
+        ip.hop_limit -= hops;
+        return Some(difference(old, sum(&ip.source) + sum(&ip.destination)));
+    }
+    let ip = fixed::<Ipv4, { ETHERNET as usize }>(frame)?;
+    let old = ip.source as u64 + ip.destination as u64;
+    ip.source = unmapped(source);
+    ip.destination = unmapped(destination);
+    let new = ip.source as u64 + ip.destination as u64;
+    // The TTL is the first byte of its word.
+    let hop = u16::from_ne_bytes([hops, 0]) as u64;
+    ip.checksum = checksum::update(ip.checksum, old + hop, new);
+    ip.ttl -= hops;
+    Some(difference(old, new))
+}
+
+#[inline(always)]
+fn sum(words: &[u32; 4]) -> u64 {
+    words[0] as u64 + words[1] as u64 + words[2] as u64 + words[3] as u64
+}
+
+/// The same for a header somewhere else in the packet (the one that an ICMP error quotes), without the hop.
+#[inline(always)]
+pub fn quoted<F: Frame>(frame: F, offset: u32, v6: bool, source: &Address, destination: &Address) -> Option<u32> {
+    if v6 {
+        let ip = at::<Ipv6>(frame, offset)?;
+        let old = sum(&ip.source) + sum(&ip.destination);
+        ip.source = words_v6(source);
+        ip.destination = words_v6(destination);
+        return Some(difference(old, sum(&ip.source) + sum(&ip.destination)));
+    }
+    let ip = at::<Ipv4>(frame, offset)?;
+    let old = ip.source as u64 + ip.destination as u64;
+    ip.source = unmapped(source);
+    ip.destination = unmapped(destination);
+    let new = ip.source as u64 + ip.destination as u64;
+    ip.checksum = checksum::update(ip.checksum, old, new);
+    // The change of the addresses and that of the header's checksum cancel out.
+    Some(0)
+}
+
+/// The source and destination address in the IP header.
+#[inline(always)]
+pub fn addresses<F: Frame>(frame: F, offset: u32, v6: bool) -> Option<(Address, Address)> {
+    if v6 {
+        let ip = at::<Ipv6>(frame, offset)?;
+        return Some((crate::parse::address_v6(&ip.source), crate::parse::address_v6(&ip.destination)));
+    }
+    let ip = at::<Ipv4>(frame, offset)?;
+    Some((mapped(ip.source), mapped(ip.destination)))
+}
