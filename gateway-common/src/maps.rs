@@ -74,9 +74,24 @@ map_types! {
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialOrd, Ord)]
 pub struct Address {
     pub octets: [u8; 16],
+}
+
+// By words: what is derived compares byte by byte in eBPF.
+impl PartialEq for Address {
+    #[inline(always)]
+    fn eq(&self, other: &Address) -> bool {
+        let ([a, b], [c, d]) = (self.words(), other.words());
+        (a ^ c) | (b ^ d) == 0
+    }
+}
+
+impl core::hash::Hash for Address {
+    fn hash<H: core::hash::Hasher>(&self, state: &mut H) {
+        self.words().hash(state);
+    }
 }
 
 impl Address {
@@ -95,20 +110,15 @@ impl Address {
     /// From the two halves as they lie in memory.
     #[inline(always)]
     pub const fn from_words(words: [u64; 2]) -> Address {
-        let (a, b) = (words[0].to_ne_bytes(), words[1].to_ne_bytes());
-        Address {
-            octets: [a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]],
-        }
+        // SAFETY: both are 16 plain bytes. LLVM would copy them one by one, because eBPF has no unaligned access.
+        unsafe { core::mem::transmute::<[u64; 2], Address>(words) }
     }
 
     /// The two halves as they lie in memory.
     #[inline(always)]
-    pub fn words(&self) -> [u64; 2] {
-        let o = &self.octets;
-        [
-            u64::from_ne_bytes([o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7]]),
-            u64::from_ne_bytes([o[8], o[9], o[10], o[11], o[12], o[13], o[14], o[15]]),
-        ]
+    pub const fn words(&self) -> [u64; 2] {
+        // SAFETY: as above, and an Address is aligned for it.
+        unsafe { core::mem::transmute::<Address, [u64; 2]>(*self) }
     }
 
     #[inline(always)]
@@ -317,7 +327,8 @@ pub struct FragmentTrack {
     pub flow: FlowKey,
     /// How many later fragments wait in HELD.
     pub held: u32,
-    pub _pad: u32,
+    /// Coarse monotonic time of the first fragment that came, s. Ids come round again.
+    pub since: u32,
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.
@@ -329,6 +340,8 @@ pub struct HeldKey {
     pub _pad: u32,
 }
 
+/// A receiver gives up a datagram that is not whole after 60 s at the latest (RFC 8200 section 4.5); Linux after 30 s.
+pub const FRAGMENT_SECONDS: u32 = 30;
 /// Most fragments held for one datagram.
 pub const HELD_PER_DATAGRAM: u32 = 8;
 /// Largest fragment held, bytes of the frame.

@@ -49,7 +49,7 @@ pub fn passed(flow: &mut Flow, packets: u64, bytes: u64) {
 #[inline(always)]
 pub fn picked(client: &FlowKey, flow: &Flow) {
     each(flow.listener, flow.backend, |counter| counter.picked += 1);
-    event(event_kind::OPENED, 0, client, flow.listener, flow.backend, None);
+    event(what(event_kind::OPENED, 0), client, ids(flow.listener, flow.backend), None, None);
 }
 
 #[inline(always)]
@@ -72,56 +72,61 @@ pub fn refused(reason: Reason, client: &FlowKey, listener: u32) {
         // SAFETY: per CPU.
         unsafe { (*counter).refused += 1 };
     }
-    event(event_kind::REFUSED, reason as u32, client, listener, 0, None);
+    event(what(event_kind::REFUSED, reason as u32), client, ids(listener, 0), None, None);
 }
 
-/// A flow has ended. `halves`: forward, then reply if it is still known.
+/// A flow has ended; `reply` if that half is still known.
 #[inline(always)]
 pub fn ended(client: &FlowKey, state: u8, forward: &Flow, reply: Option<&Flow>) {
-    event(event_kind::CLOSED, state as u32, client, forward.listener, forward.backend, Some((forward, reply)));
+    let what = what(event_kind::CLOSED, state as u32);
+    event(what, client, ids(forward.listener, forward.backend), Some(forward), reply);
+}
+
+// A function of eBPF has five arguments at the most.
+#[inline(always)]
+fn what(kind: u8, detail: u32) -> u64 {
+    (kind as u64) << 32 | detail as u64
 }
 
 #[inline(always)]
-fn event(
-    kind: u8,
-    detail: u32,
-    client: &FlowKey,
-    listener: u32,
-    backend: u32,
-    halves: Option<(&Flow, Option<&Flow>)>,
-) {
+fn ids(listener: u32, backend: u32) -> u64 {
+    (listener as u64) << 32 | backend as u64
+}
+
+#[inline(never)]
+fn event(what: u64, client: &FlowKey, ids: u64, forward: Option<&Flow>, reply: Option<&Flow>) -> u32 {
     if CONFIG.get(0).is_none_or(|config| config.events == 0) {
-        return;
+        return 0;
     }
     let Some(mut entry) = EVENTS.reserve(0) else {
         if let Some(lost) = EVENTS_LOST.get_ptr_mut(0) {
             // SAFETY: per CPU.
             unsafe { *lost += 1 };
         }
-        return;
+        return 0;
     };
-    let (mut bytes_in, mut bytes_out, mut packets) = (0, 0, 0);
-    if let Some((forward, reply)) = halves {
-        bytes_in = forward.bytes;
-        packets = forward.packets;
-        if let Some(reply) = reply {
-            bytes_out = reply.bytes;
-            packets += reply.packets;
-        }
+    // SAFETY: the record is ours until it is submitted; every field is written.
+    let record: &mut Event = unsafe { &mut *entry.as_mut_ptr() };
+    // SAFETY: no arguments.
+    record.time = unsafe { bpf_ktime_get_ns() };
+    record.client = *client;
+    record.listener = (ids >> 32) as u32;
+    record.backend = ids as u32;
+    record.kind = (what >> 32) as u8;
+    record._pad = [0; 3];
+    record.detail = what as u32;
+    record.bytes_in = 0;
+    record.bytes_out = 0;
+    record.packets = 0;
+    record._pad2 = 0;
+    if let Some(forward) = forward {
+        record.bytes_in = forward.bytes;
+        record.packets = forward.packets;
     }
-    entry.write(Event {
-        // SAFETY: no arguments.
-        time: unsafe { bpf_ktime_get_ns() },
-        client: *client,
-        listener,
-        backend,
-        kind,
-        _pad: [0; 3],
-        detail,
-        bytes_in,
-        bytes_out,
-        packets,
-        _pad2: 0,
-    });
+    if let Some(reply) = reply {
+        record.bytes_out = reply.bytes;
+        record.packets += reply.packets;
+    }
     entry.submit(NO_WAKEUP);
+    1
 }

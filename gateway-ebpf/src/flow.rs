@@ -3,7 +3,8 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use gateway_common::{
-    Address, Flow, FlowKey, Listener, Reason, Route, backend_flags, flow_flags, flow_state, hash, listener_kind,
+    Address, Backend, Flow, FlowKey, Listener, Reason, Route, backend_flags, flow_flags, flow_state, hash,
+    listener_kind,
 };
 
 use crate::count;
@@ -12,7 +13,7 @@ use crate::headers::{ACK, FIN, RST, SYN};
 use crate::listener;
 use crate::maps::{BACKENDS, EMBRYONIC, FLOWS, scratch};
 use crate::parse::Packet;
-use crate::pick::pick;
+use crate::pick::{pick, refusal};
 use crate::redirect;
 use crate::refuse::refuse;
 
@@ -21,14 +22,6 @@ const LOW_PORTS: u32 = 32_768 - 1_024;
 const PORTS: u32 = LOW_PORTS + (65_536 - 61_000);
 /// Ports tried for a new flow.
 const TRIES: u32 = 16;
-
-/// What is to be done with a packet.
-pub enum Step {
-    /// Rewrite it by this flow and send it on.
-    Forward(*mut Flow),
-    /// It has been dealt with.
-    Verdict(i32),
-}
 
 #[inline(always)]
 pub fn established(key: &FlowKey) -> Option<&'static mut Flow> {
@@ -55,10 +48,29 @@ pub fn other_half(flow: &Flow, protocol: u8) -> FlowKey {
     }
 }
 
+/// The other half in FLOWS. Functions of their own have their keys on stacks of their own: there are 512 bytes in all.
+#[inline(never)]
+fn established_other(flow: &Flow, protocol: u8) -> *mut Flow {
+    FLOWS.get_ptr_mut(&other_half(flow, protocol)).unwrap_or(core::ptr::null_mut())
+}
+
+/// The other half in EMBRYONIC.
+#[inline(never)]
+fn embryonic_other(flow: &Flow, protocol: u8) -> *mut Flow {
+    EMBRYONIC.get_ptr_mut(&other_half(flow, protocol)).unwrap_or(core::ptr::null_mut())
+}
+
+/// `*to = *from` in pairs of load and store: an assignment may go through the stack.
+#[inline(always)]
+fn copy(from: &Flow, to: &mut Flow) {
+    // SAFETY: two references never overlap when one is exclusive.
+    unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
+}
+
 /// The half that belongs to `flow`, which is found under `key`.
 #[inline(always)]
 fn reply_half(key: &FlowKey, flow: &Flow, reply: &mut Flow) {
-    *reply = *flow;
+    copy(flow, reply);
     reply.source = key.destination;
     reply.destination = key.source;
     reply.source_port = key.destination_port;
@@ -70,32 +82,22 @@ fn reply_half(key: &FlowKey, flow: &Flow, reply: &mut Flow) {
     reply.route = Route::default();
 }
 
-/// A packet that is in no established flow.
+/// A packet that is in no established flow: leaves its flow in `found`, or answers a verdict.
 #[inline(never)]
 pub fn miss(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
     if let Some(flow) = embryonic(&packet.key) {
-        let step = if packet.is_tcp() { tcp(frame, packet, flow) } else { udp(frame, packet, flow) };
-        match step {
-            Some(Step::Forward(flow)) => {
-                *found = flow;
-                return 0;
-            }
-            Some(Step::Verdict(verdict)) => return verdict,
-            None => forget(&packet.key),
+        let verdict = if packet.is_tcp() { tcp(frame, packet, flow, found) } else { udp(frame, packet, flow, found) };
+        if let Some(verdict) = verdict {
+            return verdict;
         }
+        forget(&packet.key, flow);
     }
-    match open(frame, packet, now) {
-        Step::Forward(flow) => {
-            *found = flow;
-            0
-        }
-        Step::Verdict(verdict) => verdict,
-    }
+    open(frame, packet, now, found)
 }
 
 /// TCP in EMBRYONIC. `None`: the packet opens a new connection in place of this flow.
 #[inline(always)]
-fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow) -> Option<Step> {
+fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Option<i32> {
     let reply = flow.flags & flow_flags::REPLY != 0;
     let syn = packet.flags & (SYN | ACK) == SYN;
     if flow.state != flow_state::NEW {
@@ -104,19 +106,22 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow) -> Option<Step> {
         }
         // Its sender goes on after a RST that was not his.
         if flow.state == flow_state::RESET && flow.flags & flow_flags::RST != 0 && packet.flags & (RST | SYN) == 0 {
-            return Some(promote(frame, packet, flow, flow_state::HALF_CLOSED));
+            return Some(promote(frame, packet, flow, flow_state::HALF_CLOSED, found));
         }
-        return Some(Step::Forward(flow));
+        *found = flow;
+        return Some(0);
     }
     if packet.flags & RST != 0 {
         flow.state = flow_state::RESET;
         flow.flags |= flow_flags::RST;
-        if let Some(other) = embryonic(&other_half(flow, packet.key.protocol)) {
+        // SAFETY: a map value or null, as for all of these.
+        if let Some(other) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() } {
             other.state = flow_state::RESET;
         }
     } else if reply {
         if packet.flags & (SYN | ACK) == SYN | ACK
-            && let Some(forward) = embryonic(&other_half(flow, packet.key.protocol))
+            // SAFETY: as above.
+            && let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() }
         {
             forward.handshake_ack = packet.sequence.wrapping_add(1);
             forward.flags |= flow_flags::REPLIED;
@@ -125,34 +130,37 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow) -> Option<Step> {
         && flow.flags & flow_flags::REPLIED != 0
         && packet.acknowledgement == flow.handshake_ack
     {
-        return Some(promote(frame, packet, flow, flow_state::ESTABLISHED));
+        return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
     }
-    Some(Step::Forward(flow))
+    *found = flow;
+    Some(0)
 }
 
 /// UDP in EMBRYONIC.
 #[inline(always)]
-fn udp(frame: Tc, packet: &Packet, flow: &mut Flow) -> Option<Step> {
+fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Option<i32> {
     if flow.flags & flow_flags::REPLY == 0 {
         if flow.flags & flow_flags::REPLIED != 0 {
-            return Some(promote(frame, packet, flow, flow_state::ESTABLISHED));
+            return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
         }
     } else if flow.flags & flow_flags::REPLIED == 0 {
         flow.flags |= flow_flags::REPLIED;
-        if let Some(forward) = embryonic(&other_half(flow, packet.key.protocol)) {
+        // SAFETY: as above.
+        if let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() } {
             forward.flags |= flow_flags::REPLIED;
         }
     }
-    Some(Step::Forward(flow))
+    *found = flow;
+    Some(0)
 }
 
 /// Moves both halves from EMBRYONIC to FLOWS, or neither. `flow` is either half.
-#[inline(always)]
-fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8) -> Step {
+#[inline(never)]
+fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8, found: &mut *mut Flow) -> i32 {
     let other = other_half(flow, packet.key.protocol);
-    let Some(scratch) = scratch() else { return Step::Verdict(Tc::DROP) };
+    let Some(scratch) = scratch() else { return Tc::DROP };
     match embryonic(&other) {
-        Some(half) => scratch.reply = *half,
+        Some(half) => copy(half, &mut scratch.reply),
         // Pushed out: it follows from this one.
         None => {
             reply_half(&packet.key, flow, &mut scratch.reply);
@@ -161,92 +169,104 @@ fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8) -> Step {
             }
         }
     }
-    scratch.forward = *flow;
+    copy(flow, &mut scratch.forward);
     scratch.forward.state = state;
     scratch.reply.state = state;
     scratch.forward.flags &= !flow_flags::RST;
     scratch.reply.flags &= !flow_flags::RST;
     let listener = flow.listener;
     if FLOWS.insert(&packet.key, &scratch.forward, BPF_NOEXIST as u64).is_err() {
-        return Step::Verdict(refuse(frame, packet, listener, Reason::FlowTableFull, 0));
+        return refuse(frame, packet, listener, Reason::FlowTableFull, 0);
     }
     if FLOWS.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
         let _ = FLOWS.remove(&packet.key);
-        return Step::Verdict(refuse(frame, packet, listener, Reason::FlowTableFull, 0));
+        return refuse(frame, packet, listener, Reason::FlowTableFull, 0);
     }
     let _ = EMBRYONIC.remove(&packet.key);
     let _ = EMBRYONIC.remove(&other);
     match established(&packet.key) {
         Some(flow) => {
             count::established(flow);
-            Step::Forward(flow)
+            *found = flow;
+            0
         }
-        None => Step::Verdict(Tc::DROP),
+        None => Tc::DROP,
     }
 }
 
 /// Drops an embryonic flow that a new connection takes the place of.
-#[inline(always)]
-fn forget(key: &FlowKey) {
-    if let Some(flow) = embryonic(key) {
-        let other = other_half(flow, key.protocol);
-        let _ = EMBRYONIC.remove(&other);
-        let _ = EMBRYONIC.remove(key);
-    }
+#[inline(never)]
+fn forget(key: &FlowKey, flow: &Flow) -> i32 {
+    let _ = EMBRYONIC.remove(&other_half(flow, key.protocol));
+    let _ = EMBRYONIC.remove(key);
+    0
 }
 
 /// A packet that belongs to no flow: opens one if a listener says so.
 #[inline(always)]
-fn open(frame: Tc, packet: &mut Packet, now: u64) -> Step {
-    let Some(found) = listener::find(packet) else {
+fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
+    let Some(listener) = listener::find(packet) else {
         if !listener::is_exclusive(&packet.key.destination) {
-            return Step::Verdict(Tc::PASS);
+            return Tc::PASS;
         }
         let reset = packet.is_tcp() && packet.flags & RST != 0;
         let reason = if reset { Reason::StrayReset } else { Reason::NoListener };
-        return Step::Verdict(refuse(frame, packet, 0, reason, 0));
+        return refuse(frame, packet, 0, reason, 0);
     };
-    if found.kind != listener_kind::L4 {
-        return Step::Verdict(Tc::PASS);
+    if listener.kind != listener_kind::L4 {
+        return Tc::PASS;
     }
-    let opened = if packet.is_tcp() && packet.flags & (SYN | ACK | RST | FIN) != SYN {
-        Err(if packet.flags & RST != 0 { Reason::StrayReset } else { Reason::UnknownConnection })
-    } else {
-        create(frame, packet, found, now)
-    };
-    match opened {
-        Ok(flow) => Step::Forward(flow),
-        Err(reason) => Step::Verdict(refuse(frame, packet, found.id, reason, 0)),
+    if packet.is_tcp() && packet.flags & (SYN | ACK | RST | FIN) != SYN {
+        let reason = if packet.flags & RST != 0 { Reason::StrayReset } else { Reason::UnknownConnection };
+        return refuse(frame, packet, listener.id, reason, 0);
+    }
+    let reason = create(frame, packet, listener, now, found);
+    match Reason::from_index(reason) {
+        None => 0,
+        Some(reason) => refuse(frame, packet, listener.id, reason, 0),
     }
 }
 
-/// Picks a backend and puts both halves into EMBRYONIC, or neither.
-#[inline(always)]
-fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> Result<*mut Flow, Reason> {
-    let key = &packet.key;
-    let hash = hash::flow(key);
-    let id = pick(listener.backend_set, hash)?;
+/// Picks a backend and puts both halves into EMBRYONIC, or neither. Answers the reason why not, 0 if it did.
+#[inline(never)]
+fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut *mut Flow) -> u32 {
+    let mut hash = 0;
+    let id = pick(&packet.key, listener.backend_set, &mut hash);
+    if let Some(reason) = refusal(id) {
+        return reason as u32;
+    }
     // SAFETY: read-only here; the agent never changes the address of an id.
-    let backend = unsafe { BACKENDS.get(id) }.ok_or(Reason::NoBackend)?;
-    let Some(scratch) = scratch() else { return Err(Reason::FlowTableFull) };
+    let Some(backend) = (unsafe { BACKENDS.get(id) }) else { return Reason::NoBackend as u32 };
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
     let flow = &mut scratch.forward;
     let local = backend.flags & backend_flags::LOCAL != 0;
-    let keep_source = local && backend.address != key.source;
-    *flow = Flow::default();
+    // A client that is its own backend would take its own address for a forgery.
+    let keep_source = local && backend.address != packet.key.source;
+    // SAFETY: plain data; zero means unset.
+    unsafe { core::ptr::write_bytes(flow, 0, 1) };
     flow.destination = backend.address;
     flow.destination_port = backend.port;
-    flow.source = if keep_source { key.source } else { backend.source };
-    flow.source_port = key.source_port;
+    flow.source = if keep_source { packet.key.source } else { backend.source };
+    flow.source_port = packet.key.source_port;
     flow.backend = id;
     flow.listener = listener.id;
     flow.state = flow_state::NEW;
     flow.flags = if local { flow_flags::LOCAL } else { 0 };
     flow.last_seen = now;
     if flow.source == Address::UNSET || redirect::refresh(frame, flow, packet.v6, now) == 0 {
-        return Err(Reason::NoRoute);
+        return Reason::NoRoute as u32;
     }
+    let first_port = hash::reduce((hash >> 20) as u32, PORTS);
+    claim(&packet.key, backend, first_port, keep_source, found)
+}
+
+/// Finds a 5-tuple towards the backend that is nobody's yet, and takes it.
+#[inline(never)]
+fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, found: &mut *mut Flow) -> u32 {
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    let flow = &mut scratch.forward;
     reply_half(key, flow, &mut scratch.reply);
-    let mut port = hash::reduce((hash >> 20) as u32, PORTS);
+    let mut port = first_port;
     for attempt in 0..=TRIES {
         // The client's own address and port first; another Gateway address may have led the same client there already.
         if attempt > 0 || !keep_source {
@@ -255,16 +275,23 @@ fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> Result<*
             port = if port + 1 == PORTS { 0 } else { port + 1 };
         }
         let other = other_half(flow, key.protocol);
-        if established(&other).is_none() && EMBRYONIC.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_ok() {
-            if EMBRYONIC.insert(key, &*flow, BPF_ANY as u64).is_err() {
-                let _ = EMBRYONIC.remove(&other);
-                return Err(Reason::FlowTableFull);
-            }
-            count::picked(key, flow);
-            return EMBRYONIC.get_ptr_mut(key).ok_or(Reason::FlowTableFull);
+        if established(&other).is_some() || EMBRYONIC.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+            continue;
         }
+        if EMBRYONIC.insert(key, &*flow, BPF_ANY as u64).is_err() {
+            let _ = EMBRYONIC.remove(&other);
+            return Reason::FlowTableFull as u32;
+        }
+        count::picked(key, flow);
+        return match EMBRYONIC.get_ptr_mut(key) {
+            Some(flow) => {
+                *found = flow;
+                0
+            }
+            None => Reason::FlowTableFull as u32,
+        };
     }
-    Err(Reason::PortsExhausted)
+    Reason::PortsExhausted as u32
 }
 
 #[inline(always)]
@@ -283,7 +310,8 @@ pub fn control(packet: &Packet, now: u64) -> u32 {
         return 1;
     }
     flow.flags |= flow_flags::FIN;
-    let half = established(&other);
+    // SAFETY: a map value or null.
+    let half = unsafe { established_other(flow, packet.key.protocol).as_mut() };
     if half.as_ref().is_some_and(|half| half.flags & flow_flags::FIN == 0) {
         flow.state = flow_state::HALF_CLOSED;
         if let Some(half) = half {
@@ -300,10 +328,10 @@ pub fn control(packet: &Packet, now: u64) -> u32 {
 fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     let Some(scratch) = scratch() else { return };
     let Some(flow) = established(key) else { return };
-    scratch.forward = *flow;
+    copy(flow, &mut scratch.forward);
     let mut both = false;
     if let Some(half) = established(other) {
-        scratch.reply = *half;
+        copy(half, &mut scratch.reply);
         both = true;
     }
     scratch.forward.state = state;

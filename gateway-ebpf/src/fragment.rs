@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use gateway_common::{
-    Flow, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey, Reason, route_kind,
+    FRAGMENT_SECONDS, Flow, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey, Reason, route_kind,
 };
 
 use crate::count;
@@ -22,7 +22,7 @@ pub fn later(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let datagram = packet.datagram();
     // SAFETY: entries of one datagram are written by the CPU that its packets come to.
     let track = FRAGMENTS.get_ptr_mut(&datagram).map(|track| unsafe { &mut *track });
-    match track {
+    match track.filter(|track| is_current(track, now)) {
         Some(track) if track.flow.protocol != 0 => {
             match flow::established(&track.flow).or_else(|| flow::embryonic(&track.flow)) {
                 Some(flow) => follow(frame, packet, flow, now),
@@ -33,7 +33,8 @@ pub fn later(frame: Tc, packet: &Packet, now: u64) -> i32 {
         // Elsewhere it may be the node's own, or anybody's.
         None if !listener::is_exclusive(&packet.key.destination) => Tc::PASS,
         None => {
-            if FRAGMENTS.insert(&datagram, &FragmentTrack::default(), BPF_ANY as u64).is_err() {
+            let track = FragmentTrack { since: seconds(now), ..FragmentTrack::default() };
+            if FRAGMENTS.insert(&datagram, &track, BPF_ANY as u64).is_err() {
                 return drop_unmatched();
             }
             match FRAGMENTS.get_ptr_mut(&datagram) {
@@ -46,13 +47,23 @@ pub fn later(frame: Tc, packet: &Packet, now: u64) -> i32 {
 }
 
 #[inline(always)]
+fn seconds(now: u64) -> u32 {
+    (now / 1_000_000_000) as u32
+}
+
+#[inline(always)]
+fn is_current(track: &FragmentTrack, now: u64) -> bool {
+    seconds(now).wrapping_sub(track.since) <= FRAGMENT_SECONDS
+}
+
+#[inline(always)]
 fn drop_unmatched() -> i32 {
     count::dropped(Reason::FragmentUnmatched);
     Tc::DROP
 }
 
 /// Sends a later fragment the way of its datagram.
-#[inline(always)]
+#[inline(never)]
 fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if packet.ttl <= 1 {
         count::dropped(Reason::TtlExpired);
@@ -76,7 +87,7 @@ fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
 }
 
 /// Keeps a fragment until the first one of its datagram comes.
-#[inline(always)]
+#[inline(never)]
 fn hold(frame: Tc, packet: &Packet, track: &mut FragmentTrack) -> i32 {
     let length = opaque(frame.length() as u64);
     let Some(scratch) = scratch() else { return drop_unmatched() };
@@ -108,10 +119,10 @@ pub fn first(frame: Tc, packet: &Packet, now: u64) -> u32 {
     let datagram = packet.datagram();
     let held = match FRAGMENTS.get_ptr(&datagram) {
         // SAFETY: as above.
-        Some(track) => unsafe { (*track).held },
-        None => 0,
+        Some(track) if is_current(unsafe { &*track }, now) => unsafe { (*track).held },
+        _ => 0,
     };
-    let track = FragmentTrack { flow: packet.key, held: 0, _pad: 0 };
+    let track = FragmentTrack { flow: packet.key, held: 0, since: seconds(now) };
     let _ = FRAGMENTS.insert(&datagram, &track, BPF_ANY as u64);
     if held == 0 {
         return 1;

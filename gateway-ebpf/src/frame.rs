@@ -211,7 +211,8 @@ impl Frame for Xdp {
 
     #[inline(always)]
     fn length(self) -> u32 {
-        (self.end() - self.start()) as u32
+        // 64 bits wide: the verifier allows no 32-bit arithmetic on pointers.
+        opaque(opaque(self.end() as u64) - opaque(self.start() as u64)) as u32
     }
 
     #[inline(always)]

@@ -2,14 +2,14 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_adjust_room};
-use gateway_common::{Address, FlowKey, Reason, checksum, protocol};
+use gateway_common::{Flow, FlowKey, Reason, checksum, protocol};
 
 use crate::count;
 use crate::flow;
 use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
 use crate::headers::*;
 use crate::maps::icmp_bucket;
-use crate::parse::{Packet, unmapped, words_v6};
+use crate::parse::{Packet, address_v6, mapped, unmapped, words_v6};
 use crate::redirect;
 use crate::refuse::swap_macs;
 use crate::rewrite;
@@ -34,12 +34,20 @@ struct Error {
 /// Port unreachable.
 #[inline(always)]
 pub fn unreachable<F: Frame>(frame: F, packet: &Packet) -> i32 {
-    send(frame, packet, if packet.v6 { Error { kind: 1, code: 4, rest: 0 } } else { Error { kind: 3, code: 3, rest: 0 } })
+    send(
+        frame,
+        packet,
+        if packet.v6 { Error { kind: 1, code: 4, rest: 0 } } else { Error { kind: 3, code: 3, rest: 0 } },
+    )
 }
 
 #[inline(always)]
 pub fn time_exceeded<F: Frame>(frame: F, packet: &Packet) -> i32 {
-    send(frame, packet, if packet.v6 { Error { kind: 3, code: 0, rest: 0 } } else { Error { kind: 11, code: 0, rest: 0 } })
+    send(
+        frame,
+        packet,
+        if packet.v6 { Error { kind: 3, code: 0, rest: 0 } } else { Error { kind: 11, code: 0, rest: 0 } },
+    )
 }
 
 /// Fragmentation needed, packet too big.
@@ -123,7 +131,11 @@ fn send_tc(frame: Tc, packet: &Packet, kind: u32, rest: u32) -> i32 {
     if unsafe { bpf_skb_adjust_room(frame.0, grow, BPF_ADJ_ROOM_MAC, NO_CSUM_RESET) } != 0 || !swap_macs(frame) {
         return Tc::DROP;
     }
-    if packet.v6 { answer6(frame, packet, sum, kind, rest, quoted) } else { answer4(frame, packet, sum, kind, rest, quoted) }
+    if packet.v6 {
+        answer6(frame, packet, sum, kind, rest, quoted)
+    } else {
+        answer4(frame, packet, sum, kind, rest, quoted)
+    }
 }
 
 #[inline(always)]
@@ -173,22 +185,10 @@ fn answer6(frame: Tc, packet: &Packet, mut sum: u64, kind: u32, rest: u32, quote
 #[inline(never)]
 pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let inner = packet.transport + size_of::<Icmp>() as u32;
-    let Some((kind, header)) = quoted_protocol(frame, inner, packet.v6) else { return Tc::PASS };
-    if kind != protocol::TCP && kind != protocol::UDP {
-        return Tc::PASS;
-    }
-    let Some((source, destination)) = rewrite::addresses(frame, inner, packet.v6) else { return Tc::PASS };
-    let Some(ports) = at::<Ports>(frame, inner + header) else { return Tc::PASS };
-    // The packet that would answer the quoted one.
-    let key = FlowKey {
-        source: destination,
-        destination: source,
-        source_port: u16::from_be(ports.destination),
-        destination_port: u16::from_be(ports.source),
-        protocol: kind,
-        _pad: [0; 3],
-    };
-    let Some(flow) = flow::established(&key).or_else(|| flow::embryonic(&key)) else { return Tc::PASS };
+    let mut quoted = Quoted { ports: 0, source_changes: 0 };
+    let flow = quoted_flow(frame, inner, packet.v6, &mut quoted);
+    // SAFETY: a map value or null.
+    let Some(flow) = (unsafe { flow.as_mut() }) else { return Tc::PASS };
     // An ICMP error is never answered with another (RFC 1122 section 3.2.2).
     if packet.ttl <= 1 {
         count::dropped(Reason::TtlExpired);
@@ -199,42 +199,73 @@ pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
         count::dropped(Reason::NoRoute);
         return Tc::DROP;
     }
-    // A router on the way keeps its address unless the sender would not know how to reach back.
-    let from: Address = if flow.source == key.source { packet.key.source } else { flow.source };
+    if edit(frame, packet, flow, inner, &quoted) == 0 { Tc::DROP } else { redirect::send(flow, way) }
+}
+
+/// What [`edit`] must know of the quotation.
+struct Quoted {
+    /// Where its ports lie.
+    ports: u32,
+    /// Whether the flow rewrites its source.
+    source_changes: u32,
+}
+
+/// The flow of the packet that would answer the quoted one.
+#[inline(never)]
+fn quoted_flow(frame: Tc, inner: u32, v6: bool, quoted: &mut Quoted) -> *mut Flow {
+    let none = core::ptr::null_mut();
+    let mut key = FlowKey::default();
+    let header = if v6 {
+        let Some(ip) = at::<Ipv6>(frame, inner) else { return none };
+        key.source = address_v6(&ip.destination);
+        key.destination = address_v6(&ip.source);
+        key.protocol = ip.next;
+        40
+    } else {
+        let Some(ip) = at::<Ipv4>(frame, inner) else { return none };
+        // A quoted fragment that is not the first has no ports.
+        if ip.fragment & FRAGMENT_OFFSET != 0 {
+            return none;
+        }
+        key.source = mapped(ip.destination);
+        key.destination = mapped(ip.source);
+        key.protocol = ip.protocol;
+        (ip.version as u32 & 0xf) * 4
+    };
+    if key.protocol != protocol::TCP && key.protocol != protocol::UDP {
+        return none;
+    }
+    let Some(ports) = at::<Ports>(frame, inner + header) else { return none };
+    key.source_port = u16::from_be(ports.destination);
+    key.destination_port = u16::from_be(ports.source);
+    let flow = match flow::established(&key).or_else(|| flow::embryonic(&key)) {
+        Some(flow) => flow,
+        None => return none,
+    };
+    quoted.ports = inner + header;
+    quoted.source_changes = (flow.source != key.source) as u32;
+    flow
+}
+
+/// A router on the way keeps its address unless the sender would not know how to reach back.
+#[inline(never)]
+fn edit(frame: Tc, packet: &Packet, flow: &Flow, inner: u32, quoted: &Quoted) -> u32 {
+    let pseudo = if quoted.source_changes != 0 {
+        rewrite::network(frame, packet.v6, &flow.source, &flow.destination, 1)
+    } else {
+        rewrite::network(frame, packet.v6, &packet.key.source, &flow.destination, 1)
+    };
+    let Some(pseudo) = pseudo else { return 0 };
+    let Some(quotation) = rewrite::quoted(frame, inner, packet.v6, &flow.destination, &flow.source) else { return 0 };
+    let Some(ports) = at::<Ports>(frame, quoted.ports) else { return 0 };
     let old = ports.source as u64 + ports.destination as u64;
     ports.source = flow.destination_port.to_be();
     ports.destination = flow.source_port.to_be();
-    let mut rest = ports.source as u64 + ports.destination as u64;
-    let Some(quotation) = rewrite::quoted(frame, inner, packet.v6, &flow.destination, &flow.source) else {
-        return Tc::DROP;
-    };
-    rest = rewrite::difference(old, rest) as u64 + quotation as u64;
-    let Some(pseudo) = rewrite::network(frame, packet.v6, &from, &flow.destination, 1) else { return Tc::DROP };
+    let new = ports.source as u64 + ports.destination as u64;
+    let rest = rewrite::difference(old, new + quotation as u64);
     // Only ICMPv6 has a pseudo header.
-    if !redirect::write_macs(frame, flow)
-        || !frame.update_transport_checksum(
-            packet.transport + 2,
-            if packet.v6 { pseudo } else { 0 },
-            rewrite::difference(0, rest),
-            false,
-            packet.v6,
-        )
-    {
-        return Tc::DROP;
-    }
-    redirect::send(flow, way)
-}
-
-/// Protocol of the quoted packet and the length of its IP header.
-#[inline(always)]
-fn quoted_protocol(frame: Tc, offset: u32, v6: bool) -> Option<(u8, u32)> {
-    if v6 {
-        return at::<Ipv6>(frame, offset).map(|ip| (ip.next, 40));
-    }
-    let ip = at::<Ipv4>(frame, offset)?;
-    // A quoted fragment that is not the first has no ports.
-    if ip.fragment & FRAGMENT_OFFSET != 0 {
-        return None;
-    }
-    Some((ip.protocol, (ip.version as u32 & 0xf) * 4))
+    let pseudo = if packet.v6 { pseudo } else { 0 };
+    let done = redirect::write_macs(frame, flow)
+        && frame.update_transport_checksum(packet.transport + 2, pseudo, rest, false, packet.v6);
+    done as u32
 }

@@ -37,8 +37,10 @@ use crate::refuse::refuse;
 #[classifier]
 pub fn ingress_tc(context: TcContext) -> i32 {
     let frame = Tc(context.as_ptr().cast());
-    let mut packet = Packet::new();
-    let verdict = ingress(frame, &mut packet);
+    let Some(scratch) = maps::scratch() else { return Tc::PASS };
+    let packet = &mut scratch.packet;
+    *packet = Packet::new();
+    let verdict = ingress(frame, packet);
     trace!(context, packet, verdict);
     verdict
 }
@@ -127,7 +129,7 @@ fn count_passed<F: Frame>(frame: F, packet: &Packet, flow: &mut Flow) {
 }
 
 /// Nothing tells whose a packet is whose headers do not hold; to an address of Gateways alone it can only be ours.
-#[inline(always)]
+#[inline(never)]
 fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
     if !listener::is_exclusive(&packet.key.destination) {
         return F::PASS;
@@ -140,8 +142,10 @@ fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
 #[xdp]
 pub fn ingress_xdp(context: XdpContext) -> u32 {
     let frame = Xdp(context.ctx);
-    let mut packet = Packet::new();
-    let verdict = express(frame, &mut packet);
+    let Some(scratch) = maps::scratch() else { return Xdp::PASS as u32 };
+    let packet = &mut scratch.packet;
+    *packet = Packet::new();
+    let verdict = express(frame, packet);
     trace!(context, packet, verdict);
     verdict as u32
 }
@@ -203,7 +207,6 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
 pub fn sweep(_context: TcContext) -> i32 {
     sweep::run()
 }
-
 
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "license")]

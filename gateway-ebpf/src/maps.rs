@@ -7,6 +7,8 @@ use gateway_common::{
     Listener, ListenerKey, reason::REASONS, sizes,
 };
 
+use crate::parse::Packet;
+
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, Listener, { sizes::LISTENERS }> = HashMap::new();
 #[btf_map]
@@ -41,6 +43,7 @@ pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
 /// Working memory that would not fit on the 512 bytes of stack. Programs run with bottom halves off: one user a CPU.
 #[repr(C)]
 pub struct Scratch {
+    pub packet: Packet,
     pub forward: Flow,
     pub reply: Flow,
     pub held: HeldFragment,

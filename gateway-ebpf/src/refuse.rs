@@ -9,7 +9,7 @@ use crate::icmp;
 use crate::parse::{Packet, fragment};
 
 /// `listener`: id, 0 if none. `mtu`: for [`Reason::PacketTooBig`].
-#[inline(always)]
+#[inline(never)]
 pub fn refuse<F: Frame>(frame: F, packet: &Packet, listener: u32, reason: Reason, mtu: u16) -> i32 {
     count::dropped(reason);
     match reason.answer() {

@@ -4,7 +4,7 @@ use gateway_common::{Address, Flow, checksum, protocol};
 
 use crate::frame::{ETHERNET, Frame, at, fixed};
 use crate::headers::{Ipv4, Ipv6, Ports};
-use crate::parse::{Packet, fragment, mapped, unmapped, words_v6};
+use crate::parse::{Packet, fragment, unmapped, words_v6};
 
 /// Offset of the checksum in the transport header.
 #[inline(always)]
@@ -88,15 +88,4 @@ pub fn quoted<F: Frame>(frame: F, offset: u32, v6: bool, source: &Address, desti
     ip.checksum = checksum::update(ip.checksum, old, new);
     // The change of the addresses and that of the header's checksum cancel out.
     Some(0)
-}
-
-/// The source and destination address in the IP header.
-#[inline(always)]
-pub fn addresses<F: Frame>(frame: F, offset: u32, v6: bool) -> Option<(Address, Address)> {
-    if v6 {
-        let ip = at::<Ipv6>(frame, offset)?;
-        return Some((crate::parse::address_v6(&ip.source), crate::parse::address_v6(&ip.destination)));
-    }
-    let ip = at::<Ipv4>(frame, offset)?;
-    Some((mapped(ip.source), mapped(ip.destination)))
 }

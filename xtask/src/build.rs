@@ -1,10 +1,11 @@
 //! `cargo xtask build`: the eBPF object, then the agent that carries it.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::{self, Part};
+use crate::setup::{self, Part, ToolChain};
 use crate::shell;
 
 /// Tells gateway-agent's build script which object to embed.
@@ -14,41 +15,51 @@ pub const OBJECT_VARIABLE: &str = "SLUICE_EBPF_OBJECT";
 pub struct Built {
     pub object: PathBuf,
     pub sluice: PathBuf,
-    /// The folder of the binaries of this profile.
-    pub folder: PathBuf,
 }
 
-/// Builds the object, and `sluice` around it.
+/// Builds the object, `sluice` around it, and the server that the lab runs.
 pub fn sluice(release: bool) -> Result<Built> {
     let object = object()?;
     let mut cargo = shell::cargo();
-    cargo.args(["build", "--package", "gateway-agent", "--bin", "sluice"]).env(OBJECT_VARIABLE, &object);
+    cargo
+        .args(["build", "--workspace", "--bin", "sluice", "--bin", "lab-server", "--locked"])
+        .env(OBJECT_VARIABLE, &object);
     if release {
         cargo.arg("--release");
     }
     shell::run(&mut cargo)?;
     let folder = target_directory()?.join(if release { "release" } else { "debug" });
-    Ok(Built { object, sluice: folder.join("sluice"), folder })
+    Ok(Built { object, sluice: folder.join("sluice") })
 }
 
 /// Builds the eBPF object; always optimised, since the verifier takes no other.
 pub fn object() -> Result<PathBuf> {
     setup::ensure(&[Part::Ebpf])?;
     let tool_chain = setup::ebpf_tool_chain()?;
-    let crate_root = shell::root().join("gateway-ebpf");
+    let crate_root = ebpf_root();
     if !crate_root.join("Cargo.toml").is_file() {
         bail!("{} is missing: there is no eBPF crate to build", crate_root.display());
     }
+    shell::run(&mut ebpf_cargo(&tool_chain, "build"))
+        .with_context(|| format!("the eBPF object was not built (with {tool_chain})"))?;
     let target = crate_root.join("target");
-    let mut cargo = tool_chain.cargo();
-    cargo.current_dir(&crate_root).args(["build", "--release", "--locked", "--target", "bpfel-unknown-none"]);
-    cargo.args(["-Z", "build-std=core", "--target-dir"]).arg(&target);
-    shell::run(&mut cargo).with_context(|| format!("the eBPF object was not built (with {tool_chain})"))?;
     let object = target.join("bpfel-unknown-none/release/gateway-ebpf");
     match std::fs::metadata(&object) {
         Ok(metadata) if metadata.len() > 0 => Ok(object),
         _ => bail!("the build left no eBPF object at {}", object.display()),
     }
+}
+
+/// Cargo of the eBPF tool chain with a command on gateway-ebpf.
+pub fn ebpf_cargo(tool_chain: &ToolChain, task: &str) -> Command {
+    let mut cargo = tool_chain.cargo();
+    cargo.current_dir(ebpf_root()).args([task, "--release", "--locked", "--target", "bpfel-unknown-none"]);
+    cargo.args(["-Z", "build-std=core", "--target-dir"]).arg(ebpf_root().join("target"));
+    cargo
+}
+
+fn ebpf_root() -> PathBuf {
+    shell::root().join("gateway-ebpf")
 }
 
 /// Where cargo puts what it builds for the workspace.

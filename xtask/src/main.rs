@@ -3,8 +3,11 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod demo;
+mod lab;
 mod setup;
 mod shell;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -26,6 +29,27 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Real traffic through the gateway in network namespaces: what it is and that it works, in a minute.
+    Demo,
+    /// The demo's namespaces, kept for playing.
+    #[command(subcommand)]
+    Lab(Lab),
+    /// Run the tests; without a stage, all of them.
+    Test { stages: Vec<test::Stage> },
+}
+
+#[derive(Subcommand)]
+enum Lab {
+    /// Make the nodes client, gateway, pod-1, pod-2 and remote; start the servers and the agent.
+    Up,
+    /// End everything that runs in them.
+    Down,
+    /// A shell in a node, or a command.
+    Enter {
+        node: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -36,5 +60,10 @@ fn main() -> Result<()> {
             println!("{}", built.sluice.display());
             Ok(())
         }
+        Task::Demo => demo::run(),
+        Task::Lab(Lab::Up) => lab::up(),
+        Task::Lab(Lab::Down) => lab::down(),
+        Task::Lab(Lab::Enter { node, command }) => lab::enter(&node, &command),
+        Task::Test { stages } => test::run(&stages),
     }
 }

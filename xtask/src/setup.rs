@@ -58,6 +58,7 @@ const LAB: &[Need] = &[
     command("sysctl", "procps"),
     command("curl", "curl"),
     command("dig", "dnsutils"),
+    command("ping", "iputils-ping"),
     command("tcpdump", "tcpdump"),
 ];
 

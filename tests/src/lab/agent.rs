@@ -86,16 +86,11 @@ pub fn sluice(node: &Node, arguments: &str) -> Result<String> {
     node.run(&format!("{} {arguments}", binary("sluice")?.display()))
 }
 
-/// A binary of this workspace: what `cargo xtask` says in SLUICE_BINARIES, or beside the test that runs.
+/// A binary of this workspace: it lies beside the program that runs, or above it if that is a test.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let folder = match std::env::var_os("SLUICE_BINARIES") {
-        Some(folder) => PathBuf::from(folder),
-        None => {
-            let this = std::env::current_exe()?;
-            let folder = this.parent().context("this program is in no folder")?;
-            if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() }
-        }
-    };
+    let this = std::env::current_exe()?;
+    let folder = this.parent().context("this program is in no folder")?;
+    let folder = if folder.ends_with("deps") { folder.join("..") } else { folder.to_owned() };
     let path = folder.join(name);
     ensure!(path.is_file(), "{} is missing; `cargo xtask test` and `cargo xtask demo` build it", path.display());
     Ok(path)

@@ -105,23 +105,23 @@ impl Endpoint {
 
 /// The EndpointSlices of a service, one for each IP version.
 pub fn slice(service: &str, protocol: &str, port: u16, endpoints: &[Endpoint]) -> String {
-    let mut text = String::new();
-    for (family, wanted) in [("IPv4", true), ("IPv6", false)] {
-        let mut endpoints = endpoints.iter().filter(|endpoint| endpoint.address.is_ipv4() == wanted).peekable();
-        let list = if endpoints.peek().is_some() { "endpoints:" } else { "endpoints: []" };
-        text += &format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-{}\n  namespace: default\n  \
+    let (v4, v6): (Vec<Endpoint>, Vec<Endpoint>) = endpoints.iter().partition(|endpoint| endpoint.address.is_ipv4());
+    let of_family = |family: &str, endpoints: &[Endpoint]| {
+        let mut text = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {service}-{}\n  namespace: default\n  \
              labels: {{kubernetes.io/service-name: {service}}}\naddressType: {family}\n\
-             ports:\n- {{name: main, protocol: {protocol}, port: {port}}}\n{list}\n",
-            family.to_lowercase()
+             ports:\n- {{name: main, protocol: {protocol}, port: {port}}}\nendpoints:{}\n",
+            family.to_lowercase(),
+            if endpoints.is_empty() { " []" } else { "" }
         );
         for Endpoint { address, ready, serving, terminating } in endpoints {
             text += &format!(
                 "- addresses: ['{address}']\n  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}\n"
             );
         }
-    }
-    text
+        text
+    };
+    [of_family("IPv4", &v4), of_family("IPv6", &v6)].join("---\n")
 }
 
 /// A Namespace.

@@ -1,12 +1,13 @@
 //! A process that runs beside the caller, its output in a file, killed when it is dropped.
 
 use std::fs::OpenOptions;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::NamedTempFile;
 
 use super::node::Keep;
 
@@ -26,12 +27,15 @@ pub struct Process {
     name: String,
     child: Child,
     keep: Keep,
-    log: TempPath,
+    log: PathBuf,
 }
 
 impl Process {
     pub(super) fn start(name: &str, mut command: Command, keep: Keep) -> Result<Process> {
-        let log = NamedTempFile::with_prefix("sluice-lab-").context("no temporary file for a log")?.into_temp_path();
+        let log = NamedTempFile::with_prefix("sluice-lab-")
+            .context("no temporary file for a log")?
+            .into_temp_path()
+            .keep()?;
         // Two descriptors that append: what one writes never covers what the other wrote.
         let append = || OpenOptions::new().append(true).open(&log);
         command.stdin(Stdio::null()).stdout(append()?).stderr(append()?);
@@ -93,5 +97,6 @@ impl Drop for Process {
         if std::thread::panicking() {
             eprintln!("--- log of {} ---\n{}--- end ---", self.name, self.log());
         }
+        let _ = std::fs::remove_file(&self.log);
     }
 }
