@@ -140,7 +140,8 @@ mod tests {
     fn kernel_threads_and_descendants_of_the_bench_are_not_foreign() {
         let parents = [(1, 0), (2, 0), (20, 2), (30, 1), (31, 30), (32, 31), (40, 1)];
         let processes = parents.map(|(pid, parent)| (pid, Task { parent, ticks: 1 })).into();
-        let foreign: Vec<u32> = parents.map(|(pid, _)| pid).into_iter().filter(|pid| is_foreign(*pid, 30, &processes)).collect();
+        let foreign: Vec<u32> =
+            parents.map(|(pid, _)| pid).into_iter().filter(|pid| is_foreign(*pid, 30, &processes)).collect();
         assert_eq!(foreign, [1, 40]);
     }
 
