@@ -21,6 +21,7 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     pub const EVENTS_LOST: &str = "EVENTS_LOST";
     pub const XDP_PORTS: &str = "XDP_PORTS";
+    pub const INTERFACES: &str = "INTERFACES";
 }
 
 /// Default number of entries of each map; the agent's options change some of them at load.
@@ -36,7 +37,8 @@ pub mod sizes {
     /// Halves of connections: two entries a connection.
     pub const FLOWS: usize = 196_608;
     pub const EMBRYONIC: usize = 32_768;
-    pub const FRAGMENTS: usize = 4_096;
+    /// Datagrams under way, and address pairs of UDP flows.
+    pub const FRAGMENTS: usize = 16_384;
     pub const HELD: usize = 1_024;
     /// Bytes.
     pub const EVENTS: usize = 1 << 20;
@@ -65,6 +67,7 @@ map_types! {
     Flow: 112 align 8,
     FragmentKey: 40 align 8,
     FragmentTrack: 48 align 8,
+    Interface: 8 align 1,
     HeldKey: 48 align 8,
     HeldFragment: 1544 align 8,
     Config: 56 align 8,
@@ -136,7 +139,7 @@ pub mod protocol {
     pub const ICMPV6: u8 = 58;
 }
 
-/// LISTENERS: key. Port 0 with protocol 0 is the entry of an address that belongs to Gateways alone: what
+/// LISTENERS: key. Port 0 with protocol 0 is the entry of the address itself. If it belongs to Gateways alone, what
 /// comes to it and finds no listener is refused instead of passed to the node.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,8 +154,10 @@ pub struct ListenerKey {
 pub mod listener_kind {
     /// Pick a backend, rewrite, redirect.
     pub const L4: u8 = 1;
-    /// No listener: the entry of an exclusive address (port 0, protocol 0).
-    pub const ADDRESS: u8 = 2;
+    /// No listener: the entry of an address that belongs to Gateways alone (port 0, protocol 0).
+    pub const EXCLUSIVE: u8 = 2;
+    /// No listener: the entry of an address of the node that Gateways share (port 0, protocol 0).
+    pub const SHARED: u8 = 3;
 }
 
 /// LISTENERS: value.
@@ -319,6 +324,14 @@ pub struct FragmentKey {
     pub _pad: [u8; 3],
 }
 
+/// Values of [`FragmentKey::protocol`] and of [`FragmentTrack::flow`]'s protocol that are no protocol.
+pub mod fragment_protocol {
+    /// FRAGMENTS: key (with id 0): datagrams from this source to this destination are answers to a flow of Sluice's.
+    pub const ANSWERS: u8 = 255;
+    /// FRAGMENTS: value: the first fragment was not for Sluice.
+    pub const FOREIGN: u8 = 255;
+}
+
 /// FRAGMENTS: value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -329,6 +342,15 @@ pub struct FragmentTrack {
     pub held: u32,
     /// Coarse monotonic time of the first fragment that came, s. Ids come round again.
     pub since: u32,
+}
+
+/// INTERFACES: value; the key is the ifindex (u32). Interfaces that have `ingress_xdp`: XDP cannot see whether a frame is for
+/// this host or only came by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub mac: [u8; 6],
+    pub _pad: [u8; 2],
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.

@@ -8,6 +8,7 @@ use gateway_common::{
 };
 
 use crate::count;
+use crate::fragment;
 use crate::frame::{Frame, Tc};
 use crate::headers::{ACK, FIN, RST, SYN};
 use crate::listener;
@@ -33,6 +34,15 @@ pub fn established(key: &FlowKey) -> Option<&'static mut Flow> {
 pub fn embryonic(key: &FlowKey) -> Option<&'static mut Flow> {
     // SAFETY: as above.
     EMBRYONIC.get_ptr_mut(key).map(|flow| unsafe { &mut *flow })
+}
+
+/// Whether this is what a backend on this node answers.
+#[inline(never)]
+pub fn is_local_reply(packet: &Packet) -> bool {
+    const LOCAL_REPLY: u8 = flow_flags::LOCAL | flow_flags::REPLY;
+    established(&packet.key)
+        .or_else(|| embryonic(&packet.key))
+        .is_some_and(|flow| flow.flags & LOCAL_REPLY == LOCAL_REPLY)
 }
 
 /// The key of the other half: what an answer to the rewritten packet looks like.
@@ -106,21 +116,14 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
         }
         // Its sender goes on after a RST that was not his.
         if flow.state == flow_state::RESET && flow.flags & flow_flags::RST != 0 && packet.flags & (RST | SYN) == 0 {
-            return Some(promote(frame, packet, flow, flow_state::HALF_CLOSED, found));
+            return Some(promote(frame, packet, flow, found));
         }
         *found = flow;
         return Some(0);
     }
-    if packet.flags & RST != 0 {
-        flow.state = flow_state::RESET;
-        flow.flags |= flow_flags::RST;
-        // SAFETY: a map value or null, as for all of these.
-        if let Some(other) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() } {
-            other.state = flow_state::RESET;
-        }
-    } else if reply {
+    if reply {
         if packet.flags & (SYN | ACK) == SYN | ACK
-            // SAFETY: as above.
+            // SAFETY: a map value or null, as for all of these.
             && let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() }
         {
             forward.handshake_ack = packet.sequence.wrapping_add(1);
@@ -130,7 +133,7 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
         && flow.flags & flow_flags::REPLIED != 0
         && packet.acknowledgement == flow.handshake_ack
     {
-        return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
+        return Some(promote(frame, packet, flow, found));
     }
     *found = flow;
     Some(0)
@@ -141,7 +144,7 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
 fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Option<i32> {
     if flow.flags & flow_flags::REPLY == 0 {
         if flow.flags & flow_flags::REPLIED != 0 {
-            return Some(promote(frame, packet, flow, flow_state::ESTABLISHED, found));
+            return Some(promote(frame, packet, flow, found));
         }
     } else if flow.flags & flow_flags::REPLIED == 0 {
         flow.flags |= flow_flags::REPLIED;
@@ -156,7 +159,7 @@ fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
 
 /// Moves both halves from EMBRYONIC to FLOWS, or neither. `flow` is either half.
 #[inline(never)]
-fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8, found: &mut *mut Flow) -> i32 {
+fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> i32 {
     let other = other_half(flow, packet.key.protocol);
     let Some(scratch) = scratch() else { return Tc::DROP };
     match embryonic(&other) {
@@ -170,6 +173,9 @@ fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, state: u8, found: &mut *
         }
     }
     copy(flow, &mut scratch.forward);
+    // A flow that comes back may have been half closed.
+    let fin = (scratch.forward.flags | scratch.reply.flags) & flow_flags::FIN != 0;
+    let state = if fin { flow_state::HALF_CLOSED } else { flow_state::ESTABLISHED };
     scratch.forward.state = state;
     scratch.reply.state = state;
     scratch.forward.flags &= !flow_flags::RST;
@@ -257,7 +263,11 @@ fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut
         return Reason::NoRoute as u32;
     }
     let first_port = hash::reduce((hash >> 20) as u32, PORTS);
-    claim(&packet.key, backend, first_port, keep_source, found)
+    let refused = claim(&packet.key, backend, first_port, keep_source, found);
+    if refused == 0 && !packet.is_tcp() {
+        fragment::expect(&scratch.forward.destination, &scratch.forward.source);
+    }
+    refused
 }
 
 /// Finds a 5-tuple towards the backend that is nobody's yet, and takes it.

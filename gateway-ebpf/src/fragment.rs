@@ -1,15 +1,16 @@
 //! Fragments. Only the first one of a datagram has ports: it finds or opens the flow and leaves a note of it, which the
 //! later ones follow. Later ones that come before it wait in HELD.
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_INGRESS};
 use aya_ebpf::helpers::{bpf_clone_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes};
 use gateway_common::{
-    FRAGMENT_SECONDS, Flow, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey, Reason, route_kind,
+    Address, FRAGMENT_SECONDS, Flow, FlowKey, FragmentKey, FragmentTrack, HELD_BYTES, HELD_PER_DATAGRAM, HeldKey,
+    Reason, fragment_protocol, route_kind,
 };
 
 use crate::count;
 use crate::flow;
-use crate::frame::{Frame, Tc, opaque};
+use crate::frame::{ETHERNET, Frame, Tc, opaque};
 use crate::listener;
 use crate::maps::{FRAGMENTS, HELD, scratch};
 use crate::parse::Packet;
@@ -20,30 +21,42 @@ use crate::rewrite;
 #[inline(never)]
 pub fn later(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let datagram = packet.datagram();
-    // SAFETY: entries of one datagram are written by the CPU that its packets come to.
-    let track = FRAGMENTS.get_ptr_mut(&datagram).map(|track| unsafe { &mut *track });
-    match track.filter(|track| is_current(track, now)) {
-        Some(track) if track.flow.protocol != 0 => {
-            match flow::established(&track.flow).or_else(|| flow::embryonic(&track.flow)) {
+    if let Some(track) = track(&datagram, now) {
+        return match track.flow.protocol {
+            fragment_protocol::FOREIGN => Tc::PASS,
+            0 => hold(frame, packet, track),
+            _ => match flow::established(&track.flow).or_else(|| flow::embryonic(&track.flow)) {
                 Some(flow) => follow(frame, packet, flow, now),
-                None => drop_unmatched(),
-            }
-        }
-        Some(track) => hold(frame, packet, track),
-        // Elsewhere it may be the node's own, or anybody's.
-        None if !listener::is_exclusive(&packet.key.destination) => Tc::PASS,
-        None => {
-            let track = FragmentTrack { since: seconds(now), ..FragmentTrack::default() };
-            if FRAGMENTS.insert(&datagram, &track, BPF_ANY as u64).is_err() {
-                return drop_unmatched();
-            }
-            match FRAGMENTS.get_ptr_mut(&datagram) {
-                // SAFETY: as above.
-                Some(track) => hold(frame, packet, unsafe { &mut *track }),
-                None => drop_unmatched(),
-            }
-        }
+                None => unmatched(packet),
+            },
+        };
     }
+    // Elsewhere it is the node's own, or somebody's that the node forwards.
+    if !listener::is_gateway(&packet.key.destination) && !is_expected(&packet.key) {
+        return Tc::PASS;
+    }
+    if note(&datagram, 0, now).is_err() {
+        return unmatched(packet);
+    }
+    match track(&datagram, now) {
+        Some(track) => hold(frame, packet, track),
+        None => unmatched(packet),
+    }
+}
+
+/// The note of a datagram, if it is not that of an older one with the same id.
+#[inline(always)]
+fn track(datagram: &FragmentKey, now: u64) -> Option<&'static mut FragmentTrack> {
+    // SAFETY: entries of one datagram are written by the CPU that its packets come to.
+    let track = FRAGMENTS.get_ptr_mut(datagram).map(|track| unsafe { &mut *track })?;
+    if seconds(now).wrapping_sub(track.since) <= FRAGMENT_SECONDS { Some(track) } else { None }
+}
+
+/// Leaves a note without a flow.
+#[inline(always)]
+fn note(datagram: &FragmentKey, protocol: u8, now: u64) -> Result<(), i32> {
+    let flow = FlowKey { protocol, ..FlowKey::default() };
+    FRAGMENTS.insert(datagram, &FragmentTrack { flow, held: 0, since: seconds(now) }, BPF_ANY as u64)
 }
 
 #[inline(always)]
@@ -52,12 +65,36 @@ fn seconds(now: u64) -> u32 {
 }
 
 #[inline(always)]
-fn is_current(track: &FragmentTrack, now: u64) -> bool {
-    seconds(now).wrapping_sub(track.since) <= FRAGMENT_SECONDS
+fn answers(source: &Address, destination: &Address) -> FragmentKey {
+    FragmentKey {
+        source: *source,
+        destination: *destination,
+        id: 0,
+        protocol: fragment_protocol::ANSWERS,
+        _pad: [0; 3],
+    }
 }
 
-#[inline(always)]
-fn drop_unmatched() -> i32 {
+/// From now on fragments from `source` to `destination` may be answers to a flow of ours.
+#[inline(never)]
+pub fn expect(source: &Address, destination: &Address) -> i32 {
+    match FRAGMENTS.insert(&answers(source, destination), &FragmentTrack::default(), BPF_ANY as u64) {
+        Ok(()) => 0,
+        Err(error) => error,
+    }
+}
+
+#[inline(never)]
+fn is_expected(key: &FlowKey) -> bool {
+    FRAGMENTS.get_ptr(&answers(&key.source, &key.destination)).is_some()
+}
+
+/// A fragment that cannot be held: the kernel may know more of it, unless the address is ours alone.
+#[inline(never)]
+fn unmatched(packet: &Packet) -> i32 {
+    if !listener::is_exclusive(&packet.key.destination) {
+        return Tc::PASS;
+    }
     count::dropped(Reason::FragmentUnmatched);
     Tc::DROP
 }
@@ -90,23 +127,23 @@ fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
 #[inline(never)]
 fn hold(frame: Tc, packet: &Packet, track: &mut FragmentTrack) -> i32 {
     let length = opaque(frame.length() as u64);
-    let Some(scratch) = scratch() else { return drop_unmatched() };
+    let Some(scratch) = scratch() else { return unmatched(packet) };
     if track.held >= HELD_PER_DATAGRAM || length == 0 || length > HELD_BYTES as u64 {
-        return drop_unmatched();
+        return unmatched(packet);
     }
     let held = &mut scratch.held;
     held.length = length as u32;
     let length = opaque(length);
     if length == 0 || length > HELD_BYTES as u64 {
-        return drop_unmatched();
+        return unmatched(packet);
     }
     // SAFETY: `length` fits the buffer.
     if unsafe { bpf_skb_load_bytes(frame.0.cast(), 0, held.frame.as_mut_ptr().cast(), length as u32) } != 0 {
-        return drop_unmatched();
+        return unmatched(packet);
     }
     let key = HeldKey { datagram: packet.datagram(), index: track.held, _pad: 0 };
     if HELD.insert(&key, &*held, BPF_ANY as u64).is_err() {
-        return drop_unmatched();
+        return unmatched(packet);
     }
     track.held += 1;
     Tc::DROP
@@ -116,54 +153,79 @@ fn hold(frame: Tc, packet: &Packet, track: &mut FragmentTrack) -> i32 {
 /// Answers whether the frame is still to be sent.
 #[inline(never)]
 pub fn first(frame: Tc, packet: &Packet, now: u64) -> u32 {
-    let datagram = packet.datagram();
-    let held = match FRAGMENTS.get_ptr(&datagram) {
-        // SAFETY: as above.
-        Some(track) if is_current(unsafe { &*track }, now) => unsafe { (*track).held },
-        _ => 0,
-    };
-    let track = FragmentTrack { flow: packet.key, held: 0, since: seconds(now) };
-    let _ = FRAGMENTS.insert(&datagram, &track, BPF_ANY as u64);
-    if held == 0 {
-        return 1;
-    }
+    let mut key = HeldKey { datagram: packet.datagram(), index: 0, _pad: 0 };
+    let held = track(&key.datagram, now).map_or(0, |track| track.held);
+    let note = FragmentTrack { flow: packet.key, held: 0, since: seconds(now) };
+    let _ = FRAGMENTS.insert(&key.datagram, &note, BPF_ANY as u64);
     let Some(flow) = flow::established(&packet.key).or_else(|| flow::embryonic(&packet.key)) else { return 1 };
     for index in 0..HELD_PER_DATAGRAM {
         if index >= held {
             break;
         }
-        let key = HeldKey { datagram, index, _pad: 0 };
-        if let Some(waiting) = HELD.get_ptr(&key) {
-            // SAFETY: a map value.
-            let length = opaque(unsafe { (*waiting).length } as u64);
-            if length == 0 || length > HELD_BYTES as u64 || flow.route.kind == route_kind::NEIGHBOUR {
-                count::dropped(Reason::FragmentUnmatched);
-                continue;
-            }
-            // SAFETY: the context is valid, `length` is that of the value.
-            unsafe {
-                if !redirect::write_macs(frame, flow) || bpf_clone_redirect(frame.0, flow.route.ifindex, 0) != 0 {
-                    return 0;
-                }
-                let length = opaque(length);
-                if length == 0 || length > HELD_BYTES as u64 || bpf_skb_change_tail(frame.0, length as u32, 0) != 0 {
-                    return 0;
-                }
-                let length = opaque(length);
-                if length == 0 || length > HELD_BYTES as u64 {
-                    return 0;
-                }
-                if bpf_skb_store_bytes(frame.0.cast(), 0, (*waiting).frame.as_ptr().cast(), length as u32, 0) != 0 {
-                    return 0;
-                }
-            }
-            count::passed(flow, 1, length - crate::frame::ETHERNET as u64);
-            flow.last_seen = now;
-            if rewrite::network(frame, packet.v6, &flow.source, &flow.destination, 1).is_none() {
-                return 0;
-            }
-            let _ = HELD.remove(&key);
+        key.index = index;
+        // Without the neighbour's address there is no sending a copy.
+        if flow.route.kind == route_kind::NEIGHBOUR || !redirect::write_macs(frame, flow) {
+            count::dropped(Reason::FragmentUnmatched);
+            continue;
+        }
+        // SAFETY: the context is valid.
+        if unsafe { bpf_clone_redirect(frame.0, flow.route.ifindex, 0) } != 0 {
+            return 0;
+        }
+        let length = take(frame, &key);
+        if length == 0 || rewrite::network(frame, packet.v6, &flow.source, &flow.destination, 1).is_none() {
+            return 0;
+        }
+        count::passed(flow, 1, length as u64 - ETHERNET as u64);
+        let _ = redirect::write_macs(frame, flow);
+    }
+    1
+}
+
+/// A first fragment that is not for Sluice gets its later ones back: all of them come in again, and are passed.
+#[inline(never)]
+pub fn foreign(frame: Tc, packet: &Packet, now: u64) -> i32 {
+    let mut key = HeldKey { datagram: packet.datagram(), index: 0, _pad: 0 };
+    let Some(track) = track(&key.datagram, now) else { return Tc::PASS };
+    let held = track.held;
+    if held == 0 || note(&key.datagram, fragment_protocol::FOREIGN, now).is_err() {
+        return Tc::PASS;
+    }
+    let interface = frame.interface();
+    for index in 0..=HELD_PER_DATAGRAM {
+        // SAFETY: the context is valid.
+        if unsafe { bpf_clone_redirect(frame.0, interface, BPF_F_INGRESS as u64) } != 0 || index >= held {
+            break;
+        }
+        key.index = index;
+        if take(frame, &key) == 0 {
+            break;
         }
     }
-    redirect::write_macs(frame, flow) as u32
+    Tc::DROP
+}
+
+/// The frame becomes a held one, which is held no longer. Answers its length, 0 if it is not there.
+#[inline(never)]
+fn take(frame: Tc, key: &HeldKey) -> u32 {
+    let Some(waiting) = HELD.get_ptr(key) else { return 0 };
+    // SAFETY: a map value.
+    let length = opaque(unsafe { (*waiting).length } as u64);
+    if length == 0 || length > HELD_BYTES as u64 {
+        return 0;
+    }
+    // SAFETY: the context is valid.
+    if unsafe { bpf_skb_change_tail(frame.0, length as u32, 0) } != 0 {
+        return 0;
+    }
+    let length = opaque(length);
+    if length == 0 || length > HELD_BYTES as u64 {
+        return 0;
+    }
+    // SAFETY: `length` is that of the value.
+    if unsafe { bpf_skb_store_bytes(frame.0.cast(), 0, (*waiting).frame.as_ptr().cast(), length as u32, 0) } != 0 {
+        return 0;
+    }
+    let _ = HELD.remove(key);
+    length as u32
 }

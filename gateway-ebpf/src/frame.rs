@@ -169,11 +169,18 @@ impl Frame for Tc {
     fn checksum_is_partial(self, offset: u32) -> bool {
         // A change of payload does not touch the field of such an skb: that is how it shows.
         let Some(before) = at::<u16>(self, offset).map(|field| *field) else { return false };
+        // UDP without a checksum.
+        if before == 0 {
+            return false;
+        }
         // SAFETY: as above.
         if unsafe { bpf_l4_csum_replace(self.0, offset, 0, 1, 0) } != 0 {
             return false;
         }
-        at::<u16>(self, offset).is_some_and(|field| *field == before)
+        let Some(field) = at::<u16>(self, offset) else { return false };
+        let partial = *field == before;
+        *field = before;
+        partial
     }
 
     #[inline(always)]

@@ -185,7 +185,7 @@ fn answer6(frame: Tc, packet: &Packet, mut sum: u64, kind: u32, rest: u32, quote
 #[inline(never)]
 pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let inner = packet.transport + size_of::<Icmp>() as u32;
-    let mut quoted = Quoted { ports: 0, source_changes: 0 };
+    let mut quoted = Quoted { ports: 0, checksum: 0, source_changes: 0 };
     let flow = quoted_flow(frame, inner, packet.v6, &mut quoted);
     // SAFETY: a map value or null.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return Tc::PASS };
@@ -206,6 +206,8 @@ pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
 struct Quoted {
     /// Where its ports lie.
     ports: u32,
+    /// Where its transport checksum lies, if it is long enough.
+    checksum: u32,
     /// Whether the flow rewrites its source.
     source_changes: u32,
 }
@@ -243,6 +245,7 @@ fn quoted_flow(frame: Tc, inner: u32, v6: bool, quoted: &mut Quoted) -> *mut Flo
         None => return none,
     };
     quoted.ports = inner + header;
+    quoted.checksum = quoted.ports + if key.protocol == protocol::TCP { 16 } else { 6 };
     quoted.source_changes = (flow.source != key.source) as u32;
     flow
 }
@@ -256,13 +259,25 @@ fn edit(frame: Tc, packet: &Packet, flow: &Flow, inner: u32, quoted: &Quoted) ->
         rewrite::network(frame, packet.v6, &packet.key.source, &flow.destination, 1)
     };
     let Some(pseudo) = pseudo else { return 0 };
-    let Some(quotation) = rewrite::quoted(frame, inner, packet.v6, &flow.destination, &flow.source) else { return 0 };
+    let Some(addresses) = rewrite::quoted(frame, inner, packet.v6, &flow.destination, &flow.source) else { return 0 };
     let Some(ports) = at::<Ports>(frame, quoted.ports) else { return 0 };
-    let old = ports.source as u64 + ports.destination as u64;
+    let mut old = ports.source as u64 + ports.destination as u64;
     ports.source = flow.destination_port.to_be();
     ports.destination = flow.source_port.to_be();
-    let new = ports.source as u64 + ports.destination as u64;
-    let rest = rewrite::difference(old, new + quotation as u64);
+    let mut new = ports.source as u64 + ports.destination as u64;
+    // The quoted transport checksum, if the quotation reaches that far (RFC 5508 section 4.2).
+    if quoted.checksum + 2 <= ETHERNET + packet.total
+        && let Some(field) = at::<u16>(frame, quoted.checksum)
+        && (*field != 0 || quoted.checksum - quoted.ports != 6)
+    {
+        let was = *field;
+        *field = checksum::update(was, old, new + addresses as u64);
+        old += was as u64;
+        new += *field as u64;
+    }
+    // In IPv4 the change of the quoted addresses and that of their header's checksum cancel out.
+    let addresses = if packet.v6 { addresses } else { 0 };
+    let rest = rewrite::difference(old, new + addresses as u64);
     // Only ICMPv6 has a pseudo header.
     let pseudo = if packet.v6 { pseudo } else { 0 };
     let done = redirect::write_macs(frame, flow)

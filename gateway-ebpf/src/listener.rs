@@ -1,6 +1,6 @@
 //! Stage: whose is this address and port?
 
-use gateway_common::{Address, Listener, ListenerKey};
+use gateway_common::{Address, Listener, ListenerKey, listener_kind};
 
 use crate::maps::LISTENERS;
 use crate::parse::Packet;
@@ -13,6 +13,12 @@ pub fn find(packet: &Packet) -> Option<&'static Listener> {
 /// Whether the address belongs to Gateways alone.
 #[inline(always)]
 pub fn is_exclusive(address: &Address) -> bool {
+    lookup(*address, 0, 0).is_some_and(|listener| listener.kind == listener_kind::EXCLUSIVE)
+}
+
+/// Whether Gateways use the address.
+#[inline(always)]
+pub fn is_gateway(address: &Address) -> bool {
     lookup(*address, 0, 0).is_some()
 }
 

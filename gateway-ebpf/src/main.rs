@@ -33,6 +33,10 @@ use crate::headers::{FIN, RST, SYN};
 use crate::parse::{Packet, Parsed, fragment as part, parse};
 use crate::refuse::refuse;
 
+/// linux/if_packet.h: a frame for another host that only came by. On a bridge, where pods answer each other directly, it may
+/// be the answer of a local backend.
+const PACKET_OTHERHOST: u32 = 3;
+
 /// TC ingress: the whole pipeline.
 #[classifier]
 pub fn ingress_tc(context: TcContext) -> i32 {
@@ -55,6 +59,11 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     if unsafe { (*frame.0).vlan_present } != 0 {
         return Tc::PASS;
     }
+    // SAFETY: the context is valid.
+    let elsewhere = unsafe { (*frame.0).pkt_type } == PACKET_OTHERHOST;
+    if elsewhere && !flow::is_local_reply(packet) {
+        return Tc::PASS;
+    }
     if parsed == Parsed::Malformed {
         return malformed(frame, packet);
     }
@@ -73,7 +82,11 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     if flow.is_null() {
         let verdict = flow::miss(frame, packet, now, &mut flow);
         if flow.is_null() {
-            return verdict;
+            return if verdict == Tc::PASS && packet.fragment == part::FIRST {
+                fragment::foreign(frame, packet, now)
+            } else {
+                verdict
+            };
         }
     }
     // SAFETY: a map value, checked for null.
@@ -153,10 +166,13 @@ pub fn ingress_xdp(context: XdpContext) -> u32 {
 #[inline(always)]
 fn express(frame: Xdp, packet: &mut Packet) -> i32 {
     let parsed = parse(frame, packet);
+    if (parsed != Parsed::Transport && parsed != Parsed::Malformed) || !is_for_us(frame) {
+        return Xdp::PASS;
+    }
     if parsed == Parsed::Malformed {
         return malformed(frame, packet);
     }
-    if parsed != Parsed::Transport || packet.fragment != part::WHOLE {
+    if packet.fragment != part::WHOLE {
         return Xdp::PASS;
     }
     if let Some(flow) = flow::established(&packet.key) {
@@ -178,6 +194,16 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
         }
         None => Xdp::PASS,
     }
+}
+
+/// Whether the frame is for this host, as far as the agent has told.
+#[inline(always)]
+fn is_for_us(frame: Xdp) -> bool {
+    let Some(interface) = maps::INTERFACES.get_ptr(frame.interface()) else { return false };
+    let Some(to) = frame::fixed::<[u16; 3], 0>(frame) else { return false };
+    // SAFETY: a map value of 8 bytes, which start at a multiple of 8.
+    let mac = unsafe { *interface.cast::<[u16; 3]>() };
+    (to[0] ^ mac[0]) | (to[1] ^ mac[1]) | (to[2] ^ mac[2]) == 0
 }
 
 /// Established flows that leave through a device that takes XDP frames.

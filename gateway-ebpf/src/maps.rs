@@ -4,7 +4,7 @@ use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, Ri
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
     Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey,
-    Listener, ListenerKey, reason::REASONS, sizes,
+    Interface, Listener, ListenerKey, reason::REASONS, sizes,
 };
 
 use crate::parse::Packet;
@@ -37,6 +37,8 @@ pub static BACKEND_COUNTERS: PerCpuArray<Counter, { sizes::BACKENDS }> = PerCpuA
 pub static EVENTS: RingBuf<Event, { sizes::EVENTS }> = RingBuf::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+#[btf_map]
+pub static INTERFACES: HashMap<u32, Interface, { sizes::XDP_PORTS }> = HashMap::new();
 #[btf_map]
 pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
 

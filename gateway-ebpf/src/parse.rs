@@ -169,7 +169,7 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
         return Parsed::Other;
     }
     let header = (ip.version as u32 & 0xf) * 4;
-    if ip.version >> 4 != 4 || header < 20 {
+    if ip.version >> 4 != 4 || !is_host_v4(ip.source) || !is_host_v4(ip.destination) {
         return Parsed::Other;
     }
     packet.v6 = false;
@@ -187,12 +187,30 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     } else {
         fragment::WHOLE
     };
+    if header < 20 {
+        return Parsed::Malformed;
+    }
     total(frame, packet, u16::from_be(ip.length) as u32)
+}
+
+/// Neither unspecified nor multicast nor reserved (the broadcast address among these): nobody to answer, nothing to forward.
+#[inline(always)]
+fn is_host_v4(address: u32) -> bool {
+    let first = address.to_ne_bytes()[0];
+    first != 0 && first < 224
+}
+
+#[inline(always)]
+fn is_host_v6(words: &[u32; 4]) -> bool {
+    words[0].to_ne_bytes()[0] != 0xff && words[0] | words[1] | words[2] | words[3] != 0
 }
 
 #[inline(always)]
 fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     let Some(ip) = fixed::<Ipv6, { ETHERNET as usize }>(frame) else { return Parsed::Short };
+    if !is_host_v6(&ip.source) || !is_host_v6(&ip.destination) {
+        return Parsed::Other;
+    }
     packet.v6 = true;
     packet.key.source = address_v6(&ip.source);
     packet.key.destination = address_v6(&ip.destination);

@@ -70,7 +70,8 @@ fn sum(words: &[u32; 4]) -> u64 {
     words[0] as u64 + words[1] as u64 + words[2] as u64 + words[3] as u64
 }
 
-/// The same for a header somewhere else in the packet (the one that an ICMP error quotes), without the hop.
+/// The same for a header somewhere else in the packet (the one that an ICMP error quotes), without the hop. Answers the
+/// difference of the addresses.
 #[inline(always)]
 pub fn quoted<F: Frame>(frame: F, offset: u32, v6: bool, source: &Address, destination: &Address) -> Option<u32> {
     if v6 {
@@ -86,6 +87,5 @@ pub fn quoted<F: Frame>(frame: F, offset: u32, v6: bool, source: &Address, desti
     ip.destination = unmapped(destination);
     let new = ip.source as u64 + ip.destination as u64;
     ip.checksum = checksum::update(ip.checksum, old, new);
-    // The change of the addresses and that of the header's checksum cancel out.
-    Some(0)
+    Some(difference(old, new))
 }

@@ -1,0 +1,53 @@
+//! The tests, by subject.
+
+mod fragments;
+mod headers;
+mod icmp;
+mod passed;
+mod refuse;
+mod route;
+mod tcp;
+mod udp;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use libtest_mimic::Trial;
+
+use crate::lab::Lab;
+use crate::net::Version;
+use crate::pool::Pool;
+
+pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
+    let mut cases = Cases { pool: pool.clone(), trials: Vec::new() };
+    fragments::add(&mut cases);
+    headers::add(&mut cases);
+    icmp::add(&mut cases);
+    passed::add(&mut cases);
+    refuse::add(&mut cases);
+    route::add(&mut cases);
+    tcp::add(&mut cases);
+    udp::add(&mut cases);
+    cases.trials
+}
+
+/// The list of tests that grows.
+pub struct Cases {
+    pool: Arc<Pool>,
+    trials: Vec<Trial>,
+}
+
+impl Cases {
+    /// A test for both IP versions.
+    pub fn each(&mut self, name: &str, case: impl Fn(&mut Lab, Version) -> Result<()> + Clone + Send + 'static) {
+        for version in Version::ALL {
+            let case = case.clone();
+            self.one(&format!("{name}_{version:?}").to_lowercase(), move |lab| case(lab, version));
+        }
+    }
+
+    pub fn one(&mut self, name: &str, case: impl FnOnce(&mut Lab) -> Result<()> + Send + 'static) {
+        let pool = self.pool.clone();
+        self.trials.push(Trial::test(name, move || pool.run(case).map_err(Into::into)));
+    }
+}
