@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use tabled::builder::Builder;
+use tabled::settings::formatting::AlignmentStrategy;
 use tabled::settings::{Alignment, Style, object::Columns};
 
 use super::stats::{self, Observation, Row};
@@ -64,7 +65,9 @@ fn table(rows: &[Row]) -> String {
         );
         builder.push_record(record);
     }
-    builder.build().with(Style::psql()).modify(Columns::new(2..), Alignment::right()).to_string()
+    let mut table = builder.build();
+    table.with(Style::psql()).with(AlignmentStrategy::PerLine).modify(Columns::new(2..), Alignment::right());
+    table.to_string()
 }
 
 fn cell(row: &Row, reference: Option<f64>) -> String {
