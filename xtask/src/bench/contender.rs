@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use gateway_tests::lab::{Process, wait_for};
-use tempfile::{NamedTempFile, TempDir};
+use gateway_tests::lab::{Manifests, Process, wait_for};
+use tempfile::NamedTempFile;
 
 use super::l4::Scenario;
 use super::network::{BACKENDS, BULK_PORT, GATEWAY, INSIDE, Network, PORT};
@@ -96,7 +96,7 @@ impl Contender {
 pub struct State {
     /// The agent, if it takes part.
     program: Option<PathBuf>,
-    manifests: TempDir,
+    manifests: Manifests,
     haproxy: NamedTempFile,
     nginx: NamedTempFile,
     nftables: NamedTempFile,

@@ -1,12 +1,15 @@
 //! `cargo xtask bench l4`: TCP and UDP forwarding against the peers, then Sluice alone at size.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use super::contender::{Contender, State};
-use super::network::{CLIENTS, Network, Times};
+use super::network::{CLIENTS, Network, Servers, Times};
+use super::scale::{self, Effort};
 use super::stats::{Measure, Observation};
 use super::{Progress, machine, report};
 use crate::{build, setup, shell};
@@ -23,7 +26,7 @@ const LATENCY_US_P50: Measure = Measure::new("latency_us_p50", "µs");
 const LATENCY_US_P99: Measure = Measure::new("latency_us_p99", "µs");
 
 /// What is done to each contender.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// New TCP connections, 64 at a time, one exchange of 64 bytes each.
     Connections,
@@ -37,7 +40,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    const ALL: [Scenario; 4] = [Scenario::Connections, Scenario::Latency, Scenario::Bulk, Scenario::Udp];
+    const ALL: &[Scenario] = &[Scenario::Connections, Scenario::Latency, Scenario::Bulk, Scenario::Udp];
 
     const fn name(self) -> &'static str {
         match self {
@@ -94,6 +97,9 @@ pub struct Options {
     /// Only these contenders.
     #[arg(long, value_enum, value_delimiter = ',')]
     contenders: Vec<Contender>,
+    /// Only these scenarios.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    scenarios: Vec<Scenario>,
 }
 
 impl Options {
@@ -111,56 +117,90 @@ impl Options {
         Times { warm_up: Duration::from_millis(warm_up), measure: Duration::from_millis(measure) }
     }
 
+    /// How much of Sluice alone at size.
+    fn scale(&self) -> Effort {
+        let (rounds, warm_up, measure, changes) = if self.quick { (1, 100, 500, 50) } else { (3, 300, 2000, 50) };
+        Effort {
+            rounds,
+            times: Times { warm_up: Duration::from_millis(warm_up), measure: Duration::from_millis(measure) },
+            changes,
+        }
+    }
+
+    /// Whether nothing was left out.
+    fn is_whole(&self) -> bool {
+        self.contenders.is_empty() && self.scenarios.is_empty()
+    }
+
     fn contenders(&self) -> &[Contender] {
         if self.contenders.is_empty() { Contender::ALL } else { &self.contenders }
+    }
+
+    fn scenarios(&self) -> &[Scenario] {
+        if self.scenarios.is_empty() { Scenario::ALL } else { &self.scenarios }
     }
 }
 
 pub fn run(options: &Options) -> Result<()> {
     setup::ensure(&[setup::Part::Lab, setup::Part::Bench])?;
-    let contenders = options.contenders();
-    let sluice = match contenders.contains(&Contender::Sluice) {
+    let sluice = match options.contenders().contains(&Contender::Sluice) {
         true => Some(build::sluice(true)?.sluice),
         false => None,
     };
     shell::run(shell::cargo().args(["build", "--release", "--package", "gateway-tests", "--bin", "bench-load"]))?;
     let load = build::target_directory()?.join("release/bench-load");
 
-    let network = Network::new(&load, 1)?;
-    let state = State::new(sluice, &network)?;
+    let scale = sluice.as_deref().filter(|_| options.is_whole()).map(|sluice| (sluice, options.scale()));
+    let steps = options.rounds() * options.contenders().len() * options.scenarios().len();
+    let progress = Progress::begin(steps + scale.map_or(0, |(_, effort)| effort.steps()));
     let mut remarks = machine::remarks()?;
-    for contender in contenders {
+    let mut observations = compare(options, &load, sluice.clone(), &progress, &mut remarks)?;
+    if let Some((sluice, effort)) = scale {
+        observations.extend(scale::run(&load, sluice, effort, &progress)?);
+    }
+    progress.end();
+    report::write(BENCH, &observations, &remarks)
+}
+
+/// Everybody on the same network, one after the other, again and again.
+fn compare(
+    options: &Options,
+    load: &Path,
+    sluice: Option<PathBuf>,
+    progress: &Progress,
+    remarks: &mut Vec<String>,
+) -> Result<Vec<Observation>> {
+    let network = Network::new(load, Servers { addresses: 1, ports: 1 })?;
+    let state = State::new(sluice, &network)?;
+    for contender in options.contenders() {
         remarks.extend(contender.version(&network)?);
     }
-    if contenders.contains(&Contender::Nftables) && !state.has_flowtable {
+    if options.contenders().contains(&Contender::Nftables) && !state.has_flowtable {
         remarks.push("nftables without a flow table: this kernel has none (CONFIG_NF_FLOW_TABLE)".to_owned());
     }
-
     let mut observations = Vec::new();
     let mut noise = Noise::default();
-    let progress = Progress::begin(options.rounds() * contenders.len() * Scenario::ALL.len());
     for round in 0..options.rounds() {
-        for contender in contenders {
+        for contender in options.contenders() {
             let _running = contender.start(&network, &state)?;
-            for scenario in Scenario::ALL {
-                let what =
-                    format!("round {} of {}: {}, {}", round + 1, options.rounds(), contender.name(), scenario.name());
+            for scenario in options.scenarios() {
+                let (name, rounds) = (contender.name(), options.rounds());
+                let what = format!("round {} of {rounds}: {name}, {}", round + 1, scenario.name());
                 progress.step(&what);
-                if !contender.takes_part(scenario) {
+                if !contender.takes_part(*scenario) {
                     continue;
                 }
                 let report =
-                    scenario.run(&network, *contender, options.times(scenario)).with_context(|| what.clone())?;
+                    scenario.run(&network, *contender, options.times(*scenario)).with_context(|| what.clone())?;
                 noise.note(&what, &report)?;
                 for (scenario, measure, value) in scenario.values(&report)? {
-                    observations.push(Observation { round, scenario, measure, contender: contender.name(), value });
+                    observations.push(Observation { round, scenario, measure, contender: name, value });
                 }
             }
         }
     }
-    progress.end();
     remarks.extend(noise.remarks());
-    report::write(BENCH, &observations, &remarks)
+    Ok(observations)
 }
 
 /// What may have disturbed the measurements.

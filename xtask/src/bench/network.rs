@@ -21,7 +21,7 @@ pub const GATEWAY: Ipv4Addr = v4(0, 1);
 /// The node's own addresses towards the backends.
 pub const INSIDE: [Ipv4Addr; 2] = [v4(1, 1), v4(2, 1)];
 pub const BACKENDS: [Ipv4Addr; 2] = [v4(1, 2), v4(2, 2)];
-/// Exchanges over TCP and UDP.
+/// Exchanges over TCP and UDP, on this port and as many after it as the bench asks for.
 pub const PORT: u16 = 7000;
 pub const BULK_PORT: u16 = 6999;
 
@@ -40,9 +40,17 @@ pub struct Network {
     _servers: Vec<Process>,
 }
 
+/// How much answers on each of the two backends' nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Servers {
+    /// Addresses, from that in [`BACKENDS`] on.
+    pub addresses: u8,
+    pub ports: u16,
+}
+
 impl Network {
-    /// Lays it and starts the servers; `load` is the program `bench-load`, `ports` how many ports of a backend answer.
-    pub fn new(load: &Path, ports: u16) -> Result<Network> {
+    /// Lays it and starts the servers; `load` is the program `bench-load`.
+    pub fn new(load: &Path, servers: Servers) -> Result<Network> {
         let node = |name| Node::new(name, Keep::UntilDrop);
         let mut network = Network {
             client: node("client")?,
@@ -55,14 +63,14 @@ impl Network {
             node.sysctl(SETTINGS)?;
         }
         network.gateway.sysctl(&[("ipv4/ip_forward", "1")])?;
-        network.lay()?;
+        network.lay(servers)?;
         for (backend, address) in network.backends.iter().zip(BACKENDS) {
-            network._servers.push(network.serve(backend, address, ports)?);
+            network._servers.push(network.serve(backend, address, servers)?);
         }
         Ok(network)
     }
 
-    fn lay(&self) -> Result<()> {
+    fn lay(&self, servers: Servers) -> Result<()> {
         veth((&self.client, "c0"), (&self.gateway, "eth-client"))?;
         self.gateway.ip(&format!("address add {GATEWAY}/24 dev eth-client"))?;
         let addresses = CLIENTS.map(|address| format!("address add {address}/24 dev c0\n")).concat();
@@ -71,22 +79,19 @@ impl Network {
             let (outside, inside, address) = (format!("eth-{}", backend.name()), INSIDE[i], BACKENDS[i]);
             veth((backend, "eth0"), (&self.gateway, &outside))?;
             self.gateway.ip(&format!("address add {inside}/24 dev {outside}"))?;
-            backend.ip(&format!("address add {address}/24 dev eth0\nroute add default via {inside}"))?;
+            let addresses = following(address, servers.addresses);
+            let addresses: String = addresses.map(|address| format!("address add {address}/24 dev eth0\n")).collect();
+            backend.ip(&format!("{addresses}route add default via {inside}"))?;
         }
         Ok(())
     }
 
-    fn serve(&self, backend: &Node, address: Ipv4Addr, ports: u16) -> Result<Process> {
+    fn serve(&self, backend: &Node, address: Ipv4Addr, servers: Servers) -> Result<Process> {
         let mut server = backend.command(&self.load);
-        server.args(["--core", SERVER_CORE, "serve", "--address", &address.to_string()]);
-        server.args([
-            "--port",
-            &PORT.to_string(),
-            "--ports",
-            &ports.to_string(),
-            "--bulk-port",
-            &BULK_PORT.to_string(),
-        ]);
+        let addresses = following(address, servers.addresses).map(|address| address.to_string()).collect::<Vec<_>>();
+        let (port, ports, bulk_port) = (PORT.to_string(), servers.ports.to_string(), BULK_PORT.to_string());
+        server.args(["--core", SERVER_CORE, "serve", "--addresses", &addresses.join(",")]);
+        server.args(["--port", &port, "--ports", &ports, "--bulk-port", &bulk_port]);
         let mut server = backend.spawn("bench-load serve", server)?;
         wait_for("the servers", Duration::from_secs(10), || {
             ensure!(server.ended()?.is_none(), "the server has ended:\n{}", server.log());
@@ -109,6 +114,12 @@ impl Network {
         ensure!(output.status.success(), "the load `{kind}` ended with {}:\n{}", output.status, error.trim_end());
         serde_json::from_slice(&output.stdout).context("bench-load gave no report")
     }
+}
+
+/// So many addresses from this one on.
+pub fn following(first: Ipv4Addr, count: u8) -> impl Iterator<Item = Ipv4Addr> {
+    let [a, b, c, d] = first.octets();
+    (0..count).map(move |i| Ipv4Addr::new(a, b, c, d + i))
 }
 
 /// How long a load runs.

@@ -5,11 +5,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use gateway_tests::lab::{Endpoint, Node, Process, gateway, route, service, slice, wait_for};
-use tempfile::TempDir;
-
 use super::network::{BACKENDS, BULK_PORT, GATEWAY, PORT};
+use anyhow::{Context, Result, ensure};
+use gateway_tests::lab::{Endpoint, Manifests, Node, Process, gateway, route, service, slice, wait_for};
 
 const ADMIN: &str = "127.0.0.1:9464";
 
@@ -30,9 +28,11 @@ impl<'n> Sluice<'n> {
         Ok(sluice)
     }
 
-    /// The agent's process.
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
+    /// What the agent has resident in memory, in MiB.
+    pub fn memory(&self) -> Result<f64> {
+        let pid = self.process.as_ref().context("it was not started")?.pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
+        resident(&status).context("/proc/PID/status has no VmRSS")
     }
 
     fn log(&self) -> String {
@@ -61,6 +61,13 @@ fn ready() -> Result<()> {
     Ok(())
 }
 
+/// MiB, from a process's status.
+fn resident(status: &str) -> Option<f64> {
+    let kib: f64 =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
 impl Drop for Sluice<'_> {
     fn drop(&mut self) {
         // The programs would stay attached without their agent, so that the next contender would run behind them.
@@ -72,24 +79,27 @@ impl Drop for Sluice<'_> {
 }
 
 /// Both ports of the bench, over TCP, and the first over UDP too.
-pub fn manifests() -> Result<TempDir> {
-    let directory = tempfile::Builder::new().prefix("sluice-bench-").tempdir()?;
+pub fn manifests() -> Result<Manifests> {
+    let manifests = Manifests::new()?;
     let endpoints = BACKENDS.map(|address| Endpoint::ready(address.into()));
     let listeners = [("tcp", "TCP", PORT), ("bulk", "TCP", BULK_PORT), ("udp", "UDP", PORT)];
-    let mut documents = vec![CLASS.to_owned(), gateway("bench", &[&GATEWAY.to_string()], &listeners)];
+    let mut documents = vec![gateway("bench", &[&GATEWAY.to_string()], &listeners)];
     for (name, protocol, port) in listeners {
-        let kind = format!("{protocol}Route");
-        documents.push(route(&kind, name, ("bench", name), &[(name, port, 1)]));
+        documents.push(route(&format!("{protocol}Route"), name, ("bench", name), &[(name, port, 1)]));
         documents.push(service(name, protocol, port));
         documents.push(slice(name, protocol, port, &endpoints));
     }
-    std::fs::write(directory.path().join("bench.yaml"), documents.join("---\n"))?;
-    Ok(directory)
+    manifests.write("bench.yaml", &documents)?;
+    Ok(manifests)
 }
 
-pub const CLASS: &str = "\
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: sluice}
-spec: {controllerName: sluice.dev/gateway-controller}
-";
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_in_mib() {
+        assert_eq!(resident("Name:\tsluice\nVmRSS:\t   12288 kB\nThreads:\t3\n"), Some(12.0));
+        assert_eq!(resident("Name:\tsluice\n"), None);
+    }
+}

@@ -15,15 +15,15 @@ use crate::events::{Events, READ};
 
 #[derive(Args)]
 pub struct Options {
-    #[arg(long)]
-    address: Ipv4Addr,
+    #[arg(long, value_delimiter = ',', required = true)]
+    addresses: Vec<Ipv4Addr>,
     /// The first port that answers.
     #[arg(long)]
     port: u16,
     /// How many ports from there answer, each over TCP and UDP.
     #[arg(long, default_value_t = 1)]
     ports: u16,
-    /// The TCP port that sends without end.
+    /// The TCP port of the first address that sends without end.
     #[arg(long)]
     bulk_port: u16,
 }
@@ -37,18 +37,20 @@ enum Socket {
 /// Says `ready` on its output when all ports are open, and serves until it is killed.
 pub fn serve(options: &Options) -> Result<()> {
     raise_open_files()?;
-    let bulk = listen(options.address, options.bulk_port)?;
+    let bulk = listen(options.addresses[0], options.bulk_port)?;
     std::thread::spawn(move || send_without_end(&bulk));
     let mut events = Events::new()?;
     let mut sockets = HashMap::new();
-    for port in options.port..options.port.saturating_add(options.ports) {
-        let listener = listen(options.address, port)?;
-        listener.set_nonblocking(true)?;
-        add(&events, &mut sockets, Socket::Listener(listener))?;
-        let datagrams = UdpSocket::bind((options.address, port))
-            .with_context(|| format!("cannot open UDP port {port} of {}", options.address))?;
-        datagrams.set_nonblocking(true)?;
-        add(&events, &mut sockets, Socket::Datagrams(datagrams))?;
+    for &address in &options.addresses {
+        for port in options.port..options.port.saturating_add(options.ports) {
+            let listener = listen(address, port)?;
+            listener.set_nonblocking(true)?;
+            add(&events, &mut sockets, Socket::Listener(listener))?;
+            let datagrams = UdpSocket::bind((address, port))
+                .with_context(|| format!("cannot open UDP port {port} of {address}"))?;
+            datagrams.set_nonblocking(true)?;
+            add(&events, &mut sockets, Socket::Datagrams(datagrams))?;
+        }
     }
     println!("ready");
     let mut ready = Vec::new();
