@@ -382,8 +382,7 @@ fn object() -> Result<Vec<u8>> {
         PathBuf::from,
     );
     let advice = "run `cargo xtask test`, which builds it, or name an object built elsewhere in SLUICE_EBPF_OBJECT";
-    let object =
-        std::fs::read(&path).with_context(|| format!("no eBPF object at {}: {advice}", path.display()))?;
+    let object = std::fs::read(&path).with_context(|| format!("no eBPF object at {}: {advice}", path.display()))?;
     if !object.starts_with(b"\x7fELF") {
         bail!("{} is a stub, not an eBPF object: {advice}", path.display());
     }

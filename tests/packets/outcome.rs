@@ -109,9 +109,8 @@ impl Outcome {
             self.hook,
             self.verdict,
             self.reasons,
-            difference(&self.frame, &self.input, 0).map_or("frame as it came".into(), |d| format!(
-                "frame (left: after, right: before)\n{d}"
-            ))
+            difference(&self.frame, &self.input, 0)
+                .map_or("frame as it came".into(), |d| format!("frame (left: after, right: before)\n{d}"))
         );
     }
 }

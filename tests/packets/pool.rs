@@ -23,7 +23,12 @@ impl Pool {
     pub fn new(threads: usize) -> Arc<Pool> {
         let (sender, receiver) = mpsc::channel::<Job>();
         let receiver = Arc::new(Mutex::new(receiver));
-        let workers = (0..threads).map(|_| std::thread::spawn({ let receiver = receiver.clone(); move || work(&receiver) }));
+        let workers = (0..threads).map(|_| {
+            std::thread::spawn({
+                let receiver = receiver.clone();
+                move || work(&receiver)
+            })
+        });
         Arc::new(Pool { workers: Mutex::new(workers.collect()), jobs: Mutex::new(Some(sender)) })
     }
 

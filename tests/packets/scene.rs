@@ -136,8 +136,7 @@ impl Scene {
         match self.protocol {
             protocol::TCP => self.up("S", CLIENT_ISN, 0).header(|header| {
                 // MSS 1460, SACK permitted, timestamps, window scale 7.
-                let options =
-                    [2, 4, 5, 180, 4, 2, 8, 10, 0, 1, 2, 3, 0, 0, 0, 0, 1, 3, 3, 7];
+                let options = [2, 4, 5, 180, 4, 2, 8, 10, 0, 1, 2, 3, 0, 0, 0, 0, 1, 3, 3, 7];
                 header.set_options_raw(&options).expect("40 bytes at most");
             }),
             _ => self.request(b"who is there?"),
@@ -243,8 +242,16 @@ impl Scene {
         let (table, forward) = lab.flow(&self.forward_key())?.context("no forward half")?;
         let (reply_table, reply) = lab.flow(&self.reply_key())?.context("no reply half")?;
         assert_eq!(table, reply_table, "the halves are in different tables");
-        assert_eq!(rewrite(&forward, self.protocol), key(self.peer, self.backend, self.protocol), "forward half rewrites to");
-        assert_eq!(rewrite(&reply, self.protocol), key(self.gateway, self.client, self.protocol), "reply half rewrites to");
+        assert_eq!(
+            rewrite(&forward, self.protocol),
+            key(self.peer, self.backend, self.protocol),
+            "forward half rewrites to"
+        );
+        assert_eq!(
+            rewrite(&reply, self.protocol),
+            key(self.gateway, self.client, self.protocol),
+            "reply half rewrites to"
+        );
         for (name, half) in [("forward", &forward), ("reply", &reply)] {
             assert_eq!((half.backend, half.listener), (BACKEND, self.listener), "{name} half");
             assert_eq!(half.flags & flow_flags::LOCAL != 0, self.place == Place::Pod, "{name} half: LOCAL");

@@ -205,7 +205,9 @@ fn pass_with(lab: &mut Lab, version: Version, change: impl Fn(Packet) -> Packet)
 
 fn with_extensions(lab: &mut Lab) -> Result<()> {
     pass_with(lab, Version::V6, |packet| {
-        packet.extension(extension::HOP_BY_HOP, &[5, 2, 0, 0, 1, 0]).extension(extension::DESTINATION, &[1, 4, 0, 0, 0, 0])
+        packet
+            .extension(extension::HOP_BY_HOP, &[5, 2, 0, 0, 1, 0])
+            .extension(extension::DESTINATION, &[1, 4, 0, 0, 0, 0])
     })
 }
 

@@ -215,8 +215,11 @@ fn merged_segments(lab: &mut Lab, version: Version) -> Result<()> {
     // Segments that do not fit are as much too big as single packets.
     let error = Error::TooBig { mtu: EXT1_MTU };
     let merged = scene.up("PA", C, B).data(&vec![3; 2 * segment + 9]);
-    lab.tc_segmented(Port::Ext0, &merged.frame(), segment as u32 + 1)?
-        .answered_with(Reason::PacketTooBig, error, &merged);
+    lab.tc_segmented(Port::Ext0, &merged.frame(), segment as u32 + 1)?.answered_with(
+        Reason::PacketTooBig,
+        error,
+        &merged,
+    );
     Ok(())
 }
 

@@ -117,7 +117,11 @@ fn xdp(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
             };
             let outcome = lab.xdp(Port::Ext0, &up.frame())?;
             // Pods are behind interfaces that are not in XDP_PORTS.
-            if place == Place::Pod { outcome.untouched() } else { outcome.forwarded_whole(&scene.forwarded(&up)) }
+            if place == Place::Pod {
+                outcome.untouched()
+            } else {
+                outcome.forwarded_whole(&scene.forwarded(&up))
+            }
             if place != Place::Pod {
                 lab.xdp(place.port(), &down.frame())?.forwarded_whole(&scene.returned(&down));
             }
@@ -234,14 +238,14 @@ fn answers_on_the_wire(lab: &mut Lab, version: Version) -> Result<()> {
     client.send(&syn.frame())?;
     client.expect(&[reset(&syn).frame()]);
 
-    let request = scene.request(b"hello").to(port_of(version.gateway(), 81)).macs(Port::Ext0.peer_mac(), Port::Ext0.mac());
+    let request =
+        scene.request(b"hello").to(port_of(version.gateway(), 81)).macs(Port::Ext0.peer_mac(), Port::Ext0.mac());
     client.send(&request.frame())?;
     let got = client.received();
     assert_eq!(got.len(), 1, "{got:02x?}");
     let quoted = got[0].len() - 14 - version.header() - 8;
     let (kind, code, rest) = Error::PortUnreachable.header(request.is_v4());
-    let answer =
-        Packet::icmp(request.destination, request.source, kind, code, rest, &request.ip_packet()[..quoted]);
+    let answer = Packet::icmp(request.destination, request.source, kind, code, rest, &request.ip_packet()[..quoted]);
     let answer = Packet { id: 0, ..answer }.macs(Port::Ext0.mac(), Port::Ext0.peer_mac());
     assert_eq!(got[0], answer.frame());
     Ok(())

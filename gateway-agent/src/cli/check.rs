@@ -1,0 +1,172 @@
+//! `sluice check DIR`: what would become of these manifests, without a node.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde::Serialize;
+use tabled::settings::Color;
+
+use super::output::{self, Output};
+use crate::compile::{Condition, Report, compile};
+use crate::index::{Change, Index, NodeFacts, Object, ObjectId, Origin};
+use crate::source::files::{self, Loaded};
+use crate::source::{Problem, Severity};
+
+/// Prints a verdict an object. The exit code is 1 if anything is rejected.
+pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let verdicts = verdicts(&files::load_dir(dir)?);
+    let text = match output::structured(&verdicts, output)? {
+        Some(text) => text,
+        None => table(&verdicts, output::coloured()),
+    };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    let rejected = verdicts.iter().any(|v| v.verdict == Outcome::Rejected);
+    Ok(if rejected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What becomes of an object, or of what is none.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    pub file: String,
+    pub line: u32,
+    /// `None`: the file as a whole, or something that does not say what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
+    pub verdict: Outcome,
+    /// Why, and what to do.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
+}
+
+/// The worse, the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Accepted,
+    Ignored,
+    Warned,
+    Rejected,
+}
+
+/// A verdict for every object and every other problem, by file and line.
+pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
+    // Nobody asks here where traffic goes, only that a Gateway without addresses of its own gets some: RFC 5737, RFC 3849.
+    let addresses =
+        vec![IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
+    let mut index = Index::new(NodeFacts { name: "".into(), addresses });
+    index.apply(loaded.objects.iter().cloned().map(Change::Set));
+    let (_, report) = compile(&index);
+
+    let mut rows: BTreeMap<(Origin, Option<ObjectId>), (Outcome, Vec<String>)> = BTreeMap::new();
+    for object in &loaded.objects {
+        let (mut outcome, mut messages) = (Outcome::Accepted, Vec::new());
+        for (place, condition) in conditions(&report, object).into_iter().filter(|(_, c)| c.is_bad()) {
+            outcome = Outcome::Rejected;
+            let message = format!("{place}{} ({})", condition.message, condition.reason);
+            if !messages.contains(&message) {
+                messages.push(message);
+            }
+        }
+        rows.insert((object.meta().origin.clone(), Some(object.id())), (outcome, messages));
+    }
+    for problem in loaded.problems.iter().chain(&report.problems) {
+        let (origin, message) = place(problem, &loaded.objects);
+        let (outcome, messages) =
+            rows.entry((origin, problem.object.clone())).or_insert((Outcome::Accepted, Vec::new()));
+        *outcome = (*outcome).max(match problem.severity {
+            Severity::Error => Outcome::Rejected,
+            Severity::Warning => Outcome::Warned,
+            Severity::Note => Outcome::Ignored,
+        });
+        messages.push(message);
+    }
+    let verdict = |((origin, id), (verdict, messages)): ((Origin, Option<ObjectId>), (Outcome, Vec<String>))| Verdict {
+        file: origin.file.to_string(),
+        line: origin.line,
+        object: id.map(|id| id.to_string()),
+        verdict,
+        messages,
+    };
+    rows.into_iter().map(verdict).collect()
+}
+
+/// A problem goes to the row of its object, if that is in force, and says its own line then.
+fn place(problem: &Problem, objects: &[Object]) -> (Origin, String) {
+    let colon = if problem.field.is_empty() { "" } else { ": " };
+    let message = format!("{}{colon}{}", problem.field, problem.message);
+    let object = problem.object.as_ref().and_then(|id| {
+        let place = objects.binary_search_by(|object| object.id().cmp(id)).ok()?;
+        Some(objects[place].meta()).filter(|meta| meta.origin.file == problem.origin.file)
+    });
+    // A second object of the same name in the same file is a row of its own.
+    let elsewhere = problem.column == 0 && object.is_some_and(|meta| meta.origin != problem.origin);
+    match object {
+        Some(meta) if !elsewhere => {
+            let line = if problem.column > 0 { format!("line {}: ", problem.origin.line) } else { String::new() };
+            (meta.origin.clone(), line + &message)
+        }
+        _ => (problem.origin.clone(), message),
+    }
+}
+
+/// The conditions of an object, with the listener or parent each is about.
+fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r Condition)> {
+    let name = &object.meta().name;
+    let own = |conditions: &'r [Condition]| conditions.iter().map(|c| (String::new(), c)).collect::<Vec<_>>();
+    match object {
+        Object::GatewayClass(_) => {
+            report.classes.iter().find(|c| c.subject.name == *name).map_or_else(Vec::new, |c| own(&c.conditions))
+        }
+        Object::Gateway(_) => {
+            report.gateways.iter().find(|g| g.subject.name == *name).map_or_else(Vec::new, |gateway| {
+                let listeners = gateway.listeners.iter();
+                let of_listeners =
+                    listeners.flat_map(|l| l.conditions.iter().map(|c| (format!("listener {}: ", l.name), c)));
+                own(&gateway.conditions).into_iter().chain(of_listeners).collect()
+            })
+        }
+        Object::Route(_) => {
+            let id = object.id();
+            let route = report.routes.binary_search_by(|r| r.id.cmp(&id)).ok().map(|place| &report.routes[place]);
+            let parents = route.into_iter().flat_map(|route| &route.parents);
+            parents.flat_map(|p| own(&p.conditions)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn table(verdicts: &[Verdict], coloured: bool) -> String {
+    let mut rows = vec![["PLACE", "OBJECT", "VERDICT", "WHY"].map(str::to_owned).to_vec()];
+    for verdict in verdicts {
+        let (word, colour) = match verdict.verdict {
+            Outcome::Accepted => ("accepted", Color::FG_GREEN),
+            Outcome::Ignored => ("ignored", Color::FG_BRIGHT_BLACK),
+            Outcome::Warned => ("warned", Color::FG_YELLOW),
+            Outcome::Rejected => ("rejected", Color::FG_RED),
+        };
+        rows.push(vec![
+            format!("{}:{}", verdict.file, verdict.line),
+            verdict.object.clone().unwrap_or_else(|| "-".to_owned()),
+            output::paint(word, colour, coloured),
+            verdict.messages.join("\n"),
+        ]);
+    }
+    let count = |outcome| verdicts.iter().filter(|v| v.verdict == outcome).count();
+    let totals = [
+        (count(Outcome::Accepted), "accepted"),
+        (count(Outcome::Warned), "warned"),
+        (count(Outcome::Ignored), "ignored"),
+        (count(Outcome::Rejected), "rejected"),
+    ];
+    let totals: Vec<String> = totals.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    if totals.is_empty() {
+        return "No manifests (*.yaml, *.yml, *.json) here\n".to_owned();
+    }
+    format!("{}\n{}\n", output::aligned(rows), totals.join(", "))
+}

@@ -1,0 +1,4 @@
+//! The commands of `sluice`.
+
+pub mod check;
+pub mod output;

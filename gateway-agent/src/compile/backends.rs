@@ -1,0 +1,72 @@
+//! The backendRefs of a route: whether they may be followed, and the endpoints they lead to.
+
+use super::{Condition, ConditionType, Reason};
+use crate::index::{BackendRef, Index, Kind, ObjectId, Route};
+use crate::ir::{self, BackendSet, Target};
+use crate::source::{Problem, Severity};
+
+/// What a route forwards to, and its condition `ResolvedRefs`.
+pub fn resolve(index: &Index, route: &Route) -> (BackendSet, Condition) {
+    let mut wrong: Option<Reason> = None;
+    let mut messages = Vec::new();
+    let mut refs = Vec::with_capacity(route.backends.len());
+    for (i, backend) in route.backends.iter().enumerate() {
+        let target = follow(index, route, backend).unwrap_or_else(|(reason, message)| {
+            wrong.get_or_insert(reason);
+            messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
+            Target::Invalid
+        });
+        refs.push(ir::BackendRef { weight: backend.weight, target });
+    }
+    let condition = match wrong {
+        Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
+        None => Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
+    };
+    let kind = Kind::of_route(route.protocol);
+    (BackendSet { route: format!("{kind} {}", route.meta.name).into(), refs }, condition)
+}
+
+fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, (Reason, String)> {
+    let BackendRef { group, kind, name, port, .. } = backend;
+    if !group.is_empty() || &**kind != "Service" {
+        let slash = if group.is_empty() { "" } else { "/" };
+        let message = format!("{group}{slash}{kind} is no backend for Sluice; refer to a Service");
+        return Err((Reason::InvalidKind, message));
+    }
+    let namespace = &route.meta.name.namespace;
+    if name.namespace != *namespace && !index.permits(Kind::of_route(route.protocol), namespace, name) {
+        let message = format!(
+            "Service {name} is in another namespace, and no ReferenceGrant there lets a {} of {namespace} refer to it",
+            Kind::of_route(route.protocol)
+        );
+        return Err((Reason::RefNotPermitted, message));
+    }
+    let Some(service) = index.service(name) else {
+        let message = format!("there is no Service {name}; create it or correct the reference");
+        return Err((Reason::BackendNotFound, message));
+    };
+    if service.external {
+        let message = format!("Service {name} is of type ExternalName, which has no endpoints; refer to another");
+        return Err((Reason::UnsupportedProtocol, message));
+    }
+    let Some(port) = *port else {
+        return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));
+    };
+    let gathered = index.endpoints(name).and_then(|all| Some((all, all.port(port, route.protocol)?)));
+    let Some((all, endpoints)) = gathered else {
+        let ports: Vec<String> = service.ports.iter().map(|p| format!("{} ({})", p.port, p.protocol)).collect();
+        let has = if ports.is_empty() { "no ports".to_owned() } else { ports.join(", ") };
+        let message = format!("Service {name} has no {} port {port}; it has {has}", route.protocol);
+        return Err((Reason::BackendNotFound, message));
+    };
+    Ok(Target::Endpoints { service: all.service().clone(), endpoints: endpoints.clone() })
+}
+
+/// EndpointSlices that hang in the air: most often a label forgotten in a manifest.
+pub fn unread_slices(index: &Index, problems: &mut Vec<Problem>) {
+    for slice in index.slices().filter(|slice| slice.service.is_none()) {
+        let id = ObjectId { kind: Kind::EndpointSlice, name: slice.meta.name.clone() };
+        let message = "belongs to no Service, so it does nothing; add the label kubernetes.io/service-name";
+        problems.push(Problem::of_object(Severity::Warning, id, &slice.meta.origin, "metadata.labels", message));
+    }
+}

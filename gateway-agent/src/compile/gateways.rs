@@ -1,0 +1,389 @@
+//! GatewayClasses and Gateways: which are ours, which addresses they have, which listeners are distinct.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{ClassReport, Condition, ConditionType, GatewayReport, ListenerReport, Reason, Subject};
+use crate::index::{AddressRequest, GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, ObjectId};
+use crate::ir::{BackendSet, Protocol};
+use crate::source::{Problem, Severity};
+
+/// Every GatewayClass of this controller, by name.
+pub fn classes(index: &Index) -> Vec<ClassReport> {
+    let ours = index.classes().filter(|class| &*class.controller == super::CONTROLLER);
+    ours.map(|class| {
+        let accepted = if class.parameters {
+            let message =
+                "spec.parametersRef is not supported: Sluice takes its settings from its command line; remove it";
+            Condition::no(ConditionType::Accepted, Reason::InvalidParameters, message)
+        } else {
+            Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
+        };
+        let version = "Every version of the Gateway API up to v1.6 is read";
+        let version = Condition::yes(ConditionType::SupportedVersion, Reason::SupportedVersion, version);
+        ClassReport { subject: (&class.meta).into(), conditions: vec![accepted, version] }
+    })
+    .collect()
+}
+
+/// A Gateway of ours on its way to the IR.
+pub struct Plan<'a> {
+    pub gateway: &'a Arc<Gateway>,
+    /// The addresses it has, sorted; empty if it is not accepted.
+    pub addresses: Vec<IpAddr>,
+    /// Some of the addresses are its own wish, not the node's.
+    exclusive: Vec<IpAddr>,
+    pub listeners: Vec<ListenerPlan<'a>>,
+    /// Not accepted, and why.
+    refused: Option<(Reason, String)>,
+    /// Accepted, but not fully programmed, and why.
+    addresses_missing: Option<(Reason, String)>,
+}
+
+pub struct ListenerPlan<'a> {
+    pub spec: &'a Listener,
+    pub fate: Fate,
+    /// What it forwards; of any meaning only if it is programmed.
+    pub protocol: Protocol,
+    /// `None`: no kind of route that `allowedRoutes.kinds` names can be attached.
+    pub supported: Option<Protocol>,
+    /// `allowedRoutes.kinds` names kinds that cannot be attached.
+    bad_kinds: Option<String>,
+    pub attached: u32,
+    /// Of the route that wins.
+    pub backends: Option<Arc<BackendSet>>,
+}
+
+/// What becomes of a listener.
+pub enum Fate {
+    Programmed,
+    UnsupportedProtocol(String),
+    Conflicted(String),
+    /// Its Gateway has no address, or is not accepted.
+    NoAddress,
+}
+
+/// All Gateways of our classes, the first by precedence first.
+pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Problem>) -> Vec<Plan<'a>> {
+    let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, c)).collect();
+    let mut plans: Vec<Plan> = Vec::new();
+    for gateway in index.gateways() {
+        match classes.get(&*gateway.class) {
+            Some(class) => plans.push(Plan::new(gateway, class, index)),
+            None => problems.push(not_ours(gateway, index)),
+        }
+    }
+    plans.sort_by_cached_key(|plan| plan.gateway.meta.precedence());
+    settle_claims(&mut plans);
+    plans
+}
+
+fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
+    let (severity, message) = match index.class(&gateway.class) {
+        Some(class) => {
+            let message =
+                format!("belongs to GatewayClass {} of controller {}, not to Sluice", gateway.class, class.controller);
+            (Severity::Note, message)
+        }
+        None => {
+            let message = format!(
+                "there is no GatewayClass {}: nobody serves this Gateway; name one with spec.controllerName {}",
+                gateway.class,
+                super::CONTROLLER
+            );
+            (Severity::Error, message)
+        }
+    };
+    let id = ObjectId { kind: Kind::Gateway, name: gateway.meta.name.clone() };
+    Problem::of_object(severity, id, &gateway.meta.origin, "spec.gatewayClassName", message)
+}
+
+impl<'a> Plan<'a> {
+    fn new(gateway: &'a Arc<Gateway>, class: &ClassReport, index: &Index) -> Plan<'a> {
+        let mut plan = Plan {
+            gateway,
+            addresses: Vec::new(),
+            exclusive: Vec::new(),
+            listeners: gateway.listeners.iter().map(ListenerPlan::new).collect(),
+            refused: None,
+            addresses_missing: None,
+        };
+        plan.refused = plan.reason_to_refuse(class);
+        if plan.refused.is_none() {
+            plan.assign_addresses(&index.node().addresses);
+        }
+        plan.mark_conflicts();
+        let nowhere = plan.addresses.is_empty();
+        for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
+            listener.fate = Fate::NoAddress;
+        }
+        plan
+    }
+
+    fn reason_to_refuse(&self, class: &ClassReport) -> Option<(Reason, String)> {
+        if class.conditions.iter().any(Condition::is_bad) {
+            let message = format!("GatewayClass {} is not accepted; see its conditions", self.gateway.class);
+            return Some((Reason::Pending, message));
+        }
+        if self.gateway.parameters {
+            let message = "spec.infrastructure.parametersRef is not supported; remove it";
+            return Some((Reason::InvalidParameters, message.to_owned()));
+        }
+        self.gateway.addresses.iter().enumerate().find_map(|(i, address)| {
+            let AddressRequest::Type(kind, value) = address else { return None };
+            let message = format!(
+                "spec.addresses[{i}]: addresses of type {kind} ({value}) are not supported; give it type IPAddress"
+            );
+            Some((Reason::UnsupportedAddress, message))
+        })
+    }
+
+    fn assign_addresses(&mut self, node: &[IpAddr]) {
+        let mut unusable = Vec::new();
+        for (i, request) in self.gateway.addresses.iter().enumerate() {
+            match request {
+                AddressRequest::Address(address) => match why_unusable(address) {
+                    Some(why) => unusable.push(format!("spec.addresses[{i}]: {address} {why}")),
+                    None => {
+                        self.addresses.push(*address);
+                        if !node.contains(address) {
+                            self.exclusive.push(*address);
+                        }
+                    }
+                },
+                AddressRequest::Any => self.addresses.extend(node),
+                AddressRequest::NotAnAddress(value) => unusable
+                    .push(format!("spec.addresses[{i}]: \"{value}\" is no IPv4 or IPv6 address; correct or remove it")),
+                AddressRequest::Type(..) => {}
+            }
+        }
+        if self.gateway.addresses.is_empty() {
+            self.addresses.extend(node);
+        }
+        self.addresses.sort_unstable();
+        self.addresses.dedup();
+        self.addresses_missing = if !unusable.is_empty() {
+            Some((Reason::AddressNotUsable, unusable.join("; ")))
+        } else if self.addresses.is_empty() {
+            let message = "the node has no address to share; give the Gateway one in spec.addresses";
+            Some((Reason::AddressNotAssigned, message.to_owned()))
+        } else {
+            None
+        };
+    }
+
+    /// Listeners of one Gateway that no packet could choose between. The API forbids to pick a winner among them.
+    fn mark_conflicts(&mut self) {
+        let mut by_port: HashMap<u16, Vec<usize>> = HashMap::with_capacity(self.listeners.len());
+        for (i, listener) in self.listeners.iter().enumerate() {
+            by_port.entry(listener.spec.port).or_default().push(i);
+        }
+        for group in by_port.into_values().filter(|group| group.len() > 1) {
+            for &i in &group {
+                let this = self.listeners[i].spec;
+                let others: Vec<String> = group
+                    .iter()
+                    .map(|&j| self.listeners[j].spec)
+                    .filter(|other| other.name != this.name && clash(&this.protocol, &other.protocol))
+                    .map(|other| format!("{} ({})", other.name, other.protocol))
+                    .collect();
+                if !others.is_empty() {
+                    let message = format!(
+                        "Port {} is also wanted by {} of the same Gateway, and nothing in a packet tells them apart; \
+                         give each another port",
+                        this.port,
+                        others.join(", ")
+                    );
+                    self.listeners[i].fate = Fate::Conflicted(message);
+                }
+            }
+        }
+    }
+
+    pub fn exclusive_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.exclusive.iter().copied()
+    }
+
+    pub fn report(self) -> GatewayReport {
+        let conditions = self.conditions();
+        GatewayReport {
+            subject: Subject::from(&self.gateway.meta),
+            conditions,
+            addresses: self.addresses,
+            listeners: self.listeners.into_iter().map(ListenerPlan::report).collect(),
+        }
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let invalid: Vec<&str> = self.listeners.iter().filter(|l| l.is_invalid()).map(|l| &*l.spec.name).collect();
+        let accepted = match &self.refused {
+            Some((reason, message)) => Condition::no(ConditionType::Accepted, *reason, message.clone()),
+            None if invalid.is_empty() => {
+                Condition::yes(ConditionType::Accepted, Reason::Accepted, "The Gateway is served by Sluice")
+            }
+            None if invalid.len() == self.listeners.len() => {
+                let message = format!("No listener is valid; see the conditions of {}", invalid.join(", "));
+                Condition::no(ConditionType::Accepted, Reason::ListenersNotValid, message)
+            }
+            None => {
+                let valid: Vec<&str> =
+                    self.listeners.iter().filter(|l| !l.is_invalid()).map(|l| &*l.spec.name).collect();
+                let message =
+                    format!("Served: {}; not valid, see their conditions: {}", valid.join(", "), invalid.join(", "));
+                Condition::yes(ConditionType::Accepted, Reason::ListenersNotValid, message)
+            }
+        };
+        let programmed = match &self.addresses_missing {
+            _ if !accepted.status => {
+                let message = "Not accepted, so nothing of it is in the data plane";
+                Condition::no(ConditionType::Programmed, Reason::Invalid, message)
+            }
+            Some((reason, message)) => Condition::no(ConditionType::Programmed, *reason, message.clone()),
+            None => Condition::yes(ConditionType::Programmed, Reason::Programmed, "The Gateway is in the data plane"),
+        };
+        vec![accepted, programmed]
+    }
+}
+
+impl<'a> ListenerPlan<'a> {
+    fn new(spec: &'a Listener) -> ListenerPlan<'a> {
+        let (fate, protocol) = match &spec.protocol {
+            ListenerProtocol::Forwarded(protocol) => (Fate::Programmed, Some(*protocol)),
+            other => {
+                let message = format!("Protocol {other} is not supported by this version of Sluice; use TCP or UDP");
+                (Fate::UnsupportedProtocol(message), None)
+            }
+        };
+        let fits = |kind: &&crate::index::RouteKind| {
+            let wanted = protocol.map(|p| Kind::of_route(p).to_string());
+            &*kind.group == GATEWAY_GROUP && Some(&*kind.kind) == wanted.as_deref()
+        };
+        let wrong: Vec<&str> = spec.kinds.iter().filter(|kind| !fits(kind)).map(|kind| &*kind.kind).collect();
+        let supported = protocol.filter(|_| spec.kinds.is_empty() || spec.kinds.iter().any(|kind| fits(&kind)));
+        let bad_kinds = protocol.filter(|_| !wrong.is_empty()).map(|protocol| {
+            let right = Kind::of_route(protocol);
+            format!("allowedRoutes.kinds: a {protocol} listener takes {right}, not {}", wrong.join(", "))
+        });
+        ListenerPlan {
+            spec,
+            fate,
+            protocol: protocol.unwrap_or(Protocol::Tcp),
+            supported,
+            bad_kinds,
+            attached: 0,
+            backends: None,
+        }
+    }
+
+    pub fn is_programmed(&self) -> bool {
+        matches!(self.fate, Fate::Programmed) && self.supported.is_some()
+    }
+
+    fn is_invalid(&self) -> bool {
+        matches!(self.fate, Fate::UnsupportedProtocol(_) | Fate::Conflicted(_)) || self.bad_kinds.is_some()
+    }
+
+    fn report(self) -> ListenerReport {
+        use ConditionType::{Accepted, Conflicted, Programmed, ResolvedRefs};
+        let (accepted, mut programmed, conflicted) = match self.fate {
+            Fate::Programmed => (
+                Condition::yes(Accepted, Reason::Accepted, "The listener is valid"),
+                Condition::yes(Programmed, Reason::Programmed, "The listener is in the data plane"),
+                None,
+            ),
+            Fate::NoAddress => (
+                Condition::yes(Accepted, Reason::Accepted, "The listener is valid"),
+                Condition::no(
+                    Programmed,
+                    Reason::Pending,
+                    "The Gateway has no address, so nothing can listen; see its conditions",
+                ),
+                None,
+            ),
+            Fate::UnsupportedProtocol(message) => (
+                Condition::no(Accepted, Reason::UnsupportedProtocol, message),
+                Condition::no(Programmed, Reason::Invalid, "Not accepted, so not in the data plane"),
+                None,
+            ),
+            Fate::Conflicted(message) => (
+                Condition::no(Accepted, Reason::ProtocolConflict, message.clone()),
+                Condition::no(Programmed, Reason::ProtocolConflict, "Not accepted, so not in the data plane"),
+                Some(Condition::yes(Conflicted, Reason::ProtocolConflict, message)),
+            ),
+        };
+        let resolved = match self.bad_kinds {
+            Some(message) => {
+                if self.supported.is_none() && accepted.status {
+                    let message = "No route could be attached, so it is not in the data plane";
+                    programmed = Condition::no(Programmed, Reason::Invalid, message);
+                }
+                Condition::no(ResolvedRefs, Reason::InvalidRouteKinds, message)
+            }
+            None => Condition::yes(ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
+        };
+        let distinct = || Condition::no(Conflicted, Reason::NoConflicts, "No other listener wants the same");
+        ListenerReport {
+            name: self.spec.name.clone(),
+            port: self.spec.port,
+            supported: self.supported,
+            attached: self.attached,
+            conditions: vec![accepted, programmed, resolved, conflicted.unwrap_or_else(distinct)],
+        }
+    }
+}
+
+/// Gateways that share an address must not want the same of it: the first by precedence keeps it.
+fn settle_claims(plans: &mut [Plan]) {
+    let listeners = plans.iter().map(|p| p.addresses.len() * p.listeners.len()).sum();
+    let mut claims: HashMap<(IpAddr, u16, Protocol), (&Gateway, &str)> = HashMap::with_capacity(listeners);
+    for plan in plans {
+        let gateway: &Gateway = plan.gateway;
+        for listener in plan.listeners.iter_mut().filter(|l| l.is_programmed()) {
+            let keys = || plan.addresses.iter().map(|address| (*address, listener.spec.port, listener.protocol));
+            let taken = keys().find_map(|key| claims.get(&key).map(|holder| (key, *holder)));
+            match taken {
+                Some(((address, port, protocol), (holder, section))) => {
+                    let message = format!(
+                        "{protocol} port {port} of {address} belongs to listener {section} of Gateway {}, which comes first \
+                         (the older, then by name); choose another port or address",
+                        holder.meta.name
+                    );
+                    listener.fate = Fate::Conflicted(message);
+                }
+                None => claims.extend(keys().map(|key| (key, (gateway, &*listener.spec.name)))),
+            }
+        }
+    }
+}
+
+/// Two listeners of one port cannot be told apart: UDP from UDP, TCP from anything that runs over TCP. HTTP, HTTPS and
+/// TLS listeners differ by host name from each other.
+fn clash(a: &ListenerProtocol, b: &ListenerProtocol) -> bool {
+    use ListenerProtocol::{Forwarded, Http, Https, Tls};
+    match (a, b) {
+        (Forwarded(a), Forwarded(b)) => a == b,
+        (Forwarded(Protocol::Tcp), Http | Https | Tls) | (Http | Https | Tls, Forwarded(Protocol::Tcp)) => true,
+        _ => false,
+    }
+}
+
+fn why_unusable(address: &IpAddr) -> Option<&'static str> {
+    let v4 = match address {
+        IpAddr::V4(v4) => Some(*v4),
+        IpAddr::V6(v6) => v6.to_ipv4_mapped(),
+    };
+    if address.is_unspecified() {
+        Some("stands for no address; remove it to share the node's own")
+    } else if address.is_loopback() || v4.is_some_and(|a| a.is_loopback()) {
+        Some("is a loopback address, which nobody else can reach; choose another")
+    } else if address.is_multicast() || v4.is_some_and(|a| a.is_broadcast() || a.is_multicast()) {
+        Some("is a multicast or broadcast address; choose another")
+    } else if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+        Some("is an IPv4 address in IPv6 clothes; write it as IPv4")
+    } else if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        Some("is a link-local address, which needs an interface; choose another")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,171 @@
+//! What `compile` has to say about the objects: the conditions of each, and what does not fit into conditions.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::index::{Meta, Name, ObjectId, Origin, ParentRef};
+use crate::ir::{ListenerName, Protocol};
+use crate::source::Problem;
+
+/// Everything `compile` found, sorted by kind and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// GatewayClasses of this controller.
+    pub classes: Vec<ClassReport>,
+    /// Gateways of these classes.
+    pub gateways: Vec<GatewayReport>,
+    /// Routes with a parent among these Gateways.
+    pub routes: Vec<RouteReport>,
+    /// What no status can show: objects that are left aside, and why.
+    pub problems: Vec<Problem>,
+}
+
+impl Report {
+    /// For `apply`: what compiled did not get into the maps.
+    pub fn not_programmed(&mut self, listener: &ListenerName, message: &str) {
+        let gateways = self.gateways.iter_mut();
+        for gateway in gateways
+            .filter(|g| g.subject.name.namespace == listener.namespace && g.subject.name.name == listener.gateway)
+        {
+            for report in gateway.listeners.iter_mut().filter(|l| l.name == listener.section) {
+                set(&mut report.conditions, ConditionType::Programmed, message);
+            }
+            set(&mut gateway.conditions, ConditionType::Programmed, message);
+        }
+    }
+}
+
+fn set(conditions: &mut [Condition], kind: ConditionType, message: &str) {
+    for condition in conditions.iter_mut().filter(|c| c.kind == kind) {
+        *condition = Condition::no(kind, Reason::NoResources, message.to_owned());
+    }
+}
+
+/// The object a report is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    pub name: Name,
+    pub generation: i64,
+    pub origin: Origin,
+}
+
+impl From<&Meta> for Subject {
+    fn from(meta: &Meta) -> Subject {
+        Subject { name: meta.name.clone(), generation: meta.generation, origin: meta.origin.clone() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassReport {
+    pub subject: Subject,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayReport {
+    pub subject: Subject,
+    pub conditions: Vec<Condition>,
+    /// The addresses it really has.
+    pub addresses: Vec<IpAddr>,
+    pub listeners: Vec<ListenerReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerReport {
+    pub name: Arc<str>,
+    pub port: u16,
+    /// The protocol of the route kind it takes; `None`: it takes none.
+    pub supported: Option<Protocol>,
+    /// Routes that are attached, whether or not one of them wins.
+    pub attached: u32,
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteReport {
+    pub id: ObjectId,
+    pub subject: Subject,
+    pub parents: Vec<ParentReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentReport {
+    pub reference: ParentRef,
+    pub conditions: Vec<Condition>,
+}
+
+/// A status condition, but for the time of its last transition, which is no business of a pure function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    pub kind: ConditionType,
+    pub status: bool,
+    pub reason: Reason,
+    pub message: Cow<'static, str>,
+}
+
+impl Condition {
+    pub fn yes(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
+        Condition { kind, status: true, reason, message: message.into() }
+    }
+
+    pub fn no(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
+        Condition { kind, status: false, reason, message: message.into() }
+    }
+
+    /// Says that something is wrong, whichever way the condition is worded.
+    pub fn is_bad(&self) -> bool {
+        self.status == (self.kind == ConditionType::Conflicted)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum ConditionType {
+    Accepted,
+    SupportedVersion,
+    Programmed,
+    ResolvedRefs,
+    Conflicted,
+}
+
+/// The reasons of the Gateway API that Sluice gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Reason {
+    Accepted,
+    AddressNotAssigned,
+    AddressNotUsable,
+    BackendNotFound,
+    Invalid,
+    InvalidKind,
+    InvalidParameters,
+    InvalidRouteKinds,
+    ListenersNotValid,
+    NoConflicts,
+    NoMatchingParent,
+    NoResources,
+    NotAllowedByListeners,
+    Pending,
+    Programmed,
+    ProtocolConflict,
+    RefNotPermitted,
+    ResolvedRefs,
+    SupportedVersion,
+    UnsupportedAddress,
+    UnsupportedProtocol,
+    UnsupportedValue,
+}
+
+impl fmt::Display for ConditionType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}

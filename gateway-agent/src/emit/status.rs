@@ -1,0 +1,274 @@
+//! Report → the `status` of each object, in the shape of the Gateway API.
+
+#![forbid(unsafe_code)]
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::compile::{Condition, ConditionType, GatewayReport, ListenerReport, Reason, Report, RouteReport, Subject};
+use crate::index::{GATEWAY_GROUP, Kind, ParentRef};
+
+/// The status of every object that has one, sorted by kind and name.
+pub fn status(report: &Report) -> Vec<ObjectStatus> {
+    let classes = report.classes.iter().map(|class| {
+        let status = Status::GatewayClass(ClassStatus { conditions: conditions(&class.conditions, &class.subject) });
+        ObjectStatus::new(Kind::GatewayClass, &class.subject, status)
+    });
+    let gateways = report
+        .gateways
+        .iter()
+        .map(|gateway| ObjectStatus::new(Kind::Gateway, &gateway.subject, Status::Gateway(gateway_status(gateway))));
+    let routes = report
+        .routes
+        .iter()
+        .map(|route| ObjectStatus::new(route.id.kind, &route.subject, Status::Route(route_status(route))));
+    classes.chain(gateways).chain(routes).collect()
+}
+
+/// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
+pub fn carry_times(statuses: &mut [ObjectStatus], before: &[ObjectStatus], now: Timestamp) {
+    let before: HashMap<_, _> = before.iter().map(|s| ((s.kind, &s.metadata), s)).collect();
+    for status in statuses {
+        let old = before.get(&(status.kind, &status.metadata)).map(|s| s.status.conditions()).unwrap_or_default();
+        let old: HashMap<_, _> = old.into_iter().map(|(place, c)| ((place, c.kind), c)).collect();
+        for (place, condition) in status.status.conditions_mut() {
+            let same = old.get(&(place, condition.kind)).filter(|c| c.status == condition.status);
+            condition.last_transition_time = same.and_then(|c| c.last_transition_time).or(Some(now));
+        }
+    }
+}
+
+/// An object cut down to its status, as `kubectl get -o json` would show it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectStatus {
+    pub api_version: &'static str,
+    #[serde(serialize_with = "as_text")]
+    pub kind: Kind,
+    pub metadata: Metadata,
+    pub status: Status,
+}
+
+impl ObjectStatus {
+    fn new(kind: Kind, subject: &Subject, status: Status) -> ObjectStatus {
+        let name = subject.name.name.clone();
+        let namespace = kind.namespaced().then(|| subject.name.namespace.clone());
+        ObjectStatus {
+            api_version: "gateway.networking.k8s.io/v1",
+            kind,
+            metadata: Metadata { name, namespace },
+            status,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Metadata {
+    pub name: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Arc<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    GatewayClass(ClassStatus),
+    Gateway(GatewayStatus),
+    Route(RouteStatus),
+}
+
+/// Which list of conditions within a status.
+#[derive(PartialEq, Eq, Hash)]
+enum Place<'a> {
+    Own,
+    Listener(&'a str),
+    Parent(&'a ParentRefStatus),
+}
+
+impl Status {
+    fn conditions(&self) -> Vec<(Place<'_>, &ConditionStatus)> {
+        match self {
+            Status::GatewayClass(s) => s.conditions.iter().map(|c| (Place::Own, c)).collect(),
+            Status::Gateway(s) => {
+                let own = s.conditions.iter().map(|c| (Place::Own, c));
+                let of_listeners =
+                    s.listeners.iter().flat_map(|l| l.conditions.iter().map(|c| (Place::Listener(&l.name), c)));
+                own.chain(of_listeners).collect()
+            }
+            Status::Route(s) => {
+                let of_parents =
+                    s.parents.iter().flat_map(|p| p.conditions.iter().map(|c| (Place::Parent(&p.parent_ref), c)));
+                of_parents.collect()
+            }
+        }
+    }
+
+    fn conditions_mut(&mut self) -> Vec<(Place<'_>, &mut ConditionStatus)> {
+        match self {
+            Status::GatewayClass(s) => s.conditions.iter_mut().map(|c| (Place::Own, c)).collect(),
+            Status::Gateway(s) => {
+                let own = s.conditions.iter_mut().map(|c| (Place::Own, c));
+                let of_listeners = s.listeners.iter_mut().flat_map(|ListenerStatus { name, conditions, .. }| {
+                    let name = &**name;
+                    conditions.iter_mut().map(move |c| (Place::Listener(name), c))
+                });
+                own.chain(of_listeners).collect()
+            }
+            Status::Route(s) => {
+                let of_parents = s.parents.iter_mut().flat_map(|ParentStatus { parent_ref, conditions, .. }| {
+                    let parent_ref = &*parent_ref;
+                    conditions.iter_mut().map(move |c| (Place::Parent(parent_ref), c))
+                });
+                of_parents.collect()
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ClassStatus {
+    pub conditions: Vec<ConditionStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GatewayStatus {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<AddressStatus>,
+    pub conditions: Vec<ConditionStatus>,
+    pub listeners: Vec<ListenerStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct AddressStatus {
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    pub value: IpAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    pub name: Arc<str>,
+    pub supported_kinds: Vec<RouteGroupKind>,
+    pub attached_routes: u32,
+    pub conditions: Vec<ConditionStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouteGroupKind {
+    pub group: &'static str,
+    #[serde(serialize_with = "as_text")]
+    pub kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouteStatus {
+    pub parents: Vec<ParentStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentStatus {
+    pub parent_ref: ParentRefStatus,
+    pub controller_name: &'static str,
+    pub conditions: Vec<ConditionStatus>,
+}
+
+/// The parentRef as the route has it: that is how the two are matched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentRefStatus {
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<Arc<str>>,
+    pub name: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionStatus {
+    #[serde(rename = "type")]
+    pub kind: ConditionType,
+    #[serde(serialize_with = "as_status")]
+    pub status: bool,
+    pub reason: Reason,
+    pub message: Cow<'static, str>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub observed_generation: i64,
+    /// `None` until [`carry_times`] has run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_transition_time: Option<Timestamp>,
+}
+
+fn gateway_status(gateway: &GatewayReport) -> GatewayStatus {
+    GatewayStatus {
+        addresses: gateway.addresses.iter().map(|&value| AddressStatus { kind: "IPAddress", value }).collect(),
+        conditions: conditions(&gateway.conditions, &gateway.subject),
+        listeners: gateway.listeners.iter().map(|listener| listener_status(listener, &gateway.subject)).collect(),
+    }
+}
+
+fn listener_status(listener: &ListenerReport, gateway: &Subject) -> ListenerStatus {
+    let kind = listener.supported.map(|p| RouteGroupKind { group: GATEWAY_GROUP, kind: Kind::of_route(p) });
+    ListenerStatus {
+        name: listener.name.clone(),
+        supported_kinds: kind.into_iter().collect(),
+        attached_routes: listener.attached,
+        conditions: conditions(&listener.conditions, gateway),
+    }
+}
+
+fn route_status(route: &RouteReport) -> RouteStatus {
+    let parents = route.parents.iter().map(|parent| ParentStatus {
+        parent_ref: parent_ref(&parent.reference),
+        controller_name: crate::compile::CONTROLLER,
+        conditions: conditions(&parent.conditions, &route.subject),
+    });
+    RouteStatus { parents: parents.collect() }
+}
+
+fn parent_ref(reference: &ParentRef) -> ParentRefStatus {
+    ParentRefStatus {
+        group: reference.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into()),
+        kind: reference.kind.clone().unwrap_or_else(|| "Gateway".into()),
+        namespace: reference.namespace.clone(),
+        name: reference.name.clone(),
+        section_name: reference.section.clone(),
+        port: reference.port,
+    }
+}
+
+fn conditions(conditions: &[Condition], subject: &Subject) -> Vec<ConditionStatus> {
+    let condition = |condition: &Condition| ConditionStatus {
+        kind: condition.kind,
+        status: condition.status,
+        reason: condition.reason,
+        message: condition.message.clone(),
+        observed_generation: subject.generation,
+        last_transition_time: None,
+    };
+    conditions.iter().map(condition).collect()
+}
+
+fn as_text<S: serde::Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(kind)
+}
+
+fn as_status<S: serde::Serializer>(status: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(if *status { "True" } else { "False" })
+}
+
+/// As the Go types do it (`omitempty`).
+fn is_zero(generation: &i64) -> bool {
+    *generation == 0
+}

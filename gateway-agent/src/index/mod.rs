@@ -1,0 +1,199 @@
+//! The objects that matter, by kind and name, and what is known of this node. It changes object by object; what
+//! `compile` needs of many objects at once (the endpoints of a Service) is kept ready here.
+
+mod endpoints;
+mod objects;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use endpoints::ServiceEndpoints;
+pub use objects::*;
+
+/// What the index must know of the node it is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// `nodeName` of the endpoints that run here.
+    pub name: Arc<str>,
+    /// The node's own addresses, which Gateways without `spec.addresses` share.
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// New, or in place of the object of the same kind and name.
+    Set(Object),
+    Remove(ObjectId),
+}
+
+/// Every map is sorted, so that what is made of it does not depend on the order of the changes.
+#[derive(Debug, Default)]
+pub struct Index {
+    node: NodeFacts,
+    classes: BTreeMap<Name, Arc<GatewayClass>>,
+    gateways: BTreeMap<Name, Arc<Gateway>>,
+    routes: BTreeMap<ObjectId, Arc<Route>>,
+    grants: BTreeMap<Name, Arc<ReferenceGrant>>,
+    services: BTreeMap<Name, Arc<Service>>,
+    slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    namespaces: BTreeMap<Name, Arc<Namespace>>,
+    /// Service → its EndpointSlices.
+    slices_of: BTreeMap<Name, BTreeSet<Name>>,
+    endpoints: BTreeMap<Name, ServiceEndpoints>,
+}
+
+impl Index {
+    pub fn new(node: NodeFacts) -> Index {
+        Index { node, ..Index::default() }
+    }
+
+    /// Takes in changes. Costs what the changed objects and the Services they touch cost, whatever else there is.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+        let mut touched = BTreeSet::new();
+        for change in changes {
+            match change {
+                Change::Set(object) => self.set(object, &mut touched),
+                Change::Remove(id) => self.remove(&id, &mut touched),
+            }
+        }
+        for service in touched {
+            self.gather_endpoints(service);
+        }
+    }
+
+    /// The node's own addresses may come and go.
+    pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.node.addresses = addresses;
+    }
+
+    pub fn node(&self) -> &NodeFacts {
+        &self.node
+    }
+
+    pub fn classes(&self) -> impl Iterator<Item = &Arc<GatewayClass>> {
+        self.classes.values()
+    }
+
+    pub fn gateways(&self) -> impl Iterator<Item = &Arc<Gateway>> {
+        self.gateways.values()
+    }
+
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.values()
+    }
+
+    pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.slices.values()
+    }
+
+    pub fn class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
+        self.classes.get(&Name { namespace: "".into(), name: name.into() })
+    }
+
+    pub fn gateway(&self, name: &Name) -> Option<&Arc<Gateway>> {
+        self.gateways.get(name)
+    }
+
+    pub fn service(&self, name: &Name) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The endpoints behind the ports of a Service.
+    pub fn endpoints(&self, service: &Name) -> Option<&ServiceEndpoints> {
+        self.endpoints.get(service)
+    }
+
+    /// Whether a ReferenceGrant lets objects of `kind` in `namespace` refer to the Service.
+    pub fn permits(&self, kind: Kind, namespace: &str, service: &Name) -> bool {
+        let first = Name { namespace: service.namespace.clone(), name: "".into() };
+        self.grants.range(first..).take_while(|(name, _)| name.namespace == service.namespace).any(|(_, grant)| {
+            let from =
+                |f: &GrantFrom| *f.group == *kind.group() && *f.kind == *kind.to_string() && *f.namespace == *namespace;
+            let to = |t: &GrantTo| {
+                t.group.is_empty() && &*t.kind == "Service" && t.name.as_ref().is_none_or(|n| *n == service.name)
+            };
+            grant.from.iter().any(from) && grant.to.iter().any(to)
+        })
+    }
+
+    /// Whether the namespace has labels that fit. A Namespace that is not there still has the label Kubernetes gives
+    /// each: its name.
+    pub fn selects(&self, selector: &Selector, namespace: &str) -> bool {
+        let object = self.namespaces.get(&Name { namespace: "".into(), name: namespace.into() });
+        let label = |key: &str| match object.and_then(|o| o.labels.iter().find(|(k, _)| **k == *key)) {
+            Some((_, value)) => Some(&**value),
+            None => (key == "kubernetes.io/metadata.name").then_some(namespace),
+        };
+        selector.0.iter().all(|requirement| {
+            let value = label(&requirement.key);
+            match &requirement.test {
+                LabelTest::In(values) => value.is_some_and(|v| values.iter().any(|w| **w == *v)),
+                LabelTest::NotIn(values) => value.is_none_or(|v| values.iter().all(|w| **w != *v)),
+                LabelTest::Exists => value.is_some(),
+                LabelTest::DoesNotExist => value.is_none(),
+            }
+        })
+    }
+
+    fn set(&mut self, object: Object, touched: &mut BTreeSet<Name>) {
+        let name = object.meta().name.clone();
+        match object {
+            Object::GatewayClass(o) => drop(self.classes.insert(name, o)),
+            Object::Gateway(o) => drop(self.gateways.insert(name, o)),
+            Object::Route(o) => {
+                drop(self.routes.insert(ObjectId { kind: Kind::of_route(o.protocol), name }, o));
+            }
+            Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
+            Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
+            Object::Service(o) => {
+                self.services.insert(name.clone(), o);
+                touched.insert(name);
+            }
+            Object::EndpointSlice(o) => {
+                self.forget_slice(&name, touched);
+                if let Some(service) = &o.service {
+                    self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+                    touched.insert(service.clone());
+                }
+                self.slices.insert(name, o);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &ObjectId, touched: &mut BTreeSet<Name>) {
+        match id.kind {
+            Kind::GatewayClass => drop(self.classes.remove(&id.name)),
+            Kind::Gateway => drop(self.gateways.remove(&id.name)),
+            Kind::TCPRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
+            Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
+            Kind::Namespace => drop(self.namespaces.remove(&id.name)),
+            Kind::Service => {
+                self.services.remove(&id.name);
+                touched.insert(id.name.clone());
+            }
+            Kind::EndpointSlice => self.forget_slice(&id.name, touched),
+        }
+    }
+
+    fn forget_slice(&mut self, name: &Name, touched: &mut BTreeSet<Name>) {
+        let Some(service) = self.slices.remove(name).and_then(|slice| slice.service.clone()) else { return };
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+        touched.insert(service);
+    }
+
+    fn gather_endpoints(&mut self, name: Name) {
+        let Some(service) = self.services.get(&name) else {
+            self.endpoints.remove(&name);
+            return;
+        };
+        let slices = self.slices_of.get(&name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(&name));
+        self.endpoints.insert(name, gathered);
+    }
+}

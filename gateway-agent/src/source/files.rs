@@ -1,0 +1,254 @@
+//! A directory of manifests: read once, or read and watched.
+//!
+//! Only the files of the directory itself count (no subdirectories), as for `kubectl apply -f DIR`. A file counts once it is
+//! complete: when its writer closes it, or when it is renamed into place. The symbolic links that Kubernetes mounts
+//! ConfigMaps with are understood: they change all at once when the link `..data` is replaced.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
+use tokio::sync::mpsc;
+
+use super::Problem;
+use super::directory::Directory;
+use crate::index::{Change, Object};
+use crate::source::Severity;
+
+/// Changes that come this close together are one.
+const SETTLE: Duration = Duration::from_millis(1);
+/// How often a directory that has gone is looked for.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Everything a directory says.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Sorted by kind and name.
+    pub objects: Vec<Object>,
+    pub problems: Vec<Problem>,
+}
+
+/// What changed, and what is wrong now (all of it, also what was wrong before).
+#[derive(Debug)]
+pub struct Batch {
+    pub changes: Vec<Change>,
+    pub problems: Arc<[Problem]>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {doing} {path}: {cause}{advice}")]
+pub struct SourceError {
+    doing: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+    advice: &'static str,
+}
+
+/// Reads a directory once.
+pub fn load_dir(dir: &Path) -> Result<Loaded, SourceError> {
+    load(&mut Directory::new(dir.to_owned()))
+}
+
+/// Watches a directory until the receiver is dropped.
+pub struct Watcher;
+
+impl Watcher {
+    /// Reads the directory and goes on watching it in a task of its own. Nothing falls between the two.
+    pub fn start(dir: PathBuf) -> Result<(Loaded, mpsc::Receiver<Batch>), SourceError> {
+        let mut directory = Directory::new(dir);
+        let inotify = watch(directory.path())?;
+        let loaded = load(&mut directory)?;
+        let (sender, receiver) = mpsc::channel(16);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow(directory, inotify, &sender) => {}
+                () = sender.closed() => {}
+            }
+        });
+        Ok((loaded, receiver))
+    }
+}
+
+fn load(directory: &mut Directory) -> Result<Loaded, SourceError> {
+    let changes = directory.read_all().map_err(|cause| failed("read the directory", directory.path(), cause))?;
+    let mut objects: Vec<Object> = changes
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::Set(object) => Some(object),
+            Change::Remove(_) => None,
+        })
+        .collect();
+    objects.sort_by_cached_key(Object::id);
+    Ok(Loaded { objects, problems: directory.problems() })
+}
+
+/// With room for a burst of events; the kernel queues the others.
+type Watch = EventStream<Box<[u8]>>;
+
+fn watch(dir: &Path) -> Result<Watch, SourceError> {
+    let mask = WatchMask::CLOSE_WRITE
+        | WatchMask::MOVE
+        | WatchMask::DELETE
+        | WatchMask::CREATE
+        | WatchMask::ATTRIB
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::ONLYDIR;
+    let watch = Inotify::init().and_then(|inotify| {
+        inotify.watches().add(dir, mask)?;
+        inotify.into_event_stream(vec![0; 16 * 1024].into())
+    });
+    watch.map_err(|cause| failed("watch the directory", dir, cause))
+}
+
+fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
+    let advice = match cause.kind() {
+        io::ErrorKind::NotFound => "; create it, or correct --manifests",
+        io::ErrorKind::NotADirectory => "; --manifests takes a directory, not a file",
+        io::ErrorKind::PermissionDenied => "; let the user that runs sluice read it",
+        _ if matches!(cause.raw_os_error(), Some(24 | 28)) => {
+            "; raise the sysctls fs.inotify.max_user_instances and max_user_watches"
+        }
+        _ => "",
+    };
+    SourceError { doing, path: path.to_owned(), cause, advice }
+}
+
+/// Sends a batch whenever something changed.
+async fn follow(mut directory: Directory, mut watch: Watch, sender: &mpsc::Sender<Batch>) {
+    let mut said: Arc<[Problem]> = directory.problems().into();
+    loop {
+        let mut news = News::default();
+        let heard = news.wait(&mut watch).await;
+        let mut changes = Vec::new();
+        let mut gone = None;
+        if news.everything || heard.is_err() {
+            match directory.read_all() {
+                Ok(all) => changes = all,
+                Err(error) => gone = Some(error),
+            }
+        } else {
+            let names = news.files.iter().filter(|(name, seen)| seen.is_worth_reading(&directory, name));
+            let names: Vec<&String> = names.map(|(name, _)| name).collect();
+            changes = names.into_iter().flat_map(|name| directory.read_file(name)).collect();
+        }
+        if news.lost || heard.is_err() {
+            gone = gone.or(heard.err());
+            match self::watch(directory.path()) {
+                // What happened before the new watch is found by reading everything again.
+                Ok(new) => {
+                    watch = new;
+                    changes.extend(directory.read_all().unwrap_or_default());
+                }
+                Err(error) => gone = gone.or(Some(error.cause)),
+            }
+        }
+        let mut problems = directory.problems();
+        let missing = gone.is_some();
+        if let Some(error) = gone {
+            let message = format!("cannot be watched: {error}; what its files said stays in force");
+            let shown: Arc<str> = directory.path().to_string_lossy().into();
+            problems.push(Problem::of_file(&shown, Severity::Error, message));
+        }
+        if !changes.is_empty() || *problems != *said {
+            said = problems.into();
+            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
+                return;
+            }
+        }
+        if missing {
+            watch = come_back(directory.path()).await;
+            let changes = directory.read_all().unwrap_or_default();
+            said = directory.problems().into();
+            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a directory that has gone.
+async fn come_back(dir: &Path) -> Watch {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        if let Ok(watch) = watch(dir) {
+            return watch;
+        }
+    }
+}
+
+/// What happened to a file, the stronger last.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    /// Its owner or mode: of interest if it could not be read.
+    Touched,
+    /// A name for it: complete if it is a link; if not, its writer has yet to write and close it.
+    Created,
+    /// Written and closed, renamed or deleted.
+    Complete,
+}
+
+impl Seen {
+    fn is_worth_reading(self, directory: &Directory, name: &str) -> bool {
+        match self {
+            Seen::Touched => directory.is_unreadable(name),
+            Seen::Created => std::fs::symlink_metadata(directory.path().join(name))
+                .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1),
+            Seen::Complete => true,
+        }
+    }
+}
+
+/// What the kernel told of the directory.
+#[derive(Default)]
+struct News {
+    files: BTreeMap<String, Seen>,
+    /// Anything may have changed.
+    everything: bool,
+    /// The watch has ended: the directory was removed or renamed.
+    lost: bool,
+}
+
+impl News {
+    /// Waits for something to happen, and for it to be over.
+    async fn wait(&mut self, watch: &mut Watch) -> io::Result<()> {
+        while self.files.is_empty() && !self.everything && !self.lost {
+            match watch.next().await {
+                Some(event) => self.note(&event?),
+                None => self.lost = true,
+            }
+        }
+        tokio::time::sleep(SETTLE).await;
+        while let Some(Some(event)) = watch.next().now_or_never() {
+            self.note(&event?);
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, event: &EventOwned) {
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            self.everything = true;
+        }
+        if event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED) {
+            self.lost = true;
+        }
+        let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return };
+        if name.starts_with("..") {
+            self.everything = true;
+            return;
+        }
+        let seen = match event.mask {
+            mask if mask.contains(EventMask::ATTRIB) => Seen::Touched,
+            mask if mask.contains(EventMask::CREATE) => Seen::Created,
+            _ => Seen::Complete,
+        };
+        let before = self.files.entry(name.to_owned()).or_insert(seen);
+        *before = seen.max(*before);
+    }
+}

@@ -1,0 +1,13 @@
+//! Manifests to objects. `files` watches a directory; `manifest` reads one file.
+
+#![forbid(unsafe_code)]
+
+mod directory;
+pub mod files;
+mod kinds;
+pub mod manifest;
+mod problem;
+mod read;
+mod yaml;
+
+pub use problem::{Problem, Severity};

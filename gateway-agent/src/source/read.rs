@@ -1,0 +1,289 @@
+//! Typed reading of a located tree: every mistake in an object is recorded with its field and place, not only the first.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use super::yaml::{Node, Position, Value};
+use super::{Problem, Severity};
+use crate::index::{ObjectId, Origin};
+
+/// Collects what is wrong while an object is read.
+pub struct Reader {
+    file: Arc<str>,
+    path: Vec<Step>,
+    object: Option<ObjectId>,
+    problems: Vec<Problem>,
+    errors: usize,
+}
+
+enum Step {
+    Field(Box<str>),
+    Item(usize),
+}
+
+impl Reader {
+    pub fn new(file: Arc<str>) -> Reader {
+        Reader { file, path: Vec::new(), object: None, problems: Vec::new(), errors: 0 }
+    }
+
+    /// From here on it is known whom problems are about, also those found before.
+    pub fn identify(&mut self, id: ObjectId) {
+        for problem in &mut self.problems {
+            problem.object.get_or_insert_with(|| id.clone());
+        }
+        self.object = Some(id);
+    }
+
+    pub fn object(&self) -> Option<&ObjectId> {
+        self.object.as_ref()
+    }
+
+    pub fn file(&self) -> &Arc<str> {
+        &self.file
+    }
+
+    /// Nothing was wrong so far.
+    pub fn is_fine(&self) -> bool {
+        self.errors == 0
+    }
+
+    pub fn into_problems(self) -> Vec<Problem> {
+        self.problems
+    }
+
+    pub fn origin(&self, at: Position) -> Origin {
+        Origin { file: self.file.clone(), line: at.line }
+    }
+
+    pub fn error(&mut self, at: Position, message: impl Into<Box<str>>) {
+        self.errors += 1;
+        self.record(Severity::Error, at, message.into());
+    }
+
+    pub fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
+        self.record(Severity::Warning, at, message.into());
+    }
+
+    fn record(&mut self, severity: Severity, at: Position, message: Box<str>) {
+        let origin = self.origin(at);
+        let field = self.path().into();
+        self.problems.push(Problem {
+            origin,
+            column: at.column,
+            severity,
+            object: self.object.clone(),
+            field,
+            message,
+        });
+    }
+
+    /// `spec.rules[0].backendRefs`
+    fn path(&self) -> String {
+        let mut text = String::new();
+        for step in &self.path {
+            match step {
+                // Label keys have dots and slashes of their own.
+                Step::Field(name) if name.contains(['.', '/']) => _ = write!(text, "[{name}]"),
+                Step::Field(name) if text.is_empty() => text.push_str(name),
+                Step::Field(name) => _ = write!(text, ".{name}"),
+                Step::Item(i) => _ = write!(text, "[{i}]"),
+            }
+        }
+        text
+    }
+
+    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader) -> T) -> T {
+        self.path.push(step);
+        let result = read(self);
+        self.path.pop();
+        result
+    }
+
+    /// Reads a mapping field by field; fields nobody asked for are warned of.
+    pub fn fields<T>(&mut self, node: &Node, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
+        let Value::Mapping(entries) = &node.value else {
+            self.error(node.at, format!("must be a mapping, but is {}", describe(node)));
+            return None;
+        };
+        for (i, entry) in entries.iter().enumerate() {
+            if let Some(first) = entries[..i].iter().find(|e| e.key == entry.key) {
+                let message = format!("is given twice, first in line {}; leave one", first.at.line);
+                self.within(Step::Field(entry.key.as_ref().into()), |r| r.error(entry.at, message));
+            }
+        }
+        let mut fields = Fields { reader: self, node, asked: Vec::new() };
+        let result = read(&mut fields);
+        let asked = fields.asked;
+        for entry in entries.iter().filter(|e| !asked.contains(&&*e.key)) {
+            let message = "is no field of this kind; ignored (a typing error, or an indentation?)";
+            self.within(Step::Field(entry.key.as_ref().into()), |r| r.warn(entry.at, message));
+        }
+        result
+    }
+}
+
+/// A mapping whose fields are being read. Null is as good as absent.
+pub struct Fields<'r, 'n> {
+    pub reader: &'r mut Reader,
+    node: &'n Node<'n>,
+    asked: Vec<&'static str>,
+}
+
+impl<'n> Fields<'_, 'n> {
+    fn find(&mut self, key: &'static str) -> Option<&'n Node<'n>> {
+        self.asked.push(key);
+        let Value::Mapping(entries) = &self.node.value else { return None };
+        entries.iter().find(|e| e.key == key).map(|e| &e.value).filter(|value| !value.is_null())
+    }
+
+    /// A field that may be missing; `None` also if it is wrong, which is then recorded.
+    pub fn optional<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+    ) -> Option<T> {
+        let node = self.find(key)?;
+        self.reader.within(Step::Field(key.into()), |r| read(r, node))
+    }
+
+    /// A field that must be there.
+    pub fn required<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+    ) -> Option<T> {
+        if self.find(key).is_none() {
+            let at = self.node.at;
+            self.reader.within(Step::Field(key.into()), |r| r.error(at, "is missing"));
+            return None;
+        }
+        self.optional(key, read)
+    }
+
+    /// A list that may be missing.
+    pub fn list<T>(
+        &mut self,
+        key: &'static str,
+        mut read: impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+    ) -> Box<[T]> {
+        self.optional(key, |r, node| items(r, node, &mut read)).unwrap_or_default()
+    }
+
+    /// A mapping that may be missing.
+    pub fn within<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
+        self.optional(key, |r, node| r.fields(node, read))
+    }
+
+    /// Fields of the API that Sluice has no use for.
+    pub fn known(&mut self, keys: &[&'static str]) {
+        self.asked.extend(keys);
+    }
+
+    /// Reports a mistake at a field of this mapping, or at the mapping if the field is missing.
+    pub fn error_at(&mut self, key: &'static str, message: impl Into<Box<str>>) {
+        let at = self.find(key).map_or(self.node.at, |node| node.at);
+        self.reader.within(Step::Field(key.into()), |r| r.error(at, message));
+    }
+}
+
+pub fn items<'n, T>(
+    reader: &mut Reader,
+    node: &'n Node<'n>,
+    read: &mut impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+) -> Option<Box<[T]>> {
+    let Value::Sequence(items) = &node.value else {
+        reader.error(node.at, format!("must be a list, but is {}", describe(node)));
+        return None;
+    };
+    items.iter().enumerate().map(|(i, item)| reader.within(Step::Item(i), |r| read(r, item))).collect()
+}
+
+/// A string. Plain numbers and booleans are none, as for the Kubernetes API.
+pub fn text(reader: &mut Reader, node: &Node) -> Option<Arc<str>> {
+    string(reader, node).map(Arc::from)
+}
+
+pub fn string<'n>(reader: &mut Reader, node: &'n Node) -> Option<&'n str> {
+    match &node.value {
+        Value::Scalar { text, plain } if !plain || !(is_number(text) || is_boolean(text) || node.is_null()) => {
+            Some(text)
+        }
+        Value::Scalar { .. } => {
+            reader.error(node.at, format!("must be a string, but is {}; put it in quotes", describe(node)));
+            None
+        }
+        _ => {
+            reader.error(node.at, format!("must be a string, but is {}", describe(node)));
+            None
+        }
+    }
+}
+
+/// A string that is not empty.
+pub fn name(reader: &mut Reader, node: &Node) -> Option<Arc<str>> {
+    let name = text(reader, node)?;
+    if name.is_empty() {
+        reader.error(node.at, "must not be empty");
+        return None;
+    }
+    Some(name)
+}
+
+pub fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {
+    match &node.value {
+        Value::Scalar { text, plain: true } if is_boolean(text) => Some(text.starts_with(['t', 'T'])),
+        _ => {
+            reader.error(node.at, format!("must be true or false, but is {}", describe(node)));
+            None
+        }
+    }
+}
+
+/// A whole number in a range.
+pub fn number(reader: &mut Reader, node: &Node, least: i64, most: i64) -> Option<i64> {
+    let Value::Scalar { text, plain: true } = &node.value else {
+        reader.error(node.at, format!("must be a number, but is {}", describe(node)));
+        return None;
+    };
+    if !is_number(text) {
+        reader.error(node.at, format!("must be a number, but is {}", describe(node)));
+        return None;
+    }
+    // JSON knows one kind of number: 8080.0 is 8080 for the Kubernetes API too.
+    let whole = text.parse::<i64>().ok().or_else(|| whole(text.parse().ok()?));
+    match whole {
+        Some(value) if (least..=most).contains(&value) => Some(value),
+        _ => {
+            reader.error(node.at, format!("is {text}; use a whole number from {least} to {most}"));
+            None
+        }
+    }
+}
+
+pub fn port(reader: &mut Reader, node: &Node) -> Option<u16> {
+    number(reader, node, 1, 65535).map(|value| value as u16)
+}
+
+fn whole(value: f64) -> Option<i64> {
+    // Exact up to 2^53, beyond every range here.
+    (value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '-' | '+' | '.')) && text.parse::<f64>().is_ok()
+}
+
+fn is_boolean(text: &str) -> bool {
+    matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE")
+}
+
+fn describe(node: &Node) -> String {
+    match &node.value {
+        Value::Sequence(_) => "a list".into(),
+        Value::Mapping(_) => "a mapping".into(),
+        Value::Scalar { .. } if node.is_null() => "null".into(),
+        Value::Scalar { text, plain: true } if is_number(text) => format!("the number {text}"),
+        Value::Scalar { text, plain: true } if is_boolean(text) => format!("the boolean {text}"),
+        Value::Scalar { text, .. } => format!("the string \"{}\"", text.chars().take(40).collect::<String>()),
+    }
+}
