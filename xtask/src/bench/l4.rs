@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::Value;
 
 use super::contender::{Contender, State};
 use super::network::{CLIENTS, Network, Servers, Times};
+use super::noise::Noise;
 use super::scale::{self, Effort};
 use super::stats::{Measure, Observation};
 use super::{Progress, machine, report};
@@ -104,22 +105,22 @@ pub struct Options {
 
 impl Options {
     fn rounds(&self) -> usize {
-        if self.quick { 2 } else { 5 }
+        if self.quick { 2 } else { 9 }
     }
 
     fn times(&self, scenario: Scenario) -> Times {
         let (warm_up, measure) = match (self.quick, scenario) {
             (true, Scenario::Latency) => (50, 300),
             (true, _) => (100, 600),
-            (false, Scenario::Latency) => (200, 1000),
-            (false, _) => (300, 3000),
+            (false, Scenario::Latency) => (100, 700),
+            (false, _) => (200, 1500),
         };
         Times { warm_up: Duration::from_millis(warm_up), measure: Duration::from_millis(measure) }
     }
 
     /// How much of Sluice alone at size.
     fn scale(&self) -> Effort {
-        let (rounds, warm_up, measure, changes) = if self.quick { (1, 100, 500, 50) } else { (3, 300, 2000, 50) };
+        let (rounds, warm_up, measure, changes) = if self.quick { (1, 100, 500, 50) } else { (3, 200, 1500, 50) };
         Effort {
             rounds,
             times: Times { warm_up: Duration::from_millis(warm_up), measure: Duration::from_millis(measure) },
@@ -154,11 +155,13 @@ pub fn run(options: &Options) -> Result<()> {
     let steps = options.rounds() * options.contenders().len() * options.scenarios().len();
     let progress = Progress::begin(steps + scale.map_or(0, |(_, effort)| effort.steps()));
     let mut remarks = machine::remarks()?;
-    let mut observations = compare(options, &load, sluice.clone(), &progress, &mut remarks)?;
+    let mut noise = Noise::default();
+    let mut observations = compare(options, &load, sluice.clone(), &progress, &mut noise, &mut remarks)?;
     if let Some((sluice, effort)) = scale {
-        observations.extend(scale::run(&load, sluice, effort, &progress)?);
+        observations.extend(scale::run(&load, sluice, effort, &progress, &mut noise)?);
     }
     progress.end();
+    remarks.extend(noise.remarks());
     report::write(BENCH, &observations, &remarks)
 }
 
@@ -168,6 +171,7 @@ fn compare(
     load: &Path,
     sluice: Option<PathBuf>,
     progress: &Progress,
+    noise: &mut Noise,
     remarks: &mut Vec<String>,
 ) -> Result<Vec<Observation>> {
     let network = Network::new(load, Servers { addresses: 1, ports: 1 })?;
@@ -179,7 +183,6 @@ fn compare(
         remarks.push("nftables without a flow table: this kernel has none (CONFIG_NF_FLOW_TABLE)".to_owned());
     }
     let mut observations = Vec::new();
-    let mut noise = Noise::default();
     for round in 0..options.rounds() {
         for contender in options.contenders() {
             let _running = contender.start(&network, &state)?;
@@ -199,39 +202,5 @@ fn compare(
             }
         }
     }
-    remarks.extend(noise.remarks());
     Ok(observations)
-}
-
-/// What may have disturbed the measurements.
-#[derive(Default)]
-struct Noise {
-    foreign_cpu: f64,
-    failures: Vec<String>,
-}
-
-impl Noise {
-    fn note(&mut self, what: &str, report: &Value) -> Result<()> {
-        let number = |name: &str| report[name].as_f64().unwrap_or(0.0);
-        let (units, failed) = (number("units"), number("failed"));
-        ensure!(failed <= units * 0.05, "{what}: {failed} failed beside {units} that did not: this is no measurement");
-        if failed > 0.0 {
-            self.failures.push(format!("{what}: {failed} of {} were lost", units + failed));
-        }
-        self.foreign_cpu = self.foreign_cpu.max(number("foreign_cpu_seconds") / number("seconds"));
-        Ok(())
-    }
-
-    fn remarks(self) -> Vec<String> {
-        let mut remarks = self.failures;
-        let percent = self.foreign_cpu * 100.0;
-        remarks.push(match percent < 3.0 {
-            true => format!("other processes of the machine used at most {percent:.1}% of a core during a measurement"),
-            false => format!(
-                "NOISY: other processes used up to {percent:.0}% of a core during a measurement. Their CPU time is not counted, but \
-                 rates and latencies suffer; run it again on a quiet machine"
-            ),
-        });
-        remarks
-    }
 }

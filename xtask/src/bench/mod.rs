@@ -4,6 +4,7 @@ mod contender;
 mod l4;
 mod machine;
 mod network;
+mod noise;
 mod programs;
 mod report;
 mod scale;

@@ -135,6 +135,7 @@ const SETTINGS: &[(&str, &str)] = &[
     ("ipv4/tcp_congestion_control", "reno"),
     ("ipv4/ip_local_port_range", "1024 65535"),
     ("ipv4/tcp_tw_reuse", "1"),
+    ("ipv4/tcp_max_tw_buckets", "1000000"),
     ("ipv4/tcp_no_metrics_save", "1"),
     ("ipv4/tcp_max_syn_backlog", "4096"),
     ("core/somaxconn", "4096"),
