@@ -4,7 +4,12 @@ use gateway_tests::lab::{Agent, Manifests, Node, address};
 
 use crate::bed::{Bed, ECHO, WEB, assert_refused, on_gateway};
 
-const NATIVE: [&str; 2] = ["--xdp", "native"];
+/// An agent with XDP on these interfaces, although they are veth.
+fn start<'n>(node: &'n Node, manifests: &Manifests, interfaces: &[&str]) -> Agent<'n> {
+    let mut options = vec!["--xdp", "native"];
+    options.extend(interfaces.iter().flat_map(|interface| ["--external-interface", interface]));
+    Agent::start_with(node, manifests.path(), &options).unwrap()
+}
 
 /// How many packets XDP has redirected from an interface.
 fn redirected(node: &Node, interface: &str) -> u64 {
@@ -23,8 +28,8 @@ fn established_flows_to_other_hosts_are_redirected_in_xdp() {
     }
     // A veth takes redirected frames only if its other end has an XDP program too: any will do, so an agent without listeners.
     let nothing = Manifests::new().unwrap();
-    let _peers = [&world.client, &world.remote].map(|node| Agent::start_with(node, nothing.path(), &NATIVE).unwrap());
-    let _agent = Agent::start_with(&world.gateway, bed.manifests.path(), &NATIVE).unwrap();
+    let _peers = [start(&world.client, &nothing, &["c0"]), start(&world.remote, &nothing, &["eth0"])];
+    let _agent = start(&world.gateway, &bed.manifests, &["eth-client", "eth-remote"]);
     for target in on_gateway(WEB) {
         let before = [redirected(&world.gateway, "eth-client"), redirected(&world.gateway, "eth-remote")];
         world.client.block_on(|| crate::tcp::echo(target, 3_000_000)).unwrap();
@@ -42,7 +47,7 @@ fn established_flows_to_other_hosts_are_redirected_in_xdp() {
 fn local_pods_and_refusals_work_with_xdp() {
     let bed = Bed::web(&[address::POD_1]);
     bed.world.client.offload("c0", &["tx", "tso", "gso"], false).unwrap();
-    let _agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &NATIVE).unwrap();
+    let _agent = start(&bed.world.gateway, &bed.manifests, &["eth-client"]);
     for (target, client) in on_gateway(WEB).into_iter().zip(address::CLIENT) {
         assert_eq!(bed.tcp(target).unwrap().seen.ip(), client);
         bed.world.client.block_on(|| crate::tcp::echo(target, 1_000_000)).unwrap();
