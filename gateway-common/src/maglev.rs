@@ -8,8 +8,10 @@ use crate::{hash::mix, slot};
 
 /// Table lengths: primes, about 16 slots or more a member.
 pub const LENGTHS: [u16; 3] = [1021, 16_381, 65_521];
-/// Slots of a nested table.
-pub const NESTED_LENGTH: u16 = 1021;
+/// Lengths of a nested table: the shortest is taken that gives every member its share to half a percent.
+pub const NESTED_LENGTHS: [u16; 3] = [31, 251, 1021];
+/// The longest of them.
+pub const NESTED_LENGTH: u16 = NESTED_LENGTHS[2];
 
 /// A member of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +70,15 @@ impl Turn {
     }
 }
 
-/// Fills `table` and, when weights do not come out even, `nested`; says whether `nested` is needed.
+/// Fills `table` and, when weights do not come out even, the start of `nested`; answers how much of it.
 ///
-/// `turns` is working memory for `members.len()` entries at least. Both tables are prime in length; `table` is filled with
-/// 0 when all weights are 0. Takes `O(table.len() * log(members.len()))`.
-pub fn fill(members: &[Member], table: &mut [u32], nested: &mut [u32], turns: &mut [Turn]) -> bool {
+/// `turns` is working memory for `members.len()` entries at least, `nested` has [`NESTED_LENGTH`] entries. Tables are prime
+/// in length; `table` is filled with 0 when all weights are 0. Takes `O(table.len() * log(members.len()))`.
+pub fn fill(members: &[Member], table: &mut [u32], nested: &mut [u32], turns: &mut [Turn]) -> u16 {
     let total: u128 = members.iter().map(|m| m.weight as u128).sum();
     table.fill(0);
     if total == 0 {
-        return false;
+        return 0;
     }
     let turns = &mut turns[..members.len()];
     for (turn, member) in turns.iter_mut().zip(members) {
@@ -89,15 +91,26 @@ pub fn fill(members: &[Member], table: &mut [u32], nested: &mut [u32], turns: &m
     let remainders: u64 = turns.iter().map(|t| t.remainder).sum();
     let left = place(turns, table);
     if left == 0 {
-        return false;
+        return 0;
     }
     for slot in table.iter_mut().filter(|slot| **slot == 0) {
         *slot = slot::NESTED;
     }
-    share_remainders(turns, remainders, nested.len() as u32);
+    let length = nested_length(members, total, table.len(), left);
+    share_remainders(turns, remainders, length as u32);
+    let nested = &mut nested[..length as usize];
     nested.fill(0);
     place(turns, nested);
-    true
+    length
+}
+
+/// The error of a share is below one nested slot, which is worth `left / nested` slots of the table.
+fn nested_length(members: &[Member], total: u128, table: usize, left: usize) -> u16 {
+    let is_enough = |nested: u16, member: &Member| {
+        left as u128 * total * 200 <= member.weight as u128 * table as u128 * nested as u128
+    };
+    let weighted = || members.iter().filter(|member| member.weight > 0);
+    NESTED_LENGTHS.into_iter().find(|n| weighted().all(|member| is_enough(*n, member))).unwrap_or(NESTED_LENGTH)
 }
 
 /// Quotas of the nested table, in proportion to the remainders; what that leaves goes to the largest fractions.

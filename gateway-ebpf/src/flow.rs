@@ -366,11 +366,18 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     }
 }
 
-/// The endpoint of this flow has gone: forgets it.
-#[inline(always)]
-pub fn abandon(key: &FlowKey, flow: &Flow) {
+/// Takes both halves out of FLOWS for good.
+#[inline(never)]
+pub fn end(key: &FlowKey, flow: &Flow, state: u8) -> i32 {
     let other = other_half(flow, key.protocol);
     count::closed(flow);
+    let half = established(&other).map(|half| &*half);
+    if flow.flags & flow_flags::REPLY == 0 {
+        count::ended(key, state, flow, half);
+    } else if let Some(half) = half {
+        count::ended(&other, state, half, Some(flow));
+    }
     let _ = FLOWS.remove(&other);
     let _ = FLOWS.remove(key);
+    0
 }

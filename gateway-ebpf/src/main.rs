@@ -98,7 +98,7 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
 fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if flow.state == flow_state::GONE {
         let verdict = refuse(frame, packet, flow.listener, Reason::BackendGone, 0);
-        flow::abandon(&packet.key, flow);
+        flow::end(&packet.key, flow, flow_state::GONE);
         return verdict;
     }
     if packet.ttl <= 1 {
