@@ -31,14 +31,14 @@ pub mod sizes {
     /// Ids of listeners (a listener may have several addresses) and so of their counters.
     pub const LISTENER_IDS: usize = 4_096;
     pub const BACKEND_SETS: usize = 8_192;
-    /// 4 bytes each.
-    pub const SLOTS: usize = 2_097_152;
+    /// 8 bytes each (the kernel rounds up).
+    pub const SLOTS: usize = 1_310_720;
     pub const BACKENDS: usize = 16_384;
     /// Halves of connections: two entries a connection.
-    pub const FLOWS: usize = 196_608;
+    pub const FLOWS: usize = 131_072;
     pub const EMBRYONIC: usize = 32_768;
     /// Datagrams under way, and address pairs of UDP flows.
-    pub const FRAGMENTS: usize = 16_384;
+    pub const FRAGMENTS: usize = 8_192;
     pub const HELD: usize = 1_024;
     /// Bytes.
     pub const EVENTS: usize = 1 << 20;

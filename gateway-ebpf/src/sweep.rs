@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
 use gateway_common::{Config, Flow, FlowKey, flow_flags, flow_state, protocol};
 
 use crate::count;
-use crate::flow::{abandon, other_half};
+use crate::flow::other_half;
 use crate::maps::{BACKENDS, CONFIG, EMBRYONIC, FLOWS};
 
 #[repr(C)]
@@ -68,36 +68,21 @@ extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow,
     // SAFETY: the kernel gives a key, its value and our context.
     let (key, flow, sweep) = unsafe { (&*key, &mut *flow, &mut *sweep) };
     let Some(config) = CONFIG.get(0) else { return 1 };
-    if has_gone(flow) {
-        if key.protocol == protocol::UDP {
-            count::ended(key, flow_state::GONE, flow, None);
-            abandon(key, flow);
-            sweep.ended += 1;
-            return 0;
-        }
+    let gone = has_gone(flow);
+    let half = crate::flow::established(&other_half(flow, key.protocol));
+    if gone && key.protocol == protocol::TCP {
+        // Its next packet is answered with a RST.
         flow.state = flow_state::GONE;
-        let other = other_half(flow, key.protocol);
-        if let Some(half) = crate::flow::established(&other) {
+        if let Some(half) = half {
             half.state = flow_state::GONE;
         }
         return 0;
     }
     let patience = patience(config, key, flow);
-    if !is_idle(flow, sweep.now, patience) {
+    if !gone && !(is_idle(flow, sweep.now, patience) && half.is_none_or(|half| is_idle(half, sweep.now, patience))) {
         return 0;
     }
-    let other = other_half(flow, key.protocol);
-    if let Some(half) = crate::flow::established(&other) {
-        if !is_idle(half, sweep.now, patience) {
-            return 0;
-        }
-        if flow.flags & flow_flags::REPLY != 0 {
-            count::ended(&other, flow.state, half, Some(flow));
-        } else {
-            count::ended(key, flow.state, flow, Some(half));
-        }
-    }
-    abandon(key, flow);
+    crate::flow::end(key, flow, if gone { flow_state::GONE } else { flow.state });
     sweep.ended += 1;
     0
 }
