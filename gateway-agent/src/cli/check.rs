@@ -3,12 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use serde::Serialize;
 use tabled::settings::Color;
 
@@ -25,9 +23,9 @@ pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
         Some(text) => text,
         None => table(&verdicts, output::coloured()),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    let printed = output::print(&text)?;
     let rejected = verdicts.iter().any(|v| v.verdict == Outcome::Rejected);
-    Ok(if rejected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if rejected { ExitCode::FAILURE } else { printed })
 }
 
 /// What becomes of an object, or of what is none.
