@@ -242,8 +242,8 @@ fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>, s
         if let Entry::Vacant(place) = by_id.entry(id) {
             let message = "is wrong as it is written now; its last good version stays in force";
             let id = place.key();
-            let origin = problems.iter().find(|p| p.object.as_ref() == Some(id)).map(|p| p.origin.clone());
-            let origin = origin.unwrap_or_else(|| object.meta().origin.clone());
+            let start = problems.iter().find(|p| p.object.as_ref() == Some(id)).map_or(1, |p| p.start);
+            let origin = Origin { file: shown.clone(), line: start };
             problems.push(Problem::of_object(Severity::Warning, id.clone(), &origin, "", message));
             place.insert(object.clone());
         }

@@ -62,12 +62,14 @@ impl Watcher {
     /// Reads the directory and goes on watching it in a task of its own. Nothing falls between the two.
     pub fn start(dir: PathBuf) -> Result<(Loaded, mpsc::Receiver<Batch>), SourceError> {
         let mut directory = Directory::new(dir);
-        let inotify = watch(directory.path())?;
+        let watch = watch(directory.path())?;
         let loaded = load(&mut directory)?;
         let (sender, receiver) = mpsc::channel(16);
+        let said = loaded.problems.as_slice().into();
+        let follower = Follower { directory, watch, said, sender: sender.clone() };
         tokio::spawn(async move {
             tokio::select! {
-                () = follow(directory, inotify, &sender) => {}
+                () = follower.run() => {}
                 () = sender.closed() => {}
             }
         });
@@ -121,64 +123,74 @@ fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
 }
 
 /// Sends a batch whenever something changed.
-async fn follow(mut directory: Directory, mut watch: Watch, sender: &mpsc::Sender<Batch>) {
-    let mut said: Arc<[Problem]> = directory.problems().into();
-    loop {
-        let mut news = News::default();
-        let heard = news.wait(&mut watch).await;
-        let mut changes = Vec::new();
-        let mut gone = None;
-        if news.everything || heard.is_err() {
-            match directory.read_all() {
-                Ok(all) => changes = all,
-                Err(error) => gone = Some(error),
-            }
-        } else {
-            let names = news.files.iter().filter(|(name, seen)| seen.is_worth_reading(&directory, name));
-            let names: Vec<&String> = names.map(|(name, _)| name).collect();
-            changes = names.into_iter().flat_map(|name| directory.read_file(name)).collect();
-        }
-        if news.lost || heard.is_err() {
-            gone = gone.or(heard.err());
-            match self::watch(directory.path()) {
-                // What happened before the new watch is found by reading everything again.
-                Ok(new) => {
-                    watch = new;
-                    changes.extend(directory.read_all().unwrap_or_default());
+struct Follower {
+    directory: Directory,
+    watch: Watch,
+    /// The problems that were sent last.
+    said: Arc<[Problem]>,
+    sender: mpsc::Sender<Batch>,
+}
+
+impl Follower {
+    /// Until the receiver is gone.
+    async fn run(mut self) {
+        loop {
+            let sent = match self.changes().await {
+                Ok(changes) => self.send(changes, None).await,
+                Err(error) => {
+                    let sent = self.send(Vec::new(), Some(error)).await;
+                    self.come_back().await;
+                    let changes = self.directory.read_all().unwrap_or_default();
+                    sent.and(self.send(changes, None).await)
                 }
-                Err(error) => gone = gone.or(Some(error.cause)),
-            }
-        }
-        let mut problems = directory.problems();
-        let missing = gone.is_some();
-        if let Some(error) = gone {
-            let message = format!("cannot be watched: {error}; what its files said stays in force");
-            let shown: Arc<str> = directory.path().to_string_lossy().into();
-            problems.push(Problem::of_file(&shown, Severity::Error, message));
-        }
-        if !changes.is_empty() || *problems != *said {
-            said = problems.into();
-            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
-                return;
-            }
-        }
-        if missing {
-            watch = come_back(directory.path()).await;
-            let changes = directory.read_all().unwrap_or_default();
-            said = directory.problems().into();
-            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
+            };
+            if sent.is_err() {
                 return;
             }
         }
     }
-}
 
-/// Waits for a directory that has gone.
-async fn come_back(dir: &Path) -> Watch {
-    loop {
-        tokio::time::sleep(RETRY).await;
-        if let Ok(watch) = watch(dir) {
-            return watch;
+    /// Waits for files to change, and reads them.
+    async fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
+        let mut news = News::default();
+        let heard = news.wait(&mut self.watch).await;
+        heard.map_err(|cause| failed("watch the directory", self.directory.path(), cause))?;
+        if news.lost {
+            // What happened before there was a new watch is found by reading everything.
+            self.watch = watch(self.directory.path())?;
+        }
+        if news.lost || news.everything {
+            let changes = self.directory.read_all();
+            return changes.map_err(|cause| failed("read the directory", self.directory.path(), cause));
+        }
+        let seen = news.files.into_iter().filter(|(name, seen)| seen.is_worth_reading(&self.directory, name));
+        let names: Vec<String> = seen.map(|(name, _)| name).collect();
+        Ok(names.iter().flat_map(|name| self.directory.read_file(name)).collect())
+    }
+
+    /// Sends what is new. `Err`: nobody is there to read it.
+    async fn send(&mut self, changes: Vec<Change>, gone: Option<SourceError>) -> Result<(), ()> {
+        let mut problems = self.directory.problems();
+        if let Some(error) = gone {
+            let shown: Arc<str> = self.directory.path().to_string_lossy().into();
+            let message = format!("{error}; what its files said stays in force");
+            problems.push(Problem::of_file(&shown, Severity::Error, message));
+        }
+        if changes.is_empty() && *problems == *self.said {
+            return Ok(());
+        }
+        self.said = problems.into();
+        self.sender.send(Batch { changes, problems: self.said.clone() }).await.map_err(|_| ())
+    }
+
+    /// Waits for a directory that has gone.
+    async fn come_back(&mut self) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            if let Ok(watch) = watch(self.directory.path()) {
+                self.watch = watch;
+                return;
+            }
         }
     }
 }

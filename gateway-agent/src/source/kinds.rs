@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::read::{self, Fields, Reader};
-use super::yaml::{Node, Position, Value};
+use super::yaml::{Node, Value};
 use crate::index::*;
 use crate::ir::Protocol;
 
@@ -72,7 +72,7 @@ struct Metadata {
 pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     let object = reader.fields(node, |f| {
         f.known(&["apiVersion", "kind", "status"]);
-        let metadata = f.required("metadata", |r, n| metadata(r, kind, n, node.at));
+        let metadata = f.required("metadata", |r, n| metadata(r, kind, n));
         let namespace = metadata.as_ref().map(|m| m.meta.name.namespace.clone()).unwrap_or_default();
         match kind {
             Kind::GatewayClass => {
@@ -119,8 +119,8 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     object.filter(|_| reader.is_fine())
 }
 
-fn metadata(reader: &mut Reader, kind: Kind, node: &Node, start: Position) -> Option<Metadata> {
-    let origin = reader.origin(start);
+fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
+    let origin = reader.origin();
     reader.fields(node, |f| {
         f.known(METADATA);
         let name = f.required("name", read::name);

@@ -28,6 +28,7 @@ pub fn read(file: &Arc<str>, text: &str, strings: &mut Strings) -> Result<Manife
         yaml::documents(text).map_err(|broken| broken_json(text).unwrap_or(broken)).map_err(|broken| Problem {
             origin: Origin { file: file.clone(), line: broken.at.line },
             column: broken.at.column,
+            start: broken.at.line,
             severity: Severity::Error,
             object: None,
             field: "".into(),
@@ -53,7 +54,7 @@ fn broken_json(text: &str) -> Option<Broken> {
 impl Manifest {
     /// `inherited`: apiVersion and kind for the items of a typed list, which may leave them out.
     fn take(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
-        let mut nobody = Reader::new(file.clone(), None, strings);
+        let mut nobody = Reader::new(file.clone(), None, node.at, strings);
         let Value::Mapping(_) = &node.value else {
             nobody.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
             return self.problems.extend(nobody.into_problems());
@@ -71,10 +72,10 @@ impl Manifest {
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let Some(kind) = kinds::kind_named(group, kind) else {
-            return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin(node.at)));
+            return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin()));
         };
         let id = identify(kind, node);
-        let mut reader = Reader::new(file.clone(), Some(id.clone()), strings);
+        let mut reader = Reader::new(file.clone(), Some(id.clone()), node.at, strings);
         if kinds::versions(kind).contains(&version) {
             match kinds::object(&mut reader, kind, node) {
                 Some(object) => self.objects.push(object),
@@ -98,7 +99,7 @@ impl Manifest {
         match &items.value {
             Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited, strings)),
             _ => {
-                let mut nobody = Reader::new(file.clone(), None, strings);
+                let mut nobody = Reader::new(file.clone(), None, node.at, strings);
                 nobody.error_in("items", items.at, "must be a list");
                 self.problems.extend(nobody.into_problems());
             }

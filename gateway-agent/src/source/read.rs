@@ -11,6 +11,7 @@ use crate::index::{ObjectId, Origin};
 pub struct Reader<'s> {
     strings: &'s mut Strings,
     file: Arc<str>,
+    start: Position,
     path: Vec<Step>,
     object: Option<ObjectId>,
     problems: Vec<Problem>,
@@ -23,9 +24,9 @@ enum Step {
 }
 
 impl<'s> Reader<'s> {
-    /// `object`: whom the problems are about, if that can be told.
-    pub fn new(file: Arc<str>, object: Option<ObjectId>, strings: &'s mut Strings) -> Reader<'s> {
-        Reader { strings, file, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
+    /// `object`: whom the problems are about, if that can be told; `start`: where it starts.
+    pub fn new(file: Arc<str>, object: Option<ObjectId>, start: Position, strings: &'s mut Strings) -> Reader<'s> {
+        Reader { strings, file, start, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
     }
 
     /// Nothing was wrong so far.
@@ -37,8 +38,9 @@ impl<'s> Reader<'s> {
         self.problems
     }
 
-    pub fn origin(&self, at: Position) -> Origin {
-        Origin { file: self.file.clone(), line: at.line }
+    /// Where the object starts.
+    pub fn origin(&self) -> Origin {
+        Origin { file: self.file.clone(), line: self.start.line }
     }
 
     pub fn error(&mut self, at: Position, message: impl Into<Box<str>>) {
@@ -56,16 +58,16 @@ impl<'s> Reader<'s> {
     }
 
     fn record(&mut self, severity: Severity, at: Position, message: Box<str>) {
-        let origin = self.origin(at);
-        let field = self.path().into();
-        self.problems.push(Problem {
-            origin,
+        let problem = Problem {
+            origin: Origin { file: self.file.clone(), line: at.line },
             column: at.column,
+            start: self.start.line,
             severity,
             object: self.object.clone(),
-            field,
+            field: self.path().into(),
             message,
-        });
+        };
+        self.problems.push(problem);
     }
 
     /// `spec.rules[0].backendRefs`
