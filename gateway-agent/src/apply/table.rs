@@ -45,7 +45,7 @@ impl Table {
         self.slots.resize(usize::from(self.length) + usize::from(NESTED_LENGTH), 0);
         self.turns.resize(self.members.len() + 1, Turn::default());
         let (table, nested) = self.slots.split_at_mut(usize::from(self.length));
-        self.nested = if maglev::fill(&self.members, table, nested, &mut self.turns) { NESTED_LENGTH } else { 0 };
+        self.nested = maglev::fill(&self.members, table, nested, &mut self.turns);
         complete
     }
 

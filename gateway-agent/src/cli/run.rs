@@ -148,10 +148,8 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     log(options.log_format, options.log_level);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     LocalSet::new().block_on(&runtime, serve(options))?;
     // A thread that answers a slow reader is not waited for.
     runtime.shutdown_background();

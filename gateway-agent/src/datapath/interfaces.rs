@@ -6,7 +6,9 @@ use std::io;
 use std::path::Path;
 
 use aya::programs::links::FdLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
@@ -189,7 +191,8 @@ fn attach_clsact(interface: &str, program: &mut SchedClassifier) -> Result<(), S
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
     let attached = program.attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(options));
     let id = attached.or_else(|first| {
-        let Ok(present) = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None) else {
+        let Ok(present) = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+        else {
             return Err(first);
         };
         program.attach_to_link(present)
@@ -237,6 +240,8 @@ fn report(before: Option<&Interface>, now: &Interface) {
             let xdp = now.xdp.as_ref().map_or_else(|why| why.as_str(), |mode| mode);
             tracing::info!(interface = name, hook, xdp, external, "attached");
         }
-        Err(error) => tracing::error!(interface = name, error, "cannot attach: packets that come in here are not served"),
+        Err(error) => {
+            tracing::error!(interface = name, error, "cannot attach: packets that come in here are not served")
+        }
     }
 }
