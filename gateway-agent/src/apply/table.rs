@@ -43,7 +43,7 @@ impl Table {
         self.length = maglev::length(set.shares.len());
         self.slots.clear();
         self.slots.resize(usize::from(self.length) + usize::from(NESTED_LENGTH), 0);
-        self.turns.resize(self.members.len() + 1, Turn::default());
+        self.turns.resize(self.members.len(), Turn::default());
         let (table, nested) = self.slots.split_at_mut(usize::from(self.length));
         self.nested = maglev::fill(&self.members, table, nested, &mut self.turns);
         complete

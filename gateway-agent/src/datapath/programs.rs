@@ -32,7 +32,7 @@ pub enum LoadError {
     #[error("cannot load the eBPF object: {0}")]
     Load(#[from] Box<aya::EbpfError>),
     #[error("the kernel refuses program {program}: {error}")]
-    Program { program: &'static str, error: ProgramError },
+    Program { program: &'static str, error: String },
     #[error("the eBPF object has no program {0} of the right kind; build it anew with `cargo xtask build`")]
     NoProgram(&'static str),
     #[error("cannot {action} {path}: {source}")]
@@ -92,7 +92,7 @@ impl Programs {
         let links = pins.links().map_err(failed("read the links in", pins.directory()))?;
         for (hook, ifindex, path) in links {
             let program = if hook == TC { self.tc.fd() } else { self.xdp.fd() };
-            let program = program.map_err(|error| LoadError::Program { program: TC, error })?;
+            let program = program.map_err(|error| LoadError::Program { program: TC, error: error.to_string() })?;
             let updated = raw::open(&path).and_then(|link| {
                 if raw::link_ifindex(link.as_fd())? != ifindex {
                     return Err(io::Error::other("its interface has gone"));
@@ -187,7 +187,16 @@ fn load_xdp(ebpf: &mut Ebpf, pins: &Pins) -> Result<Xdp, LoadError> {
 fn refused(program: &'static str, error: ProgramError) -> LoadError {
     match features::missing() {
         Some(missing) => LoadError::Missing(missing),
-        None => LoadError::Program { program, error },
+        None => LoadError::Program { program, error: last_lines(&error.to_string()) },
+    }
+}
+
+/// The verifier tells of every instruction; what is wrong comes last.
+fn last_lines(text: &str) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    match &lines[..] {
+        [first, .., a, b, c, d, e, f] => [first, "…", a, b, c, d, e, f].join("\n"),
+        _ => text.to_owned(),
     }
 }
 
