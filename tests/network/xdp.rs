@@ -34,9 +34,6 @@ fn established_flows_to_other_hosts_are_redirected_in_xdp() {
         let before = [redirected(&world.gateway, "eth-client"), redirected(&world.gateway, "eth-remote")];
         world.client.block_on(|| crate::tcp::echo(target, 3_000_000)).unwrap();
         world.client.block_on(|| crate::tcp::download(target, 3_000_000)).unwrap();
-        println!("{}", world.gateway.run("ethtool -S eth-client").unwrap());
-        println!("{}", _agent.sluice("status").unwrap());
-        println!("{}", world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/XDP_PORTS").unwrap());
         let after = [redirected(&world.gateway, "eth-client"), redirected(&world.gateway, "eth-remote")];
         assert!(after[0] > before[0] + 1000 && after[1] > before[1] + 1000, "{target}: from {before:?} to {after:?}");
     }
