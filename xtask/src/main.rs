@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod demo;
 mod lab;
@@ -36,6 +37,9 @@ enum Task {
     Lab(Lab),
     /// Run the tests; without a stage, all of them.
     Test { stages: Vec<test::Stage> },
+    /// Measure against peers; writes target/bench/NAME.json and NAME.svg, and prints a table.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 #[derive(Subcommand)]
@@ -65,5 +69,6 @@ fn main() -> Result<()> {
         Task::Lab(Lab::Down) => lab::down(),
         Task::Lab(Lab::Enter { node, command }) => lab::enter(&node, &command),
         Task::Test { stages } => test::run(&stages),
+        Task::Bench(bench) => bench::run(&bench),
     }
 }

@@ -1,0 +1,133 @@
+//! The servers: what comes is sent back, over TCP and UDP; on one more TCP port bytes come without end.
+
+use std::collections::HashMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use gateway_tests::lab::raise_open_files;
+
+use crate::bulk::CHUNK;
+use crate::events::{Events, READ};
+
+#[derive(Args)]
+pub struct Options {
+    #[arg(long, value_delimiter = ',', required = true)]
+    addresses: Vec<Ipv4Addr>,
+    /// The first port that answers.
+    #[arg(long)]
+    port: u16,
+    /// How many ports from there answer, each over TCP and UDP.
+    #[arg(long, default_value_t = 1)]
+    ports: u16,
+    /// The TCP port of the first address that sends without end.
+    #[arg(long)]
+    bulk_port: u16,
+}
+
+enum Socket {
+    Listener(TcpListener),
+    Connection(TcpStream),
+    Datagrams(UdpSocket),
+}
+
+/// Says `ready` on its output when all ports are open, and serves until it is killed.
+pub fn serve(options: &Options) -> Result<()> {
+    raise_open_files()?;
+    let bulk = listen(options.addresses[0], options.bulk_port)?;
+    std::thread::spawn(move || send_without_end(&bulk));
+    let mut events = Events::new()?;
+    let mut sockets = HashMap::new();
+    for &address in &options.addresses {
+        for port in options.port..options.port.saturating_add(options.ports) {
+            let listener = listen(address, port)?;
+            listener.set_nonblocking(true)?;
+            add(&events, &mut sockets, Socket::Listener(listener))?;
+            let datagrams = UdpSocket::bind((address, port))
+                .with_context(|| format!("cannot open UDP port {port} of {address}"))?;
+            datagrams.set_nonblocking(true)?;
+            add(&events, &mut sockets, Socket::Datagrams(datagrams))?;
+        }
+    }
+    println!("ready");
+    let mut ready = Vec::new();
+    loop {
+        events.wait(&mut ready, Duration::from_secs(3600))?;
+        for token in &ready {
+            let accepted = match sockets.get(token) {
+                Some(Socket::Listener(listener)) => listener.accept().ok(),
+                Some(Socket::Datagrams(socket)) => {
+                    send_back(socket);
+                    None
+                }
+                Some(Socket::Connection(connection)) => {
+                    if !answer(connection) {
+                        sockets.remove(token);
+                    }
+                    None
+                }
+                None => None,
+            };
+            if let Some((connection, _)) = accepted {
+                connection.set_nonblocking(true)?;
+                add(&events, &mut sockets, Socket::Connection(connection))?;
+            }
+        }
+    }
+}
+
+fn listen(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket
+        .bind(&std::net::SocketAddrV4::new(address, port).into())
+        .and_then(|()| socket.listen(4096))
+        .with_context(|| format!("cannot open TCP port {port} of {address}"))?;
+    Ok(socket.into())
+}
+
+fn add(events: &Events, sockets: &mut HashMap<usize, Socket>, socket: Socket) -> Result<()> {
+    let token = match &socket {
+        Socket::Listener(listener) => listener.as_raw_fd(),
+        Socket::Connection(connection) => connection.as_raw_fd(),
+        Socket::Datagrams(datagrams) => datagrams.as_raw_fd(),
+    } as usize;
+    match &socket {
+        Socket::Listener(listener) => events.watch(listener, token, READ)?,
+        Socket::Connection(connection) => events.watch(connection, token, READ)?,
+        Socket::Datagrams(datagrams) => events.watch(datagrams, token, READ)?,
+    }
+    sockets.insert(token, socket);
+    Ok(())
+}
+
+/// Sends back what came; false when the connection is over.
+fn answer(mut connection: &TcpStream) -> bool {
+    let mut buffer = [0; 2048];
+    match connection.read(&mut buffer) {
+        Ok(0) => false,
+        Ok(read) => connection.write_all(&buffer[..read]).is_ok(),
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+fn send_back(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    while let Ok((read, client)) = socket.recv_from(&mut buffer) {
+        // A full queue loses a datagram, as queues do; the client counts it.
+        let _ = socket.send_to(&buffer[..read], client);
+    }
+}
+
+fn send_without_end(listener: &TcpListener) {
+    for connection in listener.incoming().flatten() {
+        std::thread::spawn(move || {
+            let chunk = vec![b'b'; CHUNK];
+            let mut connection = connection;
+            while connection.write_all(&chunk).is_ok() {}
+        });
+    }
+}

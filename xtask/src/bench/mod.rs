@@ -1,0 +1,56 @@
+//! `cargo xtask bench NAME`: measurements against peers. Each writes `target/bench/NAME.json` (rows), `NAME.svg` and a table.
+
+mod contender;
+mod l4;
+mod machine;
+mod network;
+mod noise;
+mod programs;
+mod report;
+mod scale;
+mod sluice;
+mod stats;
+mod svg;
+
+use anyhow::Result;
+use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// TCP and UDP forwarding against haproxy, nginx, nftables and no gateway at all.
+    L4(l4::Options),
+}
+
+pub fn run(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::L4(options) => l4::run(options),
+    }
+}
+
+/// A bar that says what is measured and how long it will still take; plain lines in a pipe.
+struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    fn begin(steps: usize) -> Progress {
+        let bar = ProgressBar::new(steps as u64);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed} of about {duration})") {
+            bar.set_style(style);
+        }
+        Progress { bar }
+    }
+
+    fn step(&self, what: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("· {what}");
+        }
+        self.bar.set_message(what.to_owned());
+        self.bar.inc(1);
+    }
+
+    fn end(self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,133 @@
+//! Rows to a file of JSON, a picture and a table on the terminal.
+
+use anyhow::{Context, Result};
+use tabled::builder::Builder;
+use tabled::settings::formatting::AlignmentStrategy;
+use tabled::settings::{Alignment, Style, object::Columns};
+
+use super::stats::{self, Observation, Row};
+use super::svg;
+use crate::build;
+
+/// What gateways are compared with: nothing between client and backend.
+const BASELINE: &str = "direct";
+/// What ratios are relative to.
+const REFERENCE: &str = "sluice";
+
+pub fn write(bench: &'static str, observations: &[Observation], remarks: &[String]) -> Result<()> {
+    let rows = stats::rows(bench, observations, BASELINE);
+    let folder = build::target_directory()?.join("bench");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for (end, text) in [("json", serde_json::to_string_pretty(&rows)? + "\n"), ("svg", svg::draw(&rows, remarks))] {
+        let path = folder.join(format!("{bench}.{end}"));
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("wrote {}", path.display());
+    }
+    println!("{}", table(&rows));
+    for remark in remarks {
+        println!("· {remark}");
+    }
+    Ok(())
+}
+
+/// The rows of one scenario and measure: what stands beside each other.
+pub fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
+    let mut groups: Vec<Vec<&Row>> = Vec::new();
+    for row in rows {
+        let same = |group: &&mut Vec<&Row>| (group[0].scenario, group[0].measure) == (row.scenario, row.measure);
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    // A measure's `added_` stands below the measure itself.
+    let place = |group: &Vec<&Row>| rows.iter().position(|row| row.scenario == group[0].scenario);
+    groups.sort_by_key(place);
+    groups
+}
+
+/// A line for each scenario and measure, a column for each contender: median, spread, and the ratio to Sluice.
+fn table(rows: &[Row]) -> String {
+    let mut contenders: Vec<&str> = Vec::new();
+    for row in rows {
+        if !contenders.contains(&row.contender) {
+            contenders.push(row.contender);
+        }
+    }
+    let mut builder = Builder::default();
+    builder.push_record(["scenario", "measure"].into_iter().chain(contenders.iter().copied()));
+    for group in groups(rows) {
+        let find = |contender: &str| group.iter().find(|row| row.contender == contender);
+        let reference = find(REFERENCE).map(|row| row.median);
+        let mut record = vec![group[0].scenario.to_owned(), format!("{} ({})", group[0].measure, group[0].unit)];
+        record.extend(
+            contenders.iter().map(|contender| find(contender).map_or(String::new(), |row| cell(row, reference))),
+        );
+        builder.push_record(record);
+    }
+    let mut table = builder.build();
+    table.with(Style::psql()).with(AlignmentStrategy::PerLine).modify(Columns::new(2..), Alignment::right());
+    table.to_string()
+}
+
+fn cell(row: &Row, reference: Option<f64>) -> String {
+    let spread = format!("{}\n{}…{}", number(row.median), number(row.min), number(row.max));
+    match reference {
+        Some(reference) if row.contender != REFERENCE && reference > 0.0 && row.median > 0.0 => {
+            format!("{} ×{:.2}\n{}…{}", number(row.median), row.median / reference, number(row.min), number(row.max))
+        }
+        _ => spread,
+    }
+}
+
+/// Three digits that matter, and no more than that after the point.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        size if size >= 1000.0 => grouped(value.round()),
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 10.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// With a comma before every three digits.
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = String::from(if value < 0.0 { "-" } else { "" });
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(scenario: &'static str, measure: &'static str, contender: &'static str, median: f64) -> Row {
+        Row { bench: "b", scenario, measure, unit: "u", contender, min: median, median, max: median, rounds: 1 }
+    }
+
+    #[test]
+    fn numbers_have_three_digits_that_matter() {
+        let texts = [0.01234, 1.234, 12.34, 123.4, 1234.4, 1_234_567.0, -1234.0].map(number);
+        assert_eq!(texts, ["0.012", "1.23", "12.3", "123", "1,234", "1,234,567", "-1,234"]);
+    }
+
+    #[test]
+    fn added_measures_stand_below_their_scenario() {
+        let rows = [row("a", "x", "sluice", 1.0), row("b", "x", "sluice", 1.0), row("a", "added_x", "sluice", 1.0)];
+        let order: Vec<_> = groups(&rows).iter().map(|group| (group[0].scenario, group[0].measure)).collect();
+        assert_eq!(order, [("a", "x"), ("a", "added_x"), ("b", "x")]);
+    }
+
+    #[test]
+    fn the_table_has_ratios_to_sluice() {
+        let table = table(&[row("a", "x", "sluice", 2.0), row("a", "x", "haproxy", 5.0)]);
+        assert!(table.contains("5.00 ×2.50"), "{table}");
+    }
+}
