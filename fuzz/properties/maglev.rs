@@ -1,7 +1,7 @@
 //! Any members make tables that are complete and give each his share. The fuzz target `maglev` and, with its corpus and
 //! random bytes, the tests of gateway-common ask it.
 
-use gateway_common::maglev::{LENGTHS, Member, NESTED_LENGTH, Turn, fill};
+use gateway_common::maglev::{Member, NESTED_LENGTH, Turn, fill, length};
 use gateway_common::slot;
 
 /// Each nine bytes are a member: how far its weight is shifted, and the weight.
@@ -15,7 +15,7 @@ pub fn holds(data: &[u8]) {
             Member { slot, seed: u64::from(slot) * 0x9e37_79b9, weight: weight >> (bytes[0] & 63) }
         })
         .collect();
-    let length = if members.len() <= 60 { LENGTHS[0] } else { LENGTHS[1] } as usize;
+    let length = usize::from(length(members.len()));
     let (mut table, mut nested) = (vec![0; length], vec![0; NESTED_LENGTH as usize]);
     let used = fill(&members, &mut table, &mut nested, &mut vec![Turn::default(); members.len()]) as usize;
     let nested = &nested[..used];

@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
     /// Address of /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9470")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     admin_address: SocketAddr,
     /// The unix socket that `sluice status` and `sluice maps` ask.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]

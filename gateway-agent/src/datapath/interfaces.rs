@@ -91,7 +91,7 @@ impl Interfaces {
                 external,
                 tc: match before.map(|b| &b.tc) {
                     Some(Ok(hook)) => Ok(*hook),
-                    _ => self.attach_tc(link, programs, pins),
+                    _ => self.attach_tc(link, network, programs, pins),
                 },
                 xdp: match before.filter(|b| b.external == external).map(|b| &b.xdp) {
                     Some(Ok(mode)) => Ok(*mode),
@@ -112,7 +112,13 @@ impl Interfaces {
         }
     }
 
-    fn attach_tc(&self, link: &Link, programs: &mut Programs, pins: &Pins) -> Result<&'static str, String> {
+    fn attach_tc(
+        &self,
+        link: &Link,
+        network: &Network,
+        programs: &mut Programs,
+        pins: &Pins,
+    ) -> Result<&'static str, String> {
         let pin = pins.link(TC, link.index);
         if self.clsact {
             unpin(&pin);
@@ -122,6 +128,8 @@ impl Interfaces {
         if pin.exists() {
             return Ok("tcx");
         }
+        // An agent before this one may have been told to use clsact.
+        detach_clsact(network, link);
         let mut attach = || -> Result<(), ProgramError> {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = programs.tc.attach_with_options(&link.name, TcAttachType::Ingress, options)?;
@@ -169,12 +177,20 @@ impl Interfaces {
         }
         Ok(name)
     }
+}
 
-    /// Removes the clsact filters; links go with their pins.
-    pub fn detach_clsact(links: &[Link]) -> usize {
-        let detach = |link: &&Link| qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
-        links.iter().filter(|l| l.ethernet).filter(detach).count()
+/// Removes our filters of the clsact queueing discipline, and that with the last filter in it; says on how many interfaces.
+pub fn detach_filters(network: &Network) -> usize {
+    network.links().iter().filter(|l| l.ethernet && detach_clsact(network, l)).count()
+}
+
+/// Most interfaces have no filter of ours: that is no error.
+fn detach_clsact(network: &Network, link: &Link) -> bool {
+    let detached = qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
+    if detached {
+        network.remove_empty_clsact(link);
     }
+    detached
 }
 
 /// XDP modes, in pins and for people.

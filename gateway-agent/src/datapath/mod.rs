@@ -179,7 +179,7 @@ pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
     }
     let pins = Pins::take_existing(directory)?;
     let network = Network::new().map_err(DatapathError::Network)?;
-    let filters = Interfaces::detach_clsact(network.links());
+    let filters = interfaces::detach_filters(&network);
     let pins = pins.map_or(Ok(0), Pins::remove_all)?;
     Ok(Removed { pins, filters })
 }
