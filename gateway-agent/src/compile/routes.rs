@@ -19,7 +19,7 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
     let mut winners: HashMap<(usize, usize), &Name> = HashMap::new();
     let mut empty: BTreeSet<&Name> = BTreeSet::new();
     for route in routes {
-        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: Vec::new() };
+        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: BTreeSet::new() };
         let mut parents: Vec<(&ParentRef, Condition)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {
@@ -108,7 +108,7 @@ struct Attachment<'p, 'a> {
     plans: &'p mut [Plan<'a>],
     winners: &'p mut HashMap<(usize, usize), &'a Name>,
     /// (Gateway, listener) that the route is attached to.
-    taken: Vec<(usize, usize)>,
+    taken: BTreeSet<(usize, usize)>,
 }
 
 impl Attachment<'_, '_> {
@@ -165,8 +165,7 @@ impl Attachment<'_, '_> {
     /// Attaches to a listener; says so where that brings no traffic.
     fn take(&mut self, gateway: usize, i: usize) -> Option<String> {
         let listener = &mut self.plans[gateway].listeners[i];
-        if !self.taken.contains(&(gateway, i)) {
-            self.taken.push((gateway, i));
+        if self.taken.insert((gateway, i)) {
             listener.attached += 1;
         }
         let name = &self.route.meta.name;

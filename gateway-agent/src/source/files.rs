@@ -14,14 +14,17 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Problem;
-use super::directory::Directory;
+use super::directory::{Directory, is_manifest};
 use crate::index::{Change, Object};
 use crate::source::Severity;
 
 /// Changes that come this close together are one.
 const SETTLE: Duration = Duration::from_millis(1);
+/// How long a file may be away and come back as if it had only changed: its objects' connections live on.
+const GRACE: Duration = Duration::from_millis(100);
 /// How often a directory that has gone is looked for.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -66,7 +69,7 @@ impl Watcher {
         let loaded = load(&mut directory)?;
         let (sender, receiver) = mpsc::channel(16);
         let said = loaded.problems.as_slice().into();
-        let follower = Follower { directory, watch, said, sender: sender.clone() };
+        let follower = Follower { directory, watch, news: News::default(), said, sender: sender.clone() };
         tokio::spawn(async move {
             tokio::select! {
                 () = follower.run() => {}
@@ -111,8 +114,8 @@ fn watch(dir: &Path) -> Result<Watch, SourceError> {
 
 fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
     let advice = match cause.kind() {
-        io::ErrorKind::NotFound => "; create it, or correct --manifests",
-        io::ErrorKind::NotADirectory => "; --manifests takes a directory, not a file",
+        io::ErrorKind::NotFound => "; create it, or name another",
+        io::ErrorKind::NotADirectory => "; name the directory of the file",
         io::ErrorKind::PermissionDenied => "; let the user that runs sluice read it",
         _ if matches!(cause.raw_os_error(), Some(24 | 28)) => {
             "; raise the sysctls fs.inotify.max_user_instances and max_user_watches"
@@ -126,6 +129,7 @@ fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
 struct Follower {
     directory: Directory,
     watch: Watch,
+    news: News,
     /// The problems that were sent last.
     said: Arc<[Problem]>,
     sender: mpsc::Sender<Batch>,
@@ -152,19 +156,20 @@ impl Follower {
 
     /// Waits for files to change, and reads them.
     async fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
-        let mut news = News::default();
-        let heard = news.wait(&mut self.watch).await;
+        let heard = self.news.wait(&mut self.watch).await;
         heard.map_err(|cause| failed("watch the directory", self.directory.path(), cause))?;
-        if news.lost {
+        if self.news.lost {
             // What happened before there was a new watch is found by reading everything.
             self.watch = watch(self.directory.path())?;
         }
-        if news.lost || news.everything {
+        if self.news.lost || self.news.everything {
+            self.news = News::default();
             let changes = self.directory.read_all();
             return changes.map_err(|cause| failed("read the directory", self.directory.path(), cause));
         }
-        let seen = news.files.into_iter().filter(|(name, seen)| seen.is_worth_reading(&self.directory, name));
-        let names: Vec<String> = seen.map(|(name, _)| name).collect();
+        let seen = self.news.take().into_iter();
+        let names = seen.filter(|(name, seen)| seen.is_worth_reading(&self.directory, name));
+        let names: Vec<String> = names.map(|(name, _)| name).collect();
         Ok(names.iter().flat_map(|name| self.directory.read_file(name)).collect())
     }
 
@@ -189,30 +194,45 @@ impl Follower {
             tokio::time::sleep(RETRY).await;
             if let Ok(watch) = watch(self.directory.path()) {
                 self.watch = watch;
+                self.news = News::default();
                 return;
             }
         }
     }
 }
 
-/// What happened to a file, the stronger last.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What happened to a file last.
+#[derive(Clone, Copy)]
 enum Seen {
     /// Its owner or mode: of interest if it could not be read.
     Touched,
     /// A name for it: complete if it is a link; if not, its writer has yet to write and close it.
     Created,
-    /// Written and closed, renamed or deleted.
+    /// Written and closed, or renamed into place.
     Complete,
+    /// Deleted or renamed, as of then. Many editors and `git` do that only to put a new file in its place.
+    Gone(Instant),
 }
 
 impl Seen {
+    fn of(mask: EventMask) -> Seen {
+        if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+            Seen::Gone(Instant::now())
+        } else if mask.contains(EventMask::ATTRIB) {
+            Seen::Touched
+        } else if mask.contains(EventMask::CREATE) {
+            Seen::Created
+        } else {
+            Seen::Complete
+        }
+    }
+
     fn is_worth_reading(self, directory: &Directory, name: &str) -> bool {
         match self {
             Seen::Touched => directory.is_unreadable(name),
             Seen::Created => std::fs::symlink_metadata(directory.path().join(name))
                 .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1),
-            Seen::Complete => true,
+            Seen::Complete | Seen::Gone(_) => true,
         }
     }
 }
@@ -228,39 +248,57 @@ struct News {
 }
 
 impl News {
-    /// Waits for something to happen, and for it to be over.
+    /// Waits for something to happen that does not only look like it, and for it to be over.
     async fn wait(&mut self, watch: &mut Watch) -> io::Result<()> {
-        while self.files.is_empty() && !self.everything && !self.lost {
-            match watch.next().await {
-                Some(event) => self.note(&event?),
-                None => self.lost = true,
-            }
+        while !self.everything && !self.lost && !self.files.values().any(|seen| !matches!(seen, Seen::Gone(_))) {
+            let patience = self.files.values().filter_map(|seen| match seen {
+                Seen::Gone(when) => Some(*when + GRACE),
+                _ => None,
+            });
+            let event = match patience.min() {
+                None => watch.next().await,
+                Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
+                    Ok(event) => event,
+                    Err(_) => break,
+                },
+            };
+            self.note(event)?;
         }
         tokio::time::sleep(SETTLE).await;
-        while let Some(Some(event)) = watch.next().now_or_never() {
-            self.note(&event?);
+        while let Some(event) = watch.next().now_or_never() {
+            self.note(event)?;
         }
         Ok(())
     }
 
-    fn note(&mut self, event: &EventOwned) {
+    /// The names to act on now. Files that went only just now stay behind.
+    fn take(&mut self) -> Vec<(String, Seen)> {
+        let now = Instant::now();
+        let is_due = |_: &String, seen: &mut Seen| !matches!(seen, Seen::Gone(when) if *when + GRACE > now);
+        self.files.extract_if(.., is_due).collect()
+    }
+
+    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<()> {
+        let Some(event) = event.transpose()? else {
+            self.lost = true;
+            return Ok(());
+        };
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             self.everything = true;
         }
         if event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED) {
             self.lost = true;
         }
-        let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return };
+        let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return Ok(()) };
         if name.starts_with("..") {
             self.everything = true;
-            return;
+        } else if is_manifest(name) {
+            match (Seen::of(event.mask), self.files.get(name)) {
+                // A changed mode takes nothing back of what was seen before.
+                (Seen::Touched, Some(_)) => {}
+                (seen, _) => drop(self.files.insert(name.to_owned(), seen)),
+            }
         }
-        let seen = match event.mask {
-            mask if mask.contains(EventMask::ATTRIB) => Seen::Touched,
-            mask if mask.contains(EventMask::CREATE) => Seen::Created,
-            _ => Seen::Complete,
-        };
-        let before = self.files.entry(name.to_owned()).or_insert(seen);
-        *before = seen.max(*before);
+        Ok(())
     }
 }

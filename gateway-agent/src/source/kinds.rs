@@ -134,7 +134,7 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
         };
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
-        let labels = f.optional("labels", strings).unwrap_or_default();
+        let labels = f.optional("labels", read::strings).unwrap_or_default();
         let name = Name { namespace, name: name? };
         Some(Metadata { meta: Meta { name, generation, created, origin }, labels })
     })
@@ -230,7 +230,7 @@ fn allowed_namespaces(f: &mut Fields) -> Option<From> {
 
 fn selector(reader: &mut Reader, node: &Node) -> Option<Selector> {
     reader.fields(node, |f| {
-        let labels = f.optional("matchLabels", strings).unwrap_or_default().into_iter();
+        let labels = f.optional("matchLabels", read::strings).unwrap_or_default().into_iter();
         let expressions = f.list("matchExpressions", requirement);
         let labels = labels.map(|(key, value)| Requirement { key, test: LabelTest::In([value].into()) });
         Some(Selector(labels.chain(expressions).collect()))
@@ -446,7 +446,7 @@ fn endpoint(reader: &mut Reader, node: &Node, v4: bool) -> Option<SliceEndpoint>
         });
         let health = f.within("conditions", |f| Some(health(f))).unwrap_or(Health::Ready);
         // v1beta1 had the node among the topology labels.
-        let topology = f.optional("topology", strings).unwrap_or_default();
+        let topology = f.optional("topology", read::strings).unwrap_or_default();
         let host = topology.iter().find(|(key, _)| &**key == "kubernetes.io/hostname").map(|(_, v)| Arc::from(&**v));
         let node = f.optional("nodeName", read::text).or(host);
         match addresses?.first() {
@@ -481,13 +481,4 @@ fn health(f: &mut Fields) -> Health {
         (false, true) => Health::LastResort,
         (false, false) => Health::NotReady,
     }
-}
-
-/// A mapping of strings: labels.
-fn strings(reader: &mut Reader, node: &Node) -> Option<Labels> {
-    let Value::Mapping(entries) = &node.value else {
-        reader.error(node.at, "must be a mapping of strings");
-        return None;
-    };
-    entries.iter().map(|e| Some((e.key.as_ref().into(), read::string(reader, &e.value)?.into()))).collect()
 }

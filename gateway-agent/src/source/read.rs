@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::yaml::{Node, Position, Value};
+use super::yaml::{Entry, Node, Position, Value};
 use super::{Problem, Severity, Strings};
-use crate::index::{ObjectId, Origin};
+use crate::index::{Labels, ObjectId, Origin};
 
 /// Collects what is wrong while an object is read.
 pub struct Reader<'s> {
@@ -196,6 +196,19 @@ pub fn items<'s, 'n, T>(
     // Every item is read, also those after a wrong one.
     let read = items.iter().enumerate().map(|(i, item)| reader.within(Step::Item(i), |r| read(r, item)));
     read.collect::<Vec<Option<T>>>().into_iter().collect()
+}
+
+/// A mapping of strings: labels.
+pub fn strings(reader: &mut Reader, node: &Node) -> Option<Labels> {
+    let Value::Mapping(entries) = &node.value else {
+        reader.error(node.at, format!("must be a mapping of strings, but is {}", describe(node)));
+        return None;
+    };
+    let pair = |entry: &Entry| {
+        let value = reader.within(Step::Field(entry.key.as_ref().into()), |r| string(r, &entry.value).map(Box::from));
+        Some((Box::from(&*entry.key), value?))
+    };
+    entries.iter().map(pair).collect()
 }
 
 /// A string. Plain numbers and booleans are none, as for the Kubernetes API.
