@@ -32,6 +32,8 @@ pub fn status(report: &Report) -> Vec<ObjectStatus> {
 
 /// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
 pub fn carry_times(statuses: &mut [ObjectStatus], before: &[ObjectStatus], now: Timestamp) {
+    // Kubernetes knows whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let before: HashMap<_, _> = before.iter().map(|s| ((s.kind, &s.metadata), s)).collect();
     for status in statuses {
         let old = before.get(&(status.kind, &status.metadata)).map(|s| s.status.conditions()).unwrap_or_default();
