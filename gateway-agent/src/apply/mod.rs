@@ -4,6 +4,8 @@
 //! listener points to a complete set. Only what differs is written, and only tables of changed sets are computed. What
 //! finds no room is reported and left out; the rest goes on.
 
+#![forbid(unsafe_code)]
+
 mod adopt;
 mod ids;
 #[cfg(test)]

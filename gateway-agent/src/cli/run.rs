@@ -252,7 +252,10 @@ fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // The agent before this one may have been killed; that none is running says the lock on the pin directory.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"));
+        }
+        // The agent before this one may have been killed.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -1,5 +1,7 @@
 //! From the IR to the wanted content of the maps, by identity instead of by id: `apply` owns the ids.
 
+#![forbid(unsafe_code)]
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
