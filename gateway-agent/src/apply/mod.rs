@@ -18,7 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use gateway_common::{Address, Listener, ListenerKey};
+use gateway_common::{Address, Backend, Listener, ListenerKey};
 use hashbrown::HashMap;
 
 use crate::emit::maps::{BackendKey, Set, Wanted};
@@ -39,7 +39,9 @@ pub struct Path {
 /// What is in the maps, by identity.
 pub struct Applier {
     capacity: Capacity,
-    backends: HashMap<BackendKey, Backend>,
+    backends: HashMap<BackendKey, PresentBackend>,
+    /// Backends that may have no user any more.
+    idle_backends: Vec<BackendKey>,
     /// Ids in BACKENDS that belong to nothing.
     stray_backends: Vec<u32>,
     listeners: HashMap<ListenerKey, PresentListener>,
@@ -54,17 +56,21 @@ pub struct Applier {
     ranges: Ranges,
     table: Table,
     round: u32,
+    /// Values of backends are to be compared with the ways to them.
+    paths_changed: bool,
 }
 
-struct Backend {
+struct PresentBackend {
     id: u32,
-    value: gateway_common::Backend,
-    /// The round that wanted it last.
-    wanted: u32,
+    value: Backend,
+    /// Sets that have it, and those of them that call it local.
+    users: u32,
+    local_users: u32,
 }
 
 struct PresentListener {
     value: Listener,
+    /// The round that wanted it last.
     wanted: u32,
 }
 
@@ -72,8 +78,8 @@ struct PresentSet {
     range: Range,
     /// `None`: adopted, and not compared yet.
     content: Option<Arc<Set>>,
-    /// Every member has found room.
-    complete: bool,
+    /// Members that have found no room.
+    missing: Vec<BackendKey>,
     /// The round that needed it last.
     wanted: u32,
 }
@@ -150,6 +156,11 @@ impl Applier {
             };
         }
         applied
+    }
+
+    /// The ways to backends may have changed: the next [`Applier::apply`] asks for all of them.
+    pub fn paths_changed(&mut self) {
+        self.paths_changed = true;
     }
 
     /// Ids freed by earlier calls may be taken again.

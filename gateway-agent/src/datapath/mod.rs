@@ -4,6 +4,7 @@
 mod counters;
 mod events;
 mod features;
+pub mod heap;
 mod interfaces;
 mod maps;
 mod netlink;
@@ -88,6 +89,7 @@ impl Datapath {
     /// Interfaces, addresses or routes have changed. What was applied must be applied again: ways to backends may differ.
     pub fn refresh_network(&mut self) -> io::Result<()> {
         self.network.refresh()?;
+        self.applier.paths_changed();
         self.attach();
         Ok(())
     }
