@@ -94,6 +94,9 @@ impl Agent {
         let applied = self.datapath.apply(&self.wanted);
         let took = start.elapsed();
         self.durations.apply.observe(took.as_secs_f64());
+        if applied.backends_removed {
+            self.sweep();
+        }
         self.ready = true;
         self.names = None;
         let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();

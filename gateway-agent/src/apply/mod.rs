@@ -91,6 +91,8 @@ pub struct Applied {
     pub writes: usize,
     /// Entries removed.
     pub removals: usize,
+    /// Flows of backends that have gone are to be ended now, by `sweep`.
+    pub backends_removed: bool,
     pub problems: Vec<Problem>,
 }
 
@@ -152,6 +154,7 @@ impl Applier {
             applied = Applied {
                 writes: applied.writes + again.writes,
                 removals: applied.removals + again.removals,
+                backends_removed: applied.backends_removed || again.backends_removed,
                 problems: again.problems,
             };
         }

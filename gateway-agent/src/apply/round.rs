@@ -505,10 +505,7 @@ impl Applier {
             }
             applied.note(removed, || key.map_or(Object::Datapath, Object::Backend));
         }
-        if applied.removals > before {
-            let swept = store.sweep();
-            applied.note_unless_ok(swept, || Object::Datapath);
-        }
+        applied.backends_removed |= applied.removals > before;
     }
 }
 
