@@ -12,6 +12,7 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
+use super::maps::Maps;
 use super::netlink::Link;
 use super::network::Network;
 use super::pins::Pins;
@@ -70,7 +71,7 @@ impl Interfaces {
     }
 
     /// Attaches to what is new, tries again what failed before, and forgets what has gone.
-    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, ports: &Map<u32, [u32; 2]>) {
+    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, maps: &Maps) {
         let links = network.links();
         self.present.retain(|index, interface| {
             let there = links.iter().any(|l| l.index == *index);
@@ -80,11 +81,15 @@ impl Interfaces {
             there
         });
         self.remove_stale_pins(links, pins);
+        remove_stale_interfaces(links, maps);
         for link in links.iter().filter(|l| l.ethernet) {
             let external = match &self.options.external[..] {
                 [] => network.is_external(link),
                 names => names.contains(&link.name),
             };
+            if let Err(error) = maps.interfaces.put(&link.index, &network.interface(link)) {
+                tracing::warn!(interface = link.name, %error, "nothing is done in XDP there, and errors have another source");
+            }
             let before = self.present.get(&link.index);
             let interface = Interface {
                 name: link.name.clone(),
@@ -95,7 +100,7 @@ impl Interfaces {
                 },
                 xdp: match before.filter(|b| b.external == external).map(|b| &b.xdp) {
                     Some(Ok(mode)) => Ok(*mode),
-                    _ => self.attach_xdp(link, external, programs, pins, ports),
+                    _ => self.attach_xdp(link, external, programs, pins, &maps.xdp_ports),
                 },
             };
             report(before, &interface);
@@ -191,6 +196,18 @@ fn detach_clsact(network: &Network, link: &Link) -> bool {
         network.remove_empty_clsact(link);
     }
     detached
+}
+
+/// What an earlier agent has told the programs of interfaces too that have gone meanwhile.
+fn remove_stale_interfaces(links: &[Link], maps: &Maps) {
+    let mut stale = Vec::new();
+    let scanned = maps.interfaces.scan(|indexes, _| {
+        stale.extend(indexes.iter().filter(|index| !links.iter().any(|l| l.index == **index)).copied());
+    });
+    let removed = scanned.and_then(|()| stale.iter().try_for_each(|index| maps.interfaces.remove(index)));
+    if let Err(error) = removed {
+        tracing::warn!(%error, "map INTERFACES keeps interfaces that have gone");
+    }
 }
 
 /// XDP modes, in pins and for people.
