@@ -189,7 +189,7 @@ fn compare(
             for scenario in options.scenarios() {
                 let (name, rounds) = (contender.name(), options.rounds());
                 let what = format!("round {} of {rounds}: {name}, {}", round + 1, scenario.name());
-                progress.step(&what);
+                progress.step(&what)?;
                 if !contender.takes_part(*scenario) {
                     continue;
                 }

@@ -88,7 +88,7 @@ pub fn run(
     let mut observations = Vec::new();
     for round in 0..effort.rounds {
         for case in CASES {
-            progress.step(&format!("round {} of {}: sluice, {}", round + 1, effort.rounds, case.scenario));
+            progress.step(&format!("round {} of {}: sluice, {}", round + 1, effort.rounds, case.scenario))?;
             let mut note = |scenario, measure, value| {
                 observations.push(Observation { round, scenario, measure, contender: "sluice", value });
             };
