@@ -1,7 +1,11 @@
 //! The agent of Sluice: objects → index → compile → IR → emit → (map entries | status) → apply.
 
+pub mod admin;
+pub mod agent;
+pub mod apply;
 pub mod cli;
 pub mod compile;
+pub mod datapath;
 pub mod emit;
 pub mod index;
 pub mod ir;

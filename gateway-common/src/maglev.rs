@@ -1,17 +1,19 @@
 //! Maglev tables (Eisenbud et al., NSDI 2016) with exact weights.
 //!
-//! A weight finer than a slot is not rounded away: every member gets the whole slots its weight is worth, and the
-//! slots left over point to a nested table in which the members share by their remainders. Two lookups at the most
-//! give a resolution of 1 in `length * nested`, about 1 in 10^6 for the smallest table.
+//! A fine weight is not rounded away: where a member is worth few slots, every member gets only the whole slots that its weight
+//! is worth, and the slots left over point to a nested table in which the members share by their remainders. Two lookups at
+//! the most give a resolution of 1 in `length * nested`, about 1 in 10^6 for the smallest table.
 
 use crate::{hash::mix, slot};
 
-/// Table lengths: primes, about 16 slots or more a member.
-pub const LENGTHS: [u16; 3] = [1021, 16_381, 65_521];
-/// Lengths of a nested table: the shortest is taken that gives every member its share to half a percent.
-pub const NESTED_LENGTHS: [u16; 3] = [31, 251, 1021];
-/// The longest of them.
-pub const NESTED_LENGTH: u16 = NESTED_LENGTHS[2];
+/// Table lengths (primes) and up to how many members: 64 slots a member.
+pub const LENGTHS: [(u16, usize); 4] = [(1021, 16), (4093, 64), (16_381, 256), (65_521, usize::MAX)];
+/// Slots of a nested table.
+pub const NESTED_LENGTH: u16 = 1021;
+/// A member whose share is fewer slots than this is not given to the next whole slot: that would be wrong by over 2 %.
+const COARSE: u128 = 50;
+/// Members that a nested table has room for.
+const NESTED_MEMBERS: usize = 256;
 
 /// A member of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,13 +28,11 @@ pub struct Member {
 
 /// The table length for so many members.
 pub const fn length(members: usize) -> u16 {
-    if members <= 64 {
-        LENGTHS[0]
-    } else if members <= 1024 {
-        LENGTHS[1]
-    } else {
-        LENGTHS[2]
+    let mut i = 0;
+    while members > LENGTHS[i].1 {
+        i += 1;
     }
+    LENGTHS[i].0
 }
 
 /// A member whose turn is to come: where its permutation stands, and when its next turn is.
@@ -88,44 +88,37 @@ pub fn fill(members: &[Member], table: &mut [u32], nested: &mut [u32], turns: &m
         // A remainder is a fraction of a slot, kept as parts of 2^32.
         turn.set((exact / total) as u32, (((exact % total) << 32) / total) as u64, table.len() as u32);
     }
+    let is_coarse =
+        |member: &Member| member.weight > 0 && member.weight as u128 * (table.len() as u128) < COARSE * total;
+    if members.len() > NESTED_MEMBERS || !members.iter().any(is_coarse) {
+        round(turns, table.len() as u32);
+        place(turns, table);
+        return 0;
+    }
     let remainders: u64 = turns.iter().map(|t| t.remainder).sum();
-    let left = place(turns, table);
-    if left == 0 {
+    if place(turns, table) == 0 {
         return 0;
     }
     for slot in table.iter_mut().filter(|slot| **slot == 0) {
         *slot = slot::NESTED;
     }
-    let length = nested_length(members, total, table.len(), left);
-    share_remainders(turns, remainders, length as u32);
-    let nested = &mut nested[..length as usize];
-    nested.fill(0);
-    place(turns, nested);
-    length
-}
-
-/// The error of a share is below one nested slot, which is worth `left / nested` slots of the table.
-fn nested_length(members: &[Member], total: u128, table: usize, left: usize) -> u16 {
-    let is_enough = |nested: u16, member: &Member| {
-        left as u128 * total * 200 <= member.weight as u128 * table as u128 * nested as u128
-    };
-    let weighted = || members.iter().filter(|member| member.weight > 0);
-    NESTED_LENGTHS.into_iter().find(|n| weighted().all(|member| is_enough(*n, member))).unwrap_or(NESTED_LENGTH)
-}
-
-/// Quotas of the nested table, in proportion to the remainders; what that leaves goes to the largest fractions.
-fn share_remainders(turns: &mut [Turn], sum: u64, length: u32) {
-    let mut free = length;
+    let length = nested.len() as u32;
     for turn in turns.iter_mut() {
         let exact = turn.remainder as u128 * length as u128;
-        let quota = (exact / sum as u128) as u32;
-        free -= quota;
-        turn.set(quota, (exact % sum as u128) as u64, length);
+        turn.set((exact / remainders as u128) as u32, (exact % remainders as u128) as u64, length);
     }
+    round(turns, length);
+    nested.fill(0);
+    place(turns, nested);
+    length as u16
+}
+
+/// Slots that whole quotas leave go to the largest remainders, one each.
+fn round(turns: &mut [Turn], length: u32) {
+    let free = length - turns.iter().map(|turn| turn.quota).sum::<u32>();
     turns.sort_unstable_by_key(|turn| (core::cmp::Reverse(turn.remainder), turn.seed, turn.slot));
     for turn in turns.iter_mut().take(free as usize) {
-        let quota = turn.quota + 1;
-        turn.set(quota, 0, length);
+        turn.set(turn.quota + 1, 0, length);
     }
 }
 

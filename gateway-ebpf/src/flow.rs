@@ -370,14 +370,33 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
 #[inline(never)]
 pub fn end(key: &FlowKey, flow: &Flow, state: u8) -> i32 {
     let other = other_half(flow, key.protocol);
-    count::closed(flow);
     let half = established(&other).map(|half| &*half);
-    if flow.flags & flow_flags::REPLY == 0 {
-        count::ended(key, state, flow, half);
-    } else if let Some(half) = half {
-        count::ended(&other, state, half, Some(flow));
-    }
+    told(key, flow, &other, half, state);
     let _ = FLOWS.remove(&other);
     let _ = FLOWS.remove(key);
     0
+}
+
+/// One end of a flow whose endpoint has gone was told so. The other half stays until that end speaks up.
+#[inline(never)]
+pub fn end_half(key: &FlowKey, flow: &Flow) -> i32 {
+    let other = other_half(flow, key.protocol);
+    let half = established(&other).map(|half| &*half);
+    told(key, flow, &other, half, flow_state::GONE);
+    let _ = FLOWS.remove(key);
+    0
+}
+
+/// Counts a flow that ends, once: of one that has gone the second half ends alone.
+#[inline(always)]
+fn told(key: &FlowKey, flow: &Flow, other: &FlowKey, half: Option<&Flow>, state: u8) {
+    if half.is_none() && flow.state == flow_state::GONE {
+        return;
+    }
+    count::closed(flow);
+    if flow.flags & flow_flags::REPLY == 0 {
+        count::ended(key, state, flow, half);
+    } else if let Some(half) = half {
+        count::ended(other, state, half, Some(flow));
+    }
 }

@@ -186,9 +186,12 @@ pub fn first(frame: Tc, packet: &Packet, now: u64) -> u32 {
 #[inline(never)]
 pub fn foreign(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let mut key = HeldKey { datagram: packet.datagram(), index: 0, _pad: 0 };
-    let Some(track) = track(&key.datagram, now) else { return Tc::PASS };
-    let held = track.held;
-    if held == 0 || note(&key.datagram, fragment_protocol::FOREIGN, now).is_err() {
+    let held = track(&key.datagram, now).map_or(0, |track| track.held);
+    // The later ones would be held wherever an answer or a client's datagram is possible.
+    if held == 0 && !listener::is_gateway(&packet.key.destination) && !is_expected(&packet.key) {
+        return Tc::PASS;
+    }
+    if note(&key.datagram, fragment_protocol::FOREIGN, now).is_err() || held == 0 {
         return Tc::PASS;
     }
     let interface = frame.interface();

@@ -30,7 +30,7 @@ use gateway_common::{Flow, Reason, flow_state, protocol, route_kind};
 
 use crate::frame::{Frame, Tc, Xdp};
 use crate::headers::{FIN, RST, SYN};
-use crate::parse::{Packet, Parsed, fragment as part, parse};
+use crate::parse::{Packet, Parsed, fragment as part, parse, parse_apart};
 use crate::refuse::refuse;
 
 /// linux/if_packet.h: a frame for another host that only came by. On a bridge, where pods answer each other directly, it may
@@ -51,7 +51,7 @@ pub fn ingress_tc(context: TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
-    let parsed = parse(frame, packet);
+    let parsed = parse_apart(frame, packet);
     if parsed == Parsed::Other {
         return Tc::PASS;
     }
@@ -98,7 +98,7 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
 fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if flow.state == flow_state::GONE {
         let verdict = refuse(frame, packet, flow.listener, Reason::BackendGone, 0);
-        flow::end(&packet.key, flow, flow_state::GONE);
+        flow::end_half(&packet.key, flow);
         return verdict;
     }
     if packet.ttl <= 1 {

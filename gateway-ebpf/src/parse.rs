@@ -2,7 +2,7 @@
 
 use gateway_common::{Address, FlowKey, FragmentKey, protocol};
 
-use crate::frame::{ETHERNET, Frame, at, fixed};
+use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
 use crate::headers::*;
 
 /// What the later stages know of a packet.
@@ -114,6 +114,13 @@ pub fn words_v6(address: &Address) -> [u32; 4] {
     [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32]
 }
 
+/// [`parse`] as a function of its own: the verifier forgets on return how the packet came to look as it does, and need not
+/// follow each of these ways through all later stages.
+#[inline(never)]
+pub fn parse_apart(frame: Tc, packet: &mut Packet) -> Parsed {
+    parse(frame, packet)
+}
+
 /// Parses, making more of the frame reachable when the headers do not lie in its linear part.
 #[inline(always)]
 pub fn parse<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
@@ -193,22 +200,24 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     total(frame, packet, u16::from_be(ip.length) as u32)
 }
 
-/// Neither unspecified nor multicast nor reserved (the broadcast address among these): nobody to answer, nothing to forward.
+/// Neither unspecified nor loopback nor multicast nor reserved (the broadcast address among these): the kernel knows what to
+/// do with them (RFC 1122 section 3.2.1.3).
 #[inline(always)]
 fn is_host_v4(address: u32) -> bool {
     let first = address.to_ne_bytes()[0];
-    first != 0 && first < 224
+    first != 0 && first != 127 && first < 224
 }
 
+/// Nor below 0::/64, where unspecified, loopback and IPv4-mapped addresses are: on the wire the latter would be taken for IPv4.
 #[inline(always)]
 fn is_host_v6(words: &[u32; 4]) -> bool {
-    words[0].to_ne_bytes()[0] != 0xff && words[0] | words[1] | words[2] | words[3] != 0
+    words[0].to_ne_bytes()[0] != 0xff && words[0] | words[1] != 0
 }
 
 #[inline(always)]
 fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     let Some(ip) = fixed::<Ipv6, { ETHERNET as usize }>(frame) else { return Parsed::Short };
-    if !is_host_v6(&ip.source) || !is_host_v6(&ip.destination) {
+    if ip.version.to_ne_bytes()[0] >> 4 != 6 || !is_host_v6(&ip.source) || !is_host_v6(&ip.destination) {
         return Parsed::Other;
     }
     packet.v6 = true;

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use gateway_tests::client::{self, Answer};
-use gateway_tests::lab::{Agent, Endpoint, Keep, Manifests, Node, Serving, World, address, gateway, route, service, slice};
+use gateway_tests::lab::{
+    Agent, Endpoint, Keep, Manifests, Node, Serving, World, address, gateway, route, service, slice,
+};
 
 /// Where the servers listen.
 pub const SERVER: u16 = 8080;

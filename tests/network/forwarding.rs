@@ -179,7 +179,10 @@ fn survey(bed: &Bed) -> Vec<String> {
             let large = from.block_on(|| crate::fragments::echo(target, 4000)).is_ok();
             let ping = from.run(&format!("ping -n -q -c 1 -W 2 {address}")).is_ok();
             let all = if tcp && udp && large && ping { "ok" } else { "broken" };
-            lines.push(format!("{} to {target}: TCP {tcp}, UDP {udp}, fragments {large}, ping {ping}: {all}", from.name()));
+            lines.push(format!(
+                "{} to {target}: TCP {tcp}, UDP {udp}, fragments {large}, ping {ping}: {all}",
+                from.name()
+            ));
         }
     }
     lines

@@ -9,7 +9,7 @@ use gateway_tests::lab::address;
 use gateway_tests::server::pattern;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bed::{Bed, ECHO, on_gateway};
+use crate::bed::{Bed, ECHO, SERVER, on_gateway};
 
 /// Bytes of a fragment's payload; a multiple of 8.
 const FRAGMENT: usize = 1400;
@@ -44,6 +44,11 @@ fn large_datagrams_go_both_ways() {
 
 #[test]
 fn first_fragment_may_come_late() {
+    // The measure: without a gateway.
+    let direct = Bed::new();
+    for address in address::POD_1 {
+        direct.world.client.enter(|| echo_in_order((address, SERVER).into(), &[2, 0, 1])).unwrap();
+    }
     for backend in [address::POD_1, address::REMOTE] {
         let bed = Bed::web(&[backend]);
         let _agent = bed.agent();
@@ -111,7 +116,9 @@ fn fragments(source: SocketAddr, target: SocketAddr, payload: &[u8]) -> Vec<Vec<
     let (from, to) = (source.port(), target.port());
     let udp = match (source.ip(), target.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => UdpHeader::with_ipv4_checksum(from, to, &ipv4(a, b, 0), payload),
-        (IpAddr::V6(a), IpAddr::V6(b)) => UdpHeader::with_ipv6_checksum(from, to, &ipv6(a, b, 0, IpNumber::UDP), payload),
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            UdpHeader::with_ipv6_checksum(from, to, &ipv6(a, b, 0, IpNumber::UDP), payload)
+        }
         _ => panic!("{source} and {target} are of two IP versions"),
     };
     let mut datagram = udp.unwrap().to_bytes().to_vec();

@@ -1,6 +1,7 @@
 //! Real clients in network namespaces, the agent as a real process. Needs root: `cargo xtask test network`.
 
 #![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 mod bed;
 mod configuration;

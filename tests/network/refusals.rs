@@ -16,7 +16,7 @@ fn no_ready_backend_is_refused() {
         assert_refused("UDP", || bed.udp(target));
         assert_refused("UDP of a pod", || udp_from(bed.pod(0), target));
     }
-    assert_eq!(agent.metric("sluice_drops_total", &["no_backend"]).unwrap(), 8.0);
+    assert_eq!(agent.metric("sluice_packets_refused_total", &["no_backend"]).unwrap(), 8.0);
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn port_without_a_listener_is_refused() {
         assert_refused("TCP to a UDP listener", || bed.tcp(on_gateway(ECHO)[version]));
         assert_refused("UDP to a TCP listener", || bed.udp(on_gateway(WEB)[version]));
     }
-    assert_eq!(agent.metric("sluice_drops_total", &["no_listener"]).unwrap(), 8.0);
+    assert_eq!(agent.metric("sluice_packets_refused_total", &["no_listener"]).unwrap(), 8.0);
 }
 
 #[test]

@@ -62,8 +62,13 @@ pub async fn echo(target: SocketAddr, count: usize) -> io::Result<()> {
     tokio::try_join!(send, receive).map(drop)
 }
 
-/// Both versions, towards a pod and towards a remote host: (where to connect, where the backend runs).
+/// Both versions, first on a direct connection as the measure, then through the gateway to a pod and to a remote host. The test gets
+/// where the server runs and where to connect.
 fn everywhere(test: impl Fn(&Bed, &Node, SocketAddr)) {
+    let direct = Bed::new();
+    for address in address::POD_1 {
+        test(&direct, direct.pod(0), (address, OWN).into());
+    }
     for (index, backend) in [address::POD_1, address::REMOTE].into_iter().enumerate() {
         let bed = Bed::web(&[backend]);
         own_port(&bed, backend);

@@ -21,7 +21,8 @@ fn publish(bed: &Bed, backends: &[(&str, u16, u32)], services: &[(&str, &[[IpAdd
         gateway("edge", &[&v4, &v6], &[("web", "TCP", WEB), ("echo", "UDP", ECHO)]),
         route("TCPRoute", "web", ("edge", "web"), backends),
     ];
-    let udp: Vec<(String, u16, u32)> = backends.iter().map(|(name, port, weight)| (format!("{name}-udp"), *port, *weight)).collect();
+    let udp: Vec<(String, u16, u32)> =
+        backends.iter().map(|(name, port, weight)| (format!("{name}-udp"), *port, *weight)).collect();
     let udp: Vec<(&str, u16, u32)> = udp.iter().map(|(name, port, weight)| (name.as_str(), *port, *weight)).collect();
     documents.push(route("UDPRoute", "echo", ("edge", "echo"), &udp));
     for (name, endpoints) in services {

@@ -12,8 +12,8 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey, Listener,
-    ListenerKey, Reason, listener_kind, names, reason::REASONS,
+    Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey, Interface,
+    Listener, ListenerKey, Reason, listener_kind, names, reason::REASONS,
 };
 
 use crate::net::{self, Port, map_address};
@@ -112,6 +112,7 @@ impl Lab {
         (self.listeners, self.slots, self.sets) = (0, 0, 0);
         self.configure(Config::default())?;
         self.xdp_ports(&[])?;
+        self.interfaces(&Port::ALL)?;
         self.events()?;
         self.drops = self.read_drops()?;
         Ok(())
@@ -138,6 +139,17 @@ impl Lab {
         Ok(())
     }
 
+    /// Interfaces with `ingress_xdp`.
+    pub fn interfaces(&mut self, ports: &[Port]) -> Result<()> {
+        self.clear::<u32, Interface>(names::INTERFACES)?;
+        for port in ports {
+            let index = self.index(*port);
+            let value = Interface { mac: port.mac(), ..Interface::default() };
+            self.hash_mut(names::INTERFACES)?.insert(index, value, 0)?;
+        }
+        Ok(())
+    }
+
     /// Adds a listener and returns its id.
     pub fn listener(&mut self, at: SocketAddr, protocol: u8, backend_set: u32) -> Result<u32> {
         self.listeners += 1;
@@ -149,8 +161,17 @@ impl Lab {
 
     /// Declares that an address belongs to Gateways alone.
     pub fn exclusive(&mut self, address: IpAddr) -> Result<()> {
+        self.address(address, listener_kind::EXCLUSIVE)
+    }
+
+    /// Declares that Gateways share an address with the node.
+    pub fn shared(&mut self, address: IpAddr) -> Result<()> {
+        self.address(address, listener_kind::SHARED)
+    }
+
+    fn address(&mut self, address: IpAddr, kind: u8) -> Result<()> {
         let key = ListenerKey { address: map_address(address), ..ListenerKey::default() };
-        let value = Listener { kind: listener_kind::EXCLUSIVE, ..Listener::default() };
+        let value = Listener { kind, ..Listener::default() };
         Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
     }
 
@@ -287,6 +308,11 @@ impl Lab {
             events.push(decode(&record)?);
         }
         Ok(events)
+    }
+
+    pub fn events_lost(&mut self) -> Result<u64> {
+        let map: PerCpuArray<_, u64> = self.map_mut(names::EVENTS_LOST)?;
+        Ok(map.get(&0, 0)?.iter().sum())
     }
 
     fn outcome(&mut self, hook: Hook, verdict: i32, input: &[u8], frame: Vec<u8>) -> Result<Outcome> {

@@ -41,7 +41,8 @@ impl Wire {
         let mut frames = Vec::new();
         let start = Instant::now();
         while let Ok(frame) = self.receiver.next() {
-            if matches!(frame.get(12..14), Some([8, 0] | [0x86, 0xdd])) {
+            // The node's own neighbour and multicast housekeeping is to multicast MAC addresses.
+            if frame[0] & 1 == 0 && matches!(frame.get(12..14), Some([8, 0] | [0x86, 0xdd])) {
                 frames.push(frame.to_vec());
             }
             if start.elapsed() > Duration::from_secs(2) {

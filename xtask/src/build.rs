@@ -52,8 +52,8 @@ pub fn object() -> Result<PathBuf> {
 
 /// Cargo of the eBPF tool chain with a command on gateway-ebpf.
 pub fn ebpf_cargo(tool_chain: &ToolChain, task: &str) -> Command {
-    let mut cargo = tool_chain.cargo();
-    cargo.current_dir(ebpf_root()).args([task, "--release", "--locked", "--target", "bpfel-unknown-none"]);
+    let mut cargo = tool_chain.cargo(task);
+    cargo.current_dir(ebpf_root()).args(["--release", "--locked", "--target", "bpfel-unknown-none"]);
     cargo.args(["-Z", "build-std=core", "--target-dir"]).arg(ebpf_root().join("target"));
     cargo
 }

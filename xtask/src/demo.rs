@@ -4,11 +4,11 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use gateway_tests::client::split_tcp;
-use gateway_tests::lab::{Agent, Keep, World, address};
+use gateway_tests::lab::{Agent, Keep, World, address, wait_for};
 use tabled::settings::Style;
 use tabled::{Table, Tabled};
 use tempfile::TempDir;
@@ -57,10 +57,7 @@ pub fn run() -> Result<()> {
     title("Weights 90/10, then 50/50 while a download runs");
     let mut download = Download::start(&world, &files.path("slow"), Some(SLOW))?;
     let mut rows = measure(&world, "90 / 10", [90, 10])?;
-    files.set_weights(50, 50)?;
-    let changed = Instant::now();
-    wait_for_weights(&agent)?;
-    let milliseconds = changed.elapsed().as_millis();
+    let milliseconds = files.set_weights(50, 50, &agent)?.as_millis();
     rows.extend(measure(&world, "50 / 50", [50, 50])?);
     ensure!(download.runs()?, "the download was over before the weights had changed: nothing is shown");
     println!("{}", Table::new(rows).with(Style::sharp()));
@@ -103,8 +100,8 @@ impl Files {
         self.folder.path().join(name)
     }
 
-    /// Changes web.yaml by renaming a new one into place.
-    fn set_weights(&self, stable: u32, canary: u32) -> Result<()> {
+    /// Changes web.yaml by renaming a new one into place; how long it took until the agent said that it has applied it.
+    fn set_weights(&self, stable: u32, canary: u32, agent: &Agent) -> Result<Duration> {
         let path = self.path("manifests/web.yaml");
         let old = std::fs::read_to_string(&path)?;
         let new = old.replace("weight: 90", &format!("weight: {stable}"));
@@ -112,14 +109,15 @@ impl Files {
         ensure!(new != old, "web.yaml has no weights 90 and 10 to change");
         let beside = self.path("web.yaml.new");
         std::fs::write(&beside, new)?;
+        let applied = || agent.metric("sluice_apply_duration_seconds_count", &[]);
+        let before = applied()?;
+        let begun = Instant::now();
         std::fs::rename(beside, path)?;
-        Ok(())
+        wait_for("the agent to apply the weights", Duration::from_secs(5), || match applied()? > before {
+            true => Ok(begun.elapsed()),
+            false => bail!("it has not"),
+        })
     }
-}
-
-/// Waits until the agent has applied the change.
-fn wait_for_weights(_agent: &Agent) -> Result<()> {
-    Ok(())
 }
 
 #[derive(Tabled)]

@@ -80,6 +80,9 @@ const DEBIAN_EBPF: &[Need] = &[
 /// What building bpf-linker needs.
 const DEBIAN_LINKER: &[Need] = &[file("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"), command("c++", "g++")];
 
+/// Clippy of Debian's tool chain, for the eBPF crate.
+const DEBIAN_LINT: &[Need] = &[file("/usr/bin/cargo-clippy", "rust-web-clippy")];
+
 /// Packages that would start a service of that name.
 const SERVICES: &[&str] = &["haproxy", "nginx", "nftables"];
 
@@ -108,6 +111,12 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         if linker.is_none() {
             missing.extend(DEBIAN_LINKER.iter().filter(|need| !need.is_there()));
         }
+    }
+    if parts.contains(&Part::Lint)
+        && which("apt-get").is_some()
+        && !matches!(ToolChain::find(), Some(ToolChain::Nightly { .. }))
+    {
+        missing.extend(DEBIAN_LINT.iter().filter(|need| !need.is_there()));
     }
     install_packages(&missing)?;
 
@@ -156,12 +165,14 @@ impl ToolChain {
         at_least_1_95(&version).then_some(ToolChain::Nightly { version })
     }
 
-    /// Cargo of this tool chain, ready for `build`, `clippy` and the like of an eBPF crate.
-    pub fn cargo(&self) -> Command {
+    /// Cargo of this tool chain with a command (`build` or `clippy`), ready for an eBPF crate.
+    pub fn cargo(&self, task: &str) -> Command {
         let mut cargo = match self {
             ToolChain::Debian { .. } => {
-                let mut cargo = shell::command("/usr/bin/cargo");
-                cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
+                // Cargo itself would find rustup's clippy first.
+                let program = if task == "clippy" { "/usr/bin/cargo-clippy" } else { "/usr/bin/cargo" };
+                let mut cargo = shell::command(program);
+                cargo.env("CARGO", "/usr/bin/cargo").env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1");
                 cargo
             }
             ToolChain::Nightly { .. } => {
@@ -170,6 +181,7 @@ impl ToolChain {
                 cargo
             }
         };
+        cargo.arg(task);
         // The flags for this machine's own crates are none of the eBPF crate's business.
         for name in ["RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_BUILD_RUSTFLAGS", "RUSTC_WRAPPER"] {
             cargo.env_remove(name);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tabled::settings::Color;
 
 use super::output::{self, Output};
-use crate::compile::{Condition, Report, compile};
+use crate::compile::{Condition, ConditionType, Report, compile};
 use crate::index::{Change, Index, NodeFacts, Object, ObjectId, Origin};
 use crate::source::files::{self, Loaded};
 use crate::source::{Problem, Severity};
@@ -66,11 +66,16 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
     let mut rows: BTreeMap<(Origin, Option<ObjectId>), (Outcome, Vec<String>)> = BTreeMap::new();
     for object in &loaded.objects {
         let (mut outcome, mut messages) = (Outcome::Accepted, Vec::new());
-        for (place, condition) in conditions(&report, object).into_iter().filter(|(_, c)| c.is_bad()) {
-            outcome = Outcome::Rejected;
-            let message = format!("{place}{} ({})", condition.message, condition.reason);
-            if !messages.contains(&message) {
-                messages.push(message);
+        for (place, conditions) in conditions(&report, object) {
+            let refused = conditions.iter().any(|c| c.kind == ConditionType::Accepted && c.is_bad());
+            for condition in conditions.iter().filter(|c| c.is_bad()) {
+                outcome = Outcome::Rejected;
+                let message = format!("{place}{} ({})", condition.message, condition.reason);
+                // That what is not accepted is not programmed goes without saying.
+                let implied = refused && condition.kind == ConditionType::Programmed;
+                if !implied && !messages.contains(&message) {
+                    messages.push(message);
+                }
             }
         }
         rows.insert((object.meta().origin.clone(), Some(object.id())), (outcome, messages));
@@ -115,27 +120,26 @@ fn place(problem: &Problem, objects: &[Object]) -> (Origin, String) {
     }
 }
 
-/// The conditions of an object, with the listener or parent each is about.
-fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r Condition)> {
+/// The conditions of an object, and the listener that each group of them is about.
+fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r [Condition])> {
     let name = &object.meta().name;
-    let own = |conditions: &'r [Condition]| conditions.iter().map(|c| (String::new(), c)).collect::<Vec<_>>();
     match object {
         Object::GatewayClass(_) => {
-            report.classes.iter().find(|c| c.subject.name == *name).map_or_else(Vec::new, |c| own(&c.conditions))
+            let class = report.classes.iter().find(|c| c.subject.name == *name);
+            class.map(|class| (String::new(), &*class.conditions)).into_iter().collect()
         }
         Object::Gateway(_) => {
-            report.gateways.iter().find(|g| g.subject.name == *name).map_or_else(Vec::new, |gateway| {
-                let listeners = gateway.listeners.iter();
-                let of_listeners =
-                    listeners.flat_map(|l| l.conditions.iter().map(|c| (format!("listener {}: ", l.name), c)));
-                own(&gateway.conditions).into_iter().chain(of_listeners).collect()
-            })
+            let place = report.gateways.binary_search_by(|g| g.subject.name.cmp(name)).ok();
+            let gateway = place.map(|place| &report.gateways[place]);
+            let own = gateway.map(|gateway| (String::new(), &*gateway.conditions));
+            let listeners = gateway.into_iter().flat_map(|gateway| &gateway.listeners);
+            own.into_iter().chain(listeners.map(|l| (format!("listener {}: ", l.name), &*l.conditions))).collect()
         }
         Object::Route(_) => {
             let id = object.id();
-            let route = report.routes.binary_search_by(|r| r.id.cmp(&id)).ok().map(|place| &report.routes[place]);
-            let parents = route.into_iter().flat_map(|route| &route.parents);
-            parents.flat_map(|p| own(&p.conditions)).collect()
+            let place = report.routes.binary_search_by(|r| r.id.cmp(&id)).ok();
+            let parents = place.into_iter().flat_map(|place| &report.routes[place].parents);
+            parents.map(|parent| (String::new(), &*parent.conditions)).collect()
         }
         _ => Vec::new(),
     }

@@ -47,3 +47,12 @@ pub fn coloured() -> bool {
     use std::io::IsTerminal;
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
+
+/// Prints the result of a command. A reader that has seen enough (`| head`) is no error.
+pub fn print(text: &str) -> anyhow::Result<std::process::ExitCode> {
+    use std::io::Write;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(std::process::ExitCode::SUCCESS),
+    }
+}

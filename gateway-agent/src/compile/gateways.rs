@@ -32,7 +32,7 @@ pub struct Plan<'a> {
     pub gateway: &'a Arc<Gateway>,
     /// The addresses it has, sorted; empty if it is not accepted.
     pub addresses: Vec<IpAddr>,
-    /// Some of the addresses are its own wish, not the node's.
+    /// Those of the addresses that are not the node's.
     exclusive: Vec<IpAddr>,
     pub listeners: Vec<ListenerPlan<'a>>,
     /// Not accepted, and why.
@@ -60,8 +60,8 @@ pub enum Fate {
     Programmed,
     UnsupportedProtocol(String),
     Conflicted(String),
-    /// Its Gateway has no address, or is not accepted.
-    NoAddress,
+    /// Its Gateway is not accepted or has no address.
+    Idle,
 }
 
 /// All Gateways of our classes, the first by precedence first.
@@ -116,7 +116,7 @@ impl<'a> Plan<'a> {
         plan.mark_conflicts();
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
-            listener.fate = Fate::NoAddress;
+            listener.fate = Fate::Idle;
         }
         plan
     }
@@ -201,8 +201,10 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Addresses that are its own wish, not the node's. A Gateway without any listener holds none.
     pub fn exclusive_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.exclusive.iter().copied()
+        let lives = self.listeners.iter().any(ListenerPlan::is_programmed);
+        self.exclusive.iter().copied().filter(move |_| lives)
     }
 
     pub fn report(self) -> GatewayReport {
@@ -259,7 +261,7 @@ impl<'a> ListenerPlan<'a> {
             let wanted = protocol.map(|p| Kind::of_route(p).to_string());
             &*kind.group == GATEWAY_GROUP && Some(&*kind.kind) == wanted.as_deref()
         };
-        let wrong: Vec<&str> = spec.kinds.iter().filter(|kind| !fits(kind)).map(|kind| &*kind.kind).collect();
+        let wrong: Vec<String> = spec.kinds.iter().filter(|kind| !fits(kind)).map(|kind| kind.to_string()).collect();
         let supported = protocol.filter(|_| spec.kinds.is_empty() || spec.kinds.iter().any(|kind| fits(&kind)));
         let bad_kinds = protocol.filter(|_| !wrong.is_empty()).map(|protocol| {
             let right = Kind::of_route(protocol);
@@ -281,7 +283,7 @@ impl<'a> ListenerPlan<'a> {
     }
 
     fn is_invalid(&self) -> bool {
-        matches!(self.fate, Fate::UnsupportedProtocol(_) | Fate::Conflicted(_)) || self.bad_kinds.is_some()
+        matches!(self.fate, Fate::UnsupportedProtocol(_) | Fate::Conflicted(_)) || self.supported.is_none()
     }
 
     fn report(self) -> ListenerReport {
@@ -292,12 +294,12 @@ impl<'a> ListenerPlan<'a> {
                 Condition::yes(Programmed, Reason::Programmed, "The listener is in the data plane"),
                 None,
             ),
-            Fate::NoAddress => (
+            Fate::Idle => (
                 Condition::yes(Accepted, Reason::Accepted, "The listener is valid"),
                 Condition::no(
                     Programmed,
                     Reason::Pending,
-                    "The Gateway has no address, so nothing can listen; see its conditions",
+                    "The Gateway is not accepted or has no address; see its conditions",
                 ),
                 None,
             ),

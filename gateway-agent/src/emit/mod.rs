@@ -1,3 +1,4 @@
-//! What the outside gets to see of the IR and the report. Pure: no I/O, no clock.
+//! What the outside gets to see of the IR and the report: map entries and status conditions. Pure: no I/O, no clock.
 
+pub mod maps;
 pub mod status;

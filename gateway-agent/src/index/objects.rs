@@ -224,6 +224,12 @@ pub struct RouteKind {
     pub kind: Arc<str>,
 }
 
+impl fmt::Display for RouteKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.group == *GATEWAY_GROUP { f.write_str(&self.kind) } else { write!(f, "{}/{}", self.group, self.kind) }
+    }
+}
+
 /// The namespaces whose routes a listener takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum From {

@@ -68,7 +68,7 @@ struct Metadata {
     labels: Labels,
 }
 
-/// Reads a whole object; `None` if anything in it is wrong. The reader knows the object's name as soon as there is one.
+/// Reads a whole object; `None` if anything in it is wrong.
 pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     let object = reader.fields(node, |f| {
         f.known(&["apiVersion", "kind", "status"]);
@@ -130,11 +130,10 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node, start: Position) -> Op
         }
         let namespace = namespace.filter(|_| kind.namespaced());
         let namespace = namespace.unwrap_or_else(|| if kind.namespaced() { "default".into() } else { Arc::from("") });
-        let name = Name { namespace, name: name? };
-        f.reader.identify(ObjectId { kind, name: name.clone() });
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", strings).unwrap_or_default();
+        let name = Name { namespace, name: name? };
         Some(Metadata { meta: Meta { name, generation, created, origin }, labels })
     })
 }
@@ -410,18 +409,19 @@ fn target_port(reader: &mut Reader, node: &Node) -> Option<Option<u16>> {
 type SliceContent = (Box<[SlicePort]>, Box<[SliceEndpoint]>);
 
 fn slice(f: &mut Fields) -> Option<SliceContent> {
-    let kind = f.required("addressType", read::name)?;
-    let v4 = match &*kind {
-        "IPv4" => true,
-        "IPv6" => false,
-        "FQDN" => {
+    f.known(&["ports", "endpoints"]);
+    let v4 = match f.required("addressType", read::name).as_deref() {
+        Some("IPv4") => true,
+        Some("IPv6") => false,
+        Some("FQDN") => {
             f.error_at("addressType", "host names are not supported; use IPv4 or IPv6");
             return None;
         }
-        other => {
+        Some(other) => {
             f.error_at("addressType", format!("is \"{other}\"; use IPv4 or IPv6"));
             return None;
         }
+        None => return None,
     };
     let ports = f.list("ports", |r, n| {
         r.fields(n, |f| {

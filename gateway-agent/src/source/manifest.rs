@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
+
 use super::kinds;
 use super::read::Reader;
-use super::yaml::{self, Node, Value};
+use super::yaml::{self, Broken, Node, Position, Value};
 use super::{Problem, Severity};
-use crate::index::{Object, ObjectId, Origin};
+use crate::index::{Kind, Name, Object, ObjectId, Origin};
 
 /// What a file says.
 #[derive(Debug, Default)]
@@ -22,14 +24,15 @@ pub struct Manifest {
 
 /// Reads a text. `Err`: it is no YAML at all, so nothing can be said of its objects.
 pub fn read(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
-    let documents = yaml::documents(text).map_err(|broken| Problem {
-        origin: Origin { file: file.clone(), line: broken.at.line },
-        column: broken.at.column,
-        severity: Severity::Error,
-        object: None,
-        field: "".into(),
-        message: format!("is neither YAML nor JSON: {}", broken.message).into(),
-    })?;
+    let documents =
+        yaml::documents(text).map_err(|broken| broken_json(text).unwrap_or(broken)).map_err(|broken| Problem {
+            origin: Origin { file: file.clone(), line: broken.at.line },
+            column: broken.at.column,
+            severity: Severity::Error,
+            object: None,
+            field: "".into(),
+            message: format!("is neither YAML nor JSON: {}", broken.message).into(),
+        })?;
     let mut manifest = Manifest::default();
     for document in &documents {
         manifest.take(file, document, None);
@@ -37,56 +40,78 @@ pub fn read(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
     Ok(manifest)
 }
 
+/// A YAML parser looks for the end of a JSON object much too long; a JSON parser knows the place.
+fn broken_json(text: &str) -> Option<Broken> {
+    let error = text.trim_start().starts_with('{').then(|| serde_json::from_str::<IgnoredAny>(text).err()).flatten()?;
+    let at = Position { line: error.line() as u32, column: error.column() as u32 };
+    let message = error.to_string();
+    // It repeats the place.
+    let message = message.rsplit_once(" at line ").map_or(&*message, |(message, _)| message).to_owned();
+    Some(Broken { at, message })
+}
+
 impl Manifest {
     /// `inherited`: apiVersion and kind for the items of a typed list, which may leave them out.
     fn take(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>) {
-        let mut reader = Reader::new(file.clone());
+        let mut nobody = Reader::new(file.clone(), None);
         let Value::Mapping(_) = &node.value else {
-            reader.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
-            return self.problems.extend(reader.into_problems());
+            nobody.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
+            return self.problems.extend(nobody.into_problems());
         };
         let api_version = string(node, "apiVersion").or(inherited.map(|i| i.0));
         let kind = string(node, "kind").or(inherited.map(|i| i.1));
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
             let missing = if api_version.is_none() { "apiVersion" } else { "kind" };
-            reader.error(node.at, format!("is no Kubernetes object: {missing} is missing, or is no string"));
-            return self.problems.extend(reader.into_problems());
+            nobody.error(node.at, format!("is no Kubernetes object: {missing} is missing, or is no string"));
+            return self.problems.extend(nobody.into_problems());
         };
         if let Some(item_kind) = kind.strip_suffix("List") {
             let inherited = (!item_kind.is_empty()).then_some((api_version, item_kind));
-            return self.take_list(reader, node, inherited);
+            return self.take_list(file, node, inherited);
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-        let Some(known) = kinds::kind_named(group, kind) else {
-            return self.foreign.push((format!("{api_version} {kind}").into(), reader.origin(node.at)));
+        let Some(kind) = kinds::kind_named(group, kind) else {
+            return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin(node.at)));
         };
-        if !kinds::versions(known).contains(&version) {
-            let versions = kinds::versions(known).join(", ");
-            reader.error(node.at, format!("apiVersion: {known} has no version {version}; use one of {versions}"));
-            return self.problems.extend(reader.into_problems());
-        }
-        match kinds::object(&mut reader, known, node) {
-            Some(object) => self.objects.push(object),
-            None => self.rejected.extend(reader.object().cloned()),
+        let id = identify(kind, node);
+        let mut reader = Reader::new(file.clone(), Some(id.clone()));
+        if kinds::versions(kind).contains(&version) {
+            match kinds::object(&mut reader, kind, node) {
+                Some(object) => self.objects.push(object),
+                None => self.rejected.push(id),
+            }
+        } else {
+            let at = field(node, "apiVersion").map_or(node.at, |n| n.at);
+            let versions = kinds::versions(kind).join(", ");
+            reader.error_in(
+                "apiVersion",
+                at,
+                format!("there is no {kind} of version {version}; use one of {versions}"),
+            );
+            self.rejected.push(id);
         }
         self.problems.extend(reader.into_problems());
     }
 
-    fn take_list(&mut self, mut reader: Reader, node: &Node, inherited: Option<(&str, &str)>) {
-        let items = field(node, "items").filter(|items| !items.is_null());
-        match items.map(|items| (&items.value, items.at)) {
-            None => {}
-            Some((Value::Sequence(items), _)) => {
-                for item in items {
-                    self.take(&Arc::clone(reader.file()), item, inherited);
-                }
-            }
-            Some((_, at)) => {
-                reader.error(at, "items: must be a list");
-                self.problems.extend(reader.into_problems());
+    fn take_list(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>) {
+        let Some(items) = field(node, "items").filter(|items| !items.is_null()) else { return };
+        match &items.value {
+            Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited)),
+            _ => {
+                let mut nobody = Reader::new(file.clone(), None);
+                nobody.error_in("items", items.at, "must be a list");
+                self.problems.extend(nobody.into_problems());
             }
         }
     }
+}
+
+/// Which object this wants to be, however wrong the rest of it is.
+fn identify(kind: Kind, node: &Node) -> ObjectId {
+    let of_metadata = |key| field(node, "metadata").and_then(|metadata| string(metadata, key));
+    let namespace = if kind.namespaced() { of_metadata("namespace").unwrap_or("default") } else { "" };
+    let name = of_metadata("name").unwrap_or("(without a name)");
+    ObjectId { kind, name: Name { namespace: namespace.into(), name: name.into() } }
 }
 
 fn field<'n>(node: &'n Node<'n>, key: &str) -> Option<&'n Node<'n>> {

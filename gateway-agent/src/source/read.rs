@@ -22,24 +22,9 @@ enum Step {
 }
 
 impl Reader {
-    pub fn new(file: Arc<str>) -> Reader {
-        Reader { file, path: Vec::new(), object: None, problems: Vec::new(), errors: 0 }
-    }
-
-    /// From here on it is known whom problems are about, also those found before.
-    pub fn identify(&mut self, id: ObjectId) {
-        for problem in &mut self.problems {
-            problem.object.get_or_insert_with(|| id.clone());
-        }
-        self.object = Some(id);
-    }
-
-    pub fn object(&self) -> Option<&ObjectId> {
-        self.object.as_ref()
-    }
-
-    pub fn file(&self) -> &Arc<str> {
-        &self.file
+    /// `object`: whom the problems are about, if that can be told.
+    pub fn new(file: Arc<str>, object: Option<ObjectId>) -> Reader {
+        Reader { file, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
     }
 
     /// Nothing was wrong so far.
@@ -60,7 +45,12 @@ impl Reader {
         self.record(Severity::Error, at, message.into());
     }
 
-    pub fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
+    /// A mistake in a field of the object itself.
+    pub fn error_in(&mut self, field: &str, at: Position, message: impl Into<Box<str>>) {
+        self.within(Step::Field(field.into()), |r| r.error(at, message));
+    }
+
+    fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
         self.record(Severity::Warning, at, message.into());
     }
 
@@ -195,7 +185,9 @@ pub fn items<'n, T>(
         reader.error(node.at, format!("must be a list, but is {}", describe(node)));
         return None;
     };
-    items.iter().enumerate().map(|(i, item)| reader.within(Step::Item(i), |r| read(r, item))).collect()
+    // Every item is read, also those after a wrong one.
+    let read = items.iter().enumerate().map(|(i, item)| reader.within(Step::Item(i), |r| read(r, item)));
+    read.collect::<Vec<Option<T>>>().into_iter().collect()
 }
 
 /// A string. Plain numbers and booleans are none, as for the Kubernetes API.

@@ -1,6 +1,9 @@
 //! Fragmented datagrams: every piece goes where the first one goes, in whatever order they come.
 
-use anyhow::Result;
+use std::net::UdpSocket;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use gateway_common::{HELD_PER_DATAGRAM, Reason, protocol::UDP};
 
 use crate::answer::Error;
@@ -33,6 +36,8 @@ pub fn add(cases: &mut Cases) {
     cases.one("fragments/with_other_ipv6_extensions", with_extensions);
     cases.one("fragments/with_ipv4_options", with_options);
     cases.each("fragments/to_a_shared_address", shared_address);
+    cases.each("fragments/of_the_nodes_own_datagrams_arrive", the_nodes_own);
+    cases.each("fragments/of_others_pass_in_any_order", others_pass);
 }
 
 fn payload() -> Vec<u8> {
@@ -215,16 +220,56 @@ fn with_options(lab: &mut Lab) -> Result<()> {
     pass_with(lab, Version::V4, |packet| Packet { options: vec![0x94, 4, 0, 0], ..packet })
 }
 
-/// Gateways on the node's own address: what follows the first fragment is known by it.
+/// Gateways on the node's own address.
 fn shared_address(lab: &mut Lab, version: Version) -> Result<()> {
-    let mut scene = Scene::new(lab, version, UDP, Place::Pod)?;
-    scene.gateway = port_of(version.node(), 80);
-    scene.listener = lab.listener(scene.gateway, UDP, scene.set)?;
-    scene.establish(lab)?;
-    let request = scene.request(&payload());
-    let wanted = scene.forwarded(&request).fragments(4, &CUTS);
-    for (frame, wanted) in request.fragments(4, &CUTS).iter().zip(&wanted) {
-        lab.tc(Port::Ext0, frame)?.forwarded_frame(wanted);
+    for order in [[0, 1, 2], [2, 1, 0]] {
+        lab.reset()?;
+        let mut scene = Scene::new(lab, version, UDP, Place::Pod)?;
+        scene.gateway = port_of(version.node(), 80);
+        lab.shared(version.node())?;
+        scene.listener = lab.listener(scene.gateway, UDP, scene.set)?;
+        scene.establish(lab)?;
+        let request = scene.request(&payload());
+        let wanted = scene.forwarded(&request).fragments(4, &CUTS);
+        all_arrive(lab, Port::Ext0, &request.fragments(4, &CUTS), Port::Pod0, wanted, order)?;
+    }
+    Ok(())
+}
+
+/// What was held for an address that is shared, and is the node's, reaches its socket whole.
+fn the_nodes_own(lab: &mut Lab, version: Version) -> Result<()> {
+    for (id, order) in [(1, [0, 1, 2]), (2, [2, 0, 1]), (3, [2, 1, 0])] {
+        lab.reset()?;
+        lab.attach()?;
+        let scene = Scene::new(lab, version, UDP, Place::Pod)?;
+        lab.shared(version.node())?;
+        let own = port_of(version.node(), 5_300);
+        let socket = UdpSocket::bind(own)?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let request = scene.request(&payload()).to(own);
+        let frames = request.fragments(id, &CUTS);
+        let mut client = Wire::open(Port::Ext0)?;
+        for i in order {
+            client.send(&frames[i])?;
+        }
+        let mut buffer = vec![0; 4096];
+        let (length, from) = socket.recv_from(&mut buffer).with_context(|| format!("sent in the order {order:?}"))?;
+        assert_eq!((&buffer[..length], from), (&payload()[..], scene.client));
+    }
+    Ok(())
+}
+
+fn others_pass(lab: &mut Lab, version: Version) -> Result<()> {
+    let scene = Scene::new(lab, version, UDP, Place::Pod)?;
+    lab.shared(version.node())?;
+    let elsewhere = scene.request(&payload()).to(port_of(version.remote(), 53)).fragments(1, &CUTS);
+    for i in [2, 1, 0] {
+        lab.tc(Port::Ext0, &elsewhere[i])?.untouched();
+    }
+    // The first one decides for what follows it.
+    let own = scene.request(&payload()).to(port_of(version.node(), 5_300)).fragments(2, &CUTS);
+    for frame in &own {
+        lab.tc(Port::Ext0, frame)?.untouched();
     }
     Ok(())
 }

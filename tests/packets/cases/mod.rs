@@ -1,11 +1,16 @@
 //! The tests, by subject.
 
+mod events;
 mod fragments;
 mod headers;
 mod icmp;
 mod passed;
+mod pick;
+mod random;
 mod refuse;
 mod route;
+mod sweep;
+mod tables;
 mod tcp;
 mod udp;
 
@@ -20,12 +25,17 @@ use crate::pool::Pool;
 
 pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     let mut cases = Cases { pool: pool.clone(), trials: Vec::new() };
+    events::add(&mut cases);
     fragments::add(&mut cases);
     headers::add(&mut cases);
     icmp::add(&mut cases);
     passed::add(&mut cases);
+    pick::add(&mut cases);
+    random::add(&mut cases);
     refuse::add(&mut cases);
     route::add(&mut cases);
+    sweep::add(&mut cases);
+    tables::add(&mut cases);
     tcp::add(&mut cases);
     udp::add(&mut cases);
     cases.trials

@@ -11,6 +11,7 @@ use crate::packet::{Body, Packet};
 use crate::scene::{Place, Scene};
 
 pub fn add(cases: &mut Cases) {
+    cases.each("passed/xdp_on_an_interface_it_does_not_know", unknown_interface);
     for hook in Hook::BOTH {
         let mut add = |name: &str, case: fn(&mut Lab, Version, Hook) -> Result<()>| {
             cases.each(&format!("passed/{name}_{hook:?}"), move |lab, v| case(lab, v, hook));
@@ -60,16 +61,38 @@ fn multicast_and_broadcast(lab: &mut Lab, version: Version, hook: Hook) -> Resul
     Ok(())
 }
 
-/// A bridge or a promiscuous interface hands over frames for others.
+/// A bridge or a promiscuous interface hands over frames for others: another node may know their connection.
 fn other_host(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
-    let scene = Scene::new(lab, version, TCP, Place::Pod)?;
-    if hook == Hook::Xdp {
-        // XDP rewrites nothing that opens; what it refuses is the question.
-        let packet = scene.opening().to(port_of(version.gateway(), 81)).macs(Port::Ext0.peer_mac(), [2, 9, 9, 9, 9, 9]);
-        return Ok(lab.xdp(Port::Ext0, &packet.frame())?.untouched());
+    let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    lab.xdp_ports(&Port::ALL)?;
+    scene.establish(lab)?;
+    scene.client_sends(lab, &scene.confirmation())?;
+    let unknown = scene.client_port(40_009);
+    for packet in [
+        scene.confirmation(),
+        scene.opening(),
+        unknown.opening(),
+        unknown.confirmation(),
+        unknown.up("R", 1, 0),
+        scene.opening().to(port_of(version.gateway(), 81)),
+        scene.request(b"x"),
+    ] {
+        let overheard = packet.macs(Port::Ext0.peer_mac(), [2, 9, 9, 9, 9, 9]);
+        lab.run(hook, Port::Ext0, &overheard.frame())?.untouched();
     }
-    let packet = scene.opening().macs(Port::Ext0.peer_mac(), [2, 9, 9, 9, 9, 9]);
-    lab.tc(Port::Ext0, &packet.frame())?.untouched();
+    let mut cut = scene.opening().macs(Port::Ext0.peer_mac(), [2, 9, 9, 9, 9, 9]).frame();
+    cut.truncate(cut.len() - 30);
+    lab.run(hook, Port::Ext0, &cut)?.untouched();
+    Ok(())
+}
+
+/// Whose MAC address XDP does not know.
+fn unknown_interface(lab: &mut Lab, version: Version) -> Result<()> {
+    let scene = Scene::new(lab, version, TCP, Place::Pod)?;
+    lab.interfaces(&[Port::Ext1])?;
+    for packet in [scene.confirmation(), scene.opening().to(port_of(version.gateway(), 81))] {
+        lab.xdp(Port::Ext0, &packet.frame())?.untouched();
+    }
     Ok(())
 }
 

@@ -40,6 +40,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("refuse/resets_of_the_standard", reset_numbers);
     cases.each("refuse/padding_does_not_count", padding);
     cases.each("refuse/gone_backend", gone_backend);
+    cases.each("refuse/nobody_to_answer_to", nobody);
     cases.each("refuse/icmp_errors_are_limited_in_rate", rate_limit);
 }
 
@@ -70,6 +71,7 @@ fn other_protocol(lab: &mut Lab, version: Version) -> Result<()> {
 fn shared_address(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
     let scene = Scene::new(lab, version, TCP, Place::Pod)?;
     let shared = port_of(version.node(), 22);
+    lab.shared(version.node())?;
     lab.listener(port_of(version.node(), 80), TCP, scene.set)?;
     for packet in [scene.opening(), scene.up("A", 5, 6), scene.up("R", 5, 0), scene.request(b"dns")] {
         lab.run(hook, Port::Ext0, &packet.to(shared).frame())?.untouched();
@@ -276,6 +278,28 @@ fn gone_backend(lab: &mut Lab, version: Version) -> Result<()> {
         lab.xdp(port, &packet.frame())?.untouched();
         lab.tc(port, &packet.frame())?.answered(Reason::BackendGone, &reset(&packet));
     }
+    Ok(())
+}
+
+/// RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e.6): what cannot be one host's address is neither answered nor let in.
+fn nobody(lab: &mut Lab, version: Version) -> Result<()> {
+    let scene = Scene::new(lab, version, TCP, Place::Pod)?;
+    let sources: &[&str] = match version {
+        Version::V4 => &["0.0.0.0", "255.255.255.255", "224.0.0.1", "239.1.2.3", "127.0.0.1"],
+        Version::V6 => &["::", "::1", "ff02::1", "ff0e::5"],
+    };
+    for source in sources {
+        let from = port_of(source.parse()?, 40_000);
+        let closed = port_of(version.gateway(), 81);
+        for packet in [scene.opening(), scene.opening().to(closed), scene.up("A", 1, 2), scene.request(b"x").to(closed)]
+        {
+            for hook in Hook::BOTH {
+                let outcome = lab.run(hook, Port::Ext0, &packet.clone().from(from).frame())?;
+                assert_ne!(outcome.went(), Went::Out, "{hook:?} with source {source}: {:?}", outcome.reasons);
+            }
+        }
+    }
+    assert_eq!(lab.flows(Table::Embryonic)?.len(), 0);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::node::Node;
 use super::process::Process;
 use super::wait::wait_for;
+use super::world::address;
 
 /// Where the agent of a node serves /metrics, /healthz and /readyz: the node's own loopback.
 const ADMIN: &str = "127.0.0.1:9464";
@@ -34,7 +35,8 @@ impl<'n> Agent<'n> {
     /// Starts it and does not wait.
     pub fn launch(node: &'n Node, manifests: &Path, options: &[&str]) -> Result<Agent<'n>> {
         let mut command = node.command(binary("sluice")?);
-        command.arg("run").arg("--manifests").arg(manifests).args(["--admin-address", ADMIN]).args(options);
+        command.arg("run").arg("--manifests").arg(manifests);
+        command.args(["--node-name", address::NODE_NAME, "--admin-address", ADMIN]).args(options);
         Ok(Agent { node, process: node.spawn("sluice run", command)? })
     }
 

@@ -6,6 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
+use super::world::address;
+
 /// A directory of manifests; files are renamed into place, so that the agent sees each change as one.
 pub struct Manifests {
     directory: TempDir,
@@ -87,19 +89,24 @@ pub fn service(name: &str, protocol: &str, port: u16) -> String {
 #[derive(Clone, Copy, Debug)]
 pub struct Endpoint {
     pub address: IpAddr,
+    /// `nodeName`: where it runs.
+    pub node: &'static str,
     pub ready: bool,
     pub serving: bool,
     pub terminating: bool,
 }
 
 impl Endpoint {
+    /// Of the world's pods or of its remote host.
     pub fn ready(address: IpAddr) -> Endpoint {
-        Endpoint { address, ready: true, serving: true, terminating: false }
+        let is_pod = address::POD_1.contains(&address) || address::POD_2.contains(&address);
+        let node = if is_pod { address::NODE_NAME } else { "elsewhere" };
+        Endpoint { address, node, ready: true, serving: true, terminating: false }
     }
 
     /// Terminating, but still answering: it keeps the connections it has.
     pub fn draining(address: IpAddr) -> Endpoint {
-        Endpoint { address, ready: false, serving: true, terminating: true }
+        Endpoint { ready: false, terminating: true, ..Endpoint::ready(address) }
     }
 }
 
@@ -114,9 +121,9 @@ pub fn slice(service: &str, protocol: &str, port: u16, endpoints: &[Endpoint]) -
             family.to_lowercase(),
             if endpoints.is_empty() { " []" } else { "" }
         );
-        for Endpoint { address, ready, serving, terminating } in endpoints {
+        for Endpoint { address, node, ready, serving, terminating } in endpoints {
             text += &format!(
-                "- addresses: ['{address}']\n  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}\n"
+                "- addresses: ['{address}']\n  nodeName: {node}\n  conditions: {{ready: {ready}, serving: {serving}, terminating: {terminating}}}\n"
             );
         }
         text

@@ -19,6 +19,8 @@ use super::node::{Keep, Node, veth};
 pub mod address {
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+    /// The gateway node's `nodeName` in manifests.
+    pub const NODE_NAME: &str = "gateway";
     pub const CLIENT: [IpAddr; 2] = [v4(0, 2), v6(0, 2)];
     /// The node's own, towards the client.
     pub const NODE: [IpAddr; 2] = [v4(0, 1), v6(0, 1)];
@@ -81,7 +83,11 @@ impl World {
             "address add {c4}/24 dev c0\naddress add {c6}/64 dev c0 nodad\n\
              route add default via {n4}\nroute add default via {n6} dev c0"
         ))?;
-        self.gateway.ip(&format!("address add {n4}/24 dev eth-client\naddress add {n6}/64 dev eth-client nodad"))
+        // Whatever else there is lies behind the client's link.
+        self.gateway.ip(&format!(
+            "address add {n4}/24 dev eth-client\naddress add {n6}/64 dev eth-client nodad\n\
+             route add default via {c4}\nroute add default via {c6} dev eth-client"
+        ))
     }
 
     fn lay_remote(&self) -> Result<()> {
@@ -91,7 +97,8 @@ impl World {
         self.gateway.ip(&format!("address add {n4}/24 dev eth-remote\naddress add {n6}/64 dev eth-remote nodad"))
     }
 
-    fn lay_pod(&self, pod: &Node, [p4, p6]: [std::net::IpAddr; 2]) -> Result<()> {
+    /// Gives a pod its link to the node, its addresses and routes.
+    pub fn lay_pod(&self, pod: &Node, [p4, p6]: [std::net::IpAddr; 2]) -> Result<()> {
         let host = pod.name();
         veth((pod, "eth0"), (&self.gateway, host))?;
         let [n4, n6] = address::NODE_PODS;

@@ -1,0 +1,70 @@
+//! What the agent tells of itself: metrics and readiness over HTTP, and the state of everything to the command line over a
+//! unix socket.
+
+#![forbid(unsafe_code)]
+
+mod http;
+mod metrics;
+mod socket;
+mod stream;
+pub mod view;
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use crate::apply::{Capacity, Fill};
+use crate::datapath::{Contents, Counters};
+use crate::emit::maps::BackendKey;
+use crate::ir::ListenerName;
+
+pub use http::serve as serve_http;
+pub use metrics::Durations;
+pub use socket::{Query, serve as serve_socket};
+
+/// What can be asked for. It is made at the time of the question, so that keeping it up to date costs nothing.
+pub trait Subject {
+    /// Whether the first compile is in the maps.
+    fn is_ready(&self) -> bool;
+    fn snapshot(&self) -> Snapshot;
+    fn status(&self) -> view::Status;
+}
+
+/// The state at one time, in a form that another thread can go through.
+pub struct Snapshot {
+    pub names: Names,
+    pub fill: Fill,
+    pub capacity: Capacity,
+    /// Objects in the index, by kind.
+    pub objects: Vec<(&'static str, usize)>,
+    /// Interfaces with programs on them.
+    pub interfaces: usize,
+    /// Manifests and objects that something is wrong with.
+    pub problems: usize,
+    pub durations: Durations,
+    pub counters: Counters,
+    pub contents: Contents,
+}
+
+/// The names behind the ids.
+#[derive(Default)]
+pub struct Names {
+    pub listeners: HashMap<u32, ListenerName>,
+    pub backends: HashMap<u32, BackendName>,
+}
+
+pub struct BackendName {
+    pub key: BackendKey,
+    /// Of the first route that has it; `None`: nothing has it any more.
+    pub service: Option<Arc<str>>,
+}
+
+impl Names {
+    pub fn listener(&self, id: u32) -> Option<String> {
+        self.listeners.get(&id).map(ToString::to_string)
+    }
+
+    pub fn service(&self, backend: u32) -> Option<&str> {
+        self.backends.get(&backend)?.service.as_deref()
+    }
+}

@@ -1,0 +1,226 @@
+//! The control sentence, carried out: changed objects in, map entries and status out.
+
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hashbrown::HashMap;
+use jiff::Timestamp;
+
+use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
+use crate::apply::Object;
+use crate::compile::{Report, compile};
+use crate::datapath::{Datapath, Events};
+use crate::emit::maps::{self, BackendKey, ip};
+use crate::emit::status::{ObjectStatus, carry_times, status};
+use crate::index::{Change, Index, NodeFacts};
+use crate::ir::{Ir, Target};
+use crate::source::{Problem, Severity};
+
+/// The state of the whole agent.
+pub struct Agent {
+    index: Index,
+    datapath: Datapath,
+    ir: Ir,
+    statuses: Vec<ObjectStatus>,
+    manifest_problems: Arc<[Problem]>,
+    compile_problems: Vec<Problem>,
+    apply_problems: Vec<String>,
+    durations: Durations,
+    ready: bool,
+    /// Made when it is asked for, until the next change.
+    names: Option<Names>,
+}
+
+impl Agent {
+    pub fn new(node: &str, datapath: Datapath) -> Agent {
+        let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
+        Agent {
+            index: Index::new(node),
+            datapath,
+            ir: Ir::default(),
+            statuses: Vec::new(),
+            manifest_problems: Arc::default(),
+            compile_problems: Vec::new(),
+            apply_problems: Vec::new(),
+            durations: Durations::default(),
+            ready: false,
+            names: None,
+        }
+    }
+
+    /// Objects changed: index → compile → emit → apply, then the status.
+    pub fn change(&mut self, changes: impl IntoIterator<Item = Change>, problems: Arc<[Problem]>) {
+        for problem in problems.iter().filter(|p| !self.manifest_problems.contains(p)) {
+            say(problem);
+        }
+        self.manifest_problems = problems;
+        self.index.apply(changes);
+        self.compile();
+    }
+
+    /// Interfaces, addresses or routes of the node changed.
+    pub fn network_changed(&mut self) -> io::Result<()> {
+        self.datapath.refresh_network()?;
+        if self.datapath.addresses() == self.index.node().addresses {
+            self.apply();
+        } else {
+            self.index.set_node_addresses(self.datapath.addresses().to_vec());
+            self.compile();
+        }
+        Ok(())
+    }
+
+    fn compile(&mut self) {
+        let start = Instant::now();
+        let (ir, report) = compile(&self.index);
+        self.durations.compile.observe(start.elapsed().as_secs_f64());
+        self.ir = ir;
+        let failed = self.apply();
+        self.report(report, &failed);
+    }
+
+    /// Says which objects did not get into the maps, and why.
+    fn apply(&mut self) -> Vec<crate::apply::Problem> {
+        let start = Instant::now();
+        let wanted = maps::maps(&self.ir);
+        let applied = self.datapath.apply(&wanted);
+        let took = start.elapsed();
+        self.durations.apply.observe(took.as_secs_f64());
+        self.ready = true;
+        self.names = None;
+        let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
+        for problem in problems.iter().filter(|p| !self.apply_problems.contains(p)) {
+            tracing::error!("{problem}");
+        }
+        self.apply_problems = problems;
+        if applied.writes + applied.removals > 0 {
+            tracing::debug!(writes = applied.writes, removals = applied.removals, ?took, "maps changed");
+        }
+        applied.problems
+    }
+
+    fn report(&mut self, mut report: Report, failed: &[crate::apply::Problem]) {
+        for problem in failed {
+            if let Object::Listener(listener) = &problem.object {
+                report.not_programmed(listener, &problem.error.to_string());
+            }
+        }
+        let mut statuses = status(&report);
+        carry_times(&mut statuses, &self.statuses, Timestamp::now());
+        self.statuses = statuses;
+        for problem in report.problems.iter().filter(|p| !self.compile_problems.contains(p)) {
+            say(problem);
+        }
+        self.compile_problems = report.problems;
+    }
+
+    /// Ends idle flows.
+    pub fn sweep(&self) {
+        match self.datapath.sweep() {
+            Ok(ended) => tracing::trace!(ended, "swept"),
+            Err(error) => tracing::warn!(error, "the kernel did not run `sweep`: idle connections are not ended"),
+        }
+    }
+
+    pub fn events(&self) -> Result<Events, impl std::error::Error + Send + Sync + 'static> {
+        self.datapath.events()
+    }
+
+    /// The names behind the ids that are in the maps now.
+    pub fn names(&mut self) -> &Names {
+        let (datapath, ir) = (&self.datapath, &self.ir);
+        self.names.get_or_insert_with(|| names(datapath, ir))
+    }
+}
+
+fn say(problem: &Problem) {
+    match problem.severity {
+        Severity::Error => tracing::error!("{problem}"),
+        Severity::Warning => tracing::warn!("{problem}"),
+        Severity::Note => tracing::info!("{problem}"),
+    }
+}
+
+fn names(datapath: &Datapath, ir: &Ir) -> Names {
+    let mut services: HashMap<BackendKey, Arc<str>> = HashMap::new();
+    for listener in &ir.listeners {
+        let protocol = maps::number(listener.protocol);
+        for reference in listener.backends.iter().flat_map(|set| &set.refs) {
+            let Target::Endpoints { service, endpoints } = &reference.target else { continue };
+            for endpoint in endpoints.iter() {
+                let key = BackendKey { address: maps::address(endpoint.address), port: endpoint.port, protocol };
+                services.entry(key).or_insert_with(|| Arc::clone(service));
+            }
+        }
+    }
+    let applier = datapath.applier();
+    Names {
+        listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
+        backends: applier
+            .backend_ids()
+            .map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }))
+            .collect(),
+    }
+}
+
+impl admin::Subject for Agent {
+    fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let index = &self.index;
+        Snapshot {
+            names: names(&self.datapath, &self.ir),
+            fill: self.datapath.applier().fill(),
+            capacity: self.datapath.applier().capacity(),
+            objects: vec![
+                ("GatewayClass", index.classes().count()),
+                ("Gateway", index.gateways().count()),
+                ("Route", index.routes().count()),
+                ("EndpointSlice", index.slices().count()),
+            ],
+            interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
+            problems: self.manifest_problems.len() + self.compile_problems.len() + self.apply_problems.len(),
+            durations: self.durations.clone(),
+            counters: self.datapath.counters(),
+            contents: self.datapath.contents(),
+        }
+    }
+
+    fn status(&self) -> view::Status {
+        let (applier, counters) = (self.datapath.applier(), self.datapath.counters());
+        let names = names(&self.datapath, &self.ir);
+        // A counter that cannot be read counts nothing.
+        let listeners = names.listeners.iter().map(|(id, name)| {
+            (name.to_string(), counters.listener(*id).map(view::Counts::from).unwrap_or_default())
+        });
+        let mut backends: BTreeMap<String, BTreeMap<String, view::Counts>> = BTreeMap::new();
+        for (id, backend) in &names.backends {
+            let service = backend.service.as_deref().unwrap_or_default().to_owned();
+            let endpoint = SocketAddr::new(ip(backend.key.address), backend.key.port);
+            let endpoint = format!("{}/{endpoint}", view::protocol(backend.key.protocol));
+            let counts = counters.backend(*id).map(view::Counts::from).unwrap_or_default();
+            backends.entry(service).or_default().insert(endpoint, counts);
+        }
+        let drops = counters.drops().unwrap_or_default().into_iter().filter(|(_, packets)| *packets > 0);
+        let problems = self.manifest_problems.iter().chain(&self.compile_problems).map(ToString::to_string);
+        view::Status {
+            node: Arc::clone(&self.index.node().name),
+            version: env!("CARGO_PKG_VERSION"),
+            ready: self.ready,
+            objects: self.statuses.clone(),
+            listeners: listeners.collect(),
+            backends,
+            refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
+            maps: view::fill(&applier.fill(), &applier.capacity()),
+            interfaces: self.datapath.interfaces().values().cloned().collect(),
+            problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Brings the maps from what they hold to what is wanted. Owns the ids.
+//!
+//! Make before break: backends, slots, BACKEND_SETS, listeners; then the removals in reverse. After every single write each
+//! listener points to a complete set. Only what differs is written, and only tables of changed sets are computed. What
+//! finds no room is reported and left out; the rest goes on.
+
+mod adopt;
+mod ids;
+#[cfg(test)]
+mod memory;
+mod round;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use gateway_common::{Address, Listener, ListenerKey};
+use hashbrown::HashMap;
+
+use crate::emit::maps::{BackendKey, Set, Wanted};
+use crate::ir::ListenerName;
+use ids::{Ids, Range, Ranges};
+pub use store::{Capacity, MapName, MapStore, StoreError};
+use table::Table;
+
+/// How the node reaches an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// The node's own address towards it; unset: there is no route.
+    pub source: Address,
+    /// The host end of the pod's veth pair, if the address is behind one; 0: none.
+    pub ifindex: u32,
+}
+
+/// What is in the maps, by identity.
+pub struct Applier {
+    capacity: Capacity,
+    backends: HashMap<BackendKey, Backend>,
+    /// Ids in BACKENDS that belong to nothing.
+    stray_backends: Vec<u32>,
+    listeners: HashMap<ListenerKey, PresentListener>,
+    listener_names: HashMap<ListenerName, u32>,
+    /// Until the first round has said whose they are.
+    adopted_listener_ids: Vec<u32>,
+    sets: HashMap<u32, PresentSet>,
+    set_of_content: HashMap<Arc<Set>, u32>,
+    backend_ids: Ids,
+    listener_ids: Ids,
+    set_ids: Ids,
+    ranges: Ranges,
+    table: Table,
+    round: u32,
+}
+
+struct Backend {
+    id: u32,
+    value: gateway_common::Backend,
+    /// The round that wanted it last.
+    wanted: u32,
+}
+
+struct PresentListener {
+    value: Listener,
+    wanted: u32,
+}
+
+struct PresentSet {
+    range: Range,
+    /// `None`: adopted, and not compared yet.
+    content: Option<Arc<Set>>,
+    /// Every member has found room.
+    complete: bool,
+    /// The round that needed it last.
+    wanted: u32,
+}
+
+/// What an apply did.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// Entries put or removed; a table counts as one.
+    pub writes: usize,
+    /// Entries removed.
+    pub removals: usize,
+    pub problems: Vec<Problem>,
+}
+
+/// An object that is not, or not wholly, in the maps.
+#[derive(Debug)]
+pub struct Problem {
+    pub object: Object,
+    pub error: ProblemKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    Listener(ListenerName),
+    Backend(BackendKey),
+    Address(Address),
+    /// Not of one object.
+    Datapath,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProblemKind {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("address {address} port {port} belongs to listener {owner} already; give one of them another port")]
+    Taken { address: std::net::IpAddr, port: u16, owner: ListenerName },
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::emit::maps::ip;
+        match &self.object {
+            Object::Listener(ListenerName { namespace, gateway, section }) => {
+                write!(f, "listener {namespace}/{gateway}/{section}: ")?;
+            }
+            Object::Backend(key) => write!(f, "backend {} port {}: ", ip(key.address), key.port)?,
+            Object::Address(address) => write!(f, "Gateway address {}: ", ip(*address))?,
+            Object::Datapath => {}
+        }
+        self.error.fmt(f)
+    }
+}
+
+impl Applier {
+    /// Brings the maps to `wanted`. Never fails as a whole: what could not be written is in [`Applied::problems`], and is
+    /// tried again by the next call.
+    pub fn apply(&mut self, wanted: &Wanted, path: impl Fn(Address, bool) -> Path, store: &mut dyn MapStore) -> Applied {
+        let mut applied = self.pass(wanted, &path, store);
+        // What was removed last makes room for what came first.
+        let full = |p: &Problem| matches!(p.error, ProblemKind::Store(StoreError::Full(_)));
+        if applied.removals > 0 && applied.problems.iter().any(full) {
+            store.wait_for_readers();
+            self.settle();
+            let again = self.pass(wanted, &path, store);
+            applied = Applied {
+                writes: applied.writes + again.writes,
+                removals: applied.removals + again.removals,
+                problems: again.problems,
+            };
+        }
+        applied
+    }
+
+    /// Ids freed by earlier calls may be taken again.
+    fn settle(&mut self) {
+        self.backend_ids.settle();
+        self.listener_ids.settle();
+        self.set_ids.settle();
+    }
+
+    /// Listeners that have an id, with it.
+    pub fn listener_ids(&self) -> impl Iterator<Item = (&ListenerName, u32)> {
+        self.listener_names.iter().map(|(name, id)| (name, *id))
+    }
+
+    pub fn backend_ids(&self) -> impl Iterator<Item = (&BackendKey, u32)> {
+        self.backends.iter().map(|(key, backend)| (key, backend.id))
+    }
+
+    /// Sets with their ids, tables and what is in them.
+    pub fn sets(&self) -> impl Iterator<Item = (u32, Range, Option<&Set>)> {
+        self.sets.iter().map(|(id, set)| (*id, set.range, set.content.as_deref()))
+    }
+
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    pub fn fill(&self) -> Fill {
+        Fill {
+            listener_addresses: self.listeners.len() as u32,
+            listeners: self.listener_names.len() as u32,
+            sets: self.sets.len() as u32,
+            slots: self.capacity.slots - self.ranges.free_slots(),
+            backends: self.backends.len() as u32,
+        }
+    }
+}
+
+/// How full the maps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fill {
+    pub listener_addresses: u32,
+    pub listeners: u32,
+    pub sets: u32,
+    pub slots: u32,
+    pub backends: u32,
+}

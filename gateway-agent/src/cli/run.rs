@@ -1,0 +1,309 @@
+//! `sluice run`: the whole program, wired.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use gateway_common::Config;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::access_log::AccessLog;
+use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
+use crate::admin;
+use crate::agent::Agent;
+use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode};
+use crate::index::Change;
+use crate::source::files::Watcher;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// The directory with the manifests; it is watched.
+    #[arg(long, value_name = "DIR")]
+    manifests: PathBuf,
+    /// `nodeName` of the endpoints that run on this node [default: the host name].
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// Where programs, maps and links are pinned; one directory a network namespace.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pin_dir: PathBuf,
+    /// Address of /metrics, /healthz and /readyz.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9470")]
+    admin_address: SocketAddr,
+    /// The unix socket that `sluice status` and `sluice maps` ask.
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Write a JSON line a connection opened, closed or refused; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    access_log: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t)]
+    log_format: LogFormat,
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: LevelFilter,
+    #[command(flatten)]
+    attach: Attach,
+    #[command(flatten)]
+    sizes: MapSizes,
+    #[command(flatten)]
+    idle: IdleTimes,
+}
+
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Interfaces")]
+struct Attach {
+    /// Where XDP is used besides TC.
+    #[arg(long, value_enum, default_value_t)]
+    xdp: XdpMode,
+    /// An interface that traffic from outside comes in by; may be repeated [default: devices without a link kind, and those
+    /// that a default route goes out by].
+    #[arg(long, value_name = "NAME")]
+    external_interface: Vec<String>,
+    /// Use filters of the clsact queueing discipline although the kernel has tcx.
+    #[arg(long)]
+    no_tcx: bool,
+}
+
+/// Sizes of maps. A map of another size is made anew at the start, with what was in it.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Map sizes")]
+struct MapSizes {
+    /// Addresses and ports of listeners, and addresses of Gateways.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().listener_addresses, value_parser = size())]
+    max_listener_addresses: u32,
+    /// Listeners.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().listeners, value_parser = size())]
+    max_listeners: u32,
+    /// Different sets of backends.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().backend_sets, value_parser = size())]
+    max_backend_sets: u32,
+    /// Slots of Maglev tables, 4 bytes each: up to 2,042 a set of 16 backends, 5,114 of 64, 17,402 of 256, 66,542 of more.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().slots, value_parser = size())]
+    max_slots: u32,
+    /// Endpoints.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().backends, value_parser = size())]
+    max_backends: u32,
+    /// Halves of established connections: two a connection, 152 bytes each and what a hash entry takes.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().flows, value_parser = size())]
+    max_flows: u32,
+    /// Halves of connections that are being opened or have ended.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().embryonic, value_parser = size())]
+    max_embryonic: u32,
+}
+
+fn size() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(2..1 << 28)
+}
+
+/// How long a connection may be silent, in seconds.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Idle times")]
+struct IdleTimes {
+    /// TCP connections whose client has not confirmed.
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().tcp_new))]
+    idle_tcp_new: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().tcp_established))]
+    idle_tcp_established: u64,
+    /// One direction has sent FIN.
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().tcp_half_closed))]
+    idle_tcp_half_closed: u64,
+    /// Both have, or a RST went through.
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().tcp_closed))]
+    idle_tcp_closed: u64,
+    /// UDP flows of one packet, or without an answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().udp_new))]
+    idle_udp_new: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = seconds(Config::default().udp_established))]
+    idle_udp_established: u64,
+    /// How often idle connections are looked for.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    sweep_interval: u64,
+}
+
+const NS: u64 = 1_000_000_000;
+
+fn seconds(ns: u64) -> u64 {
+    ns / NS
+}
+
+/// Changes of the network come in bursts.
+const SETTLE: Duration = Duration::from_millis(20);
+/// How often the access log is written.
+const LOG_INTERVAL: Duration = Duration::from_millis(100);
+
+pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    log(options.log_format, options.log_level);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    LocalSet::new().block_on(&runtime, serve(options))?;
+    // A thread that answers a slow reader is not waited for.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts everything, goes on until it is told to stop, and leaves the kernel side attached and forwarding.
+async fn serve(options: Options) -> anyhow::Result<()> {
+    let mut stop = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    // From here on no change is missed.
+    let mut network = Monitor::new().context("cannot listen to changes of the network")?;
+    let (loaded, mut batches) = Watcher::start(options.manifests.clone())?;
+
+    let datapath = Datapath::open(&options.pin_dir, &options.sizes(), options.attach())?;
+    datapath.configure(&options.config()).context("cannot write map CONFIG")?;
+    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
+    let mut access_log = match &options.access_log {
+        Some(path) => Some(AccessLog::open(path, agent.borrow().events().context("cannot read map EVENTS")?)?),
+        None => None,
+    };
+
+    let admin_address = options.admin_address;
+    let http = TcpListener::bind(admin_address)
+        .await
+        .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
+    tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
+    let (socket, _socket_file) = bind_socket(&options.socket)?;
+    tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
+
+    agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
+    tracing::info!(manifests = %options.manifests.display(), pins = %options.pin_dir.display(), "ready");
+
+    let mut sweep = interval(Duration::from_secs(options.idle.sweep_interval));
+    let mut write_log = interval(LOG_INTERVAL);
+    for timer in [&mut sweep, &mut write_log] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    }
+    let (mut refresh, mut quiet) = (None::<Instant>, Instant::now());
+    loop {
+        tokio::select! {
+            batch = batches.recv() => {
+                let batch = batch.context("the manifests are not watched any more")?;
+                agent.borrow_mut().change(batch.changes, batch.problems);
+            }
+            changed = network.changed() => {
+                changed.context("cannot listen to changes of the network")?;
+                refresh.get_or_insert((Instant::now() + SETTLE).max(quiet));
+            }
+            () = sleep_until(refresh.unwrap_or_else(Instant::now).into()), if refresh.is_some() => {
+                let start = Instant::now();
+                if let Err(error) = agent.borrow_mut().network_changed() {
+                    tracing::warn!(%error, "cannot ask the kernel for interfaces and routes; trying again");
+                    refresh = Some(start + Duration::from_secs(1));
+                } else {
+                    refresh = None;
+                }
+                // Many backends and a network in motion: at most a tenth of the time goes there.
+                quiet = start + start.elapsed() * 10;
+            }
+            _ = sweep.tick() => agent.borrow().sweep(),
+            _ = write_log.tick(), if access_log.is_some() => {
+                if let Some(log) = &mut access_log
+                    && let Err(error) = log.write(&agent)
+                {
+                    tracing::error!(%error, "the access log ends");
+                    access_log = None;
+                }
+            }
+            _ = stop.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
+    Ok(())
+}
+
+fn log(format: LogFormat, level: LevelFilter) {
+    use std::io::IsTerminal;
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Removes the socket when the agent stops.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It may have been removed by somebody else.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
+    let bind = || -> io::Result<UnixListener> {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        // The agent before this one may have been killed; that none is running says the lock on the pin directory.
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    let listener =
+        bind().with_context(|| format!("cannot make the socket {}; give another --socket", path.display()))?;
+    Ok((listener, SocketFile(path.to_owned())))
+}
+
+impl Options {
+    fn node_name(&self) -> String {
+        let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.node_name.clone().unwrap_or_else(host)
+    }
+
+    fn attach(&self) -> AttachOptions {
+        let Attach { xdp, external_interface, no_tcx } = &self.attach;
+        AttachOptions { xdp: *xdp, external: external_interface.clone(), clsact: *no_tcx }
+    }
+
+    fn sizes(&self) -> Sizes {
+        let sizes = &self.sizes;
+        Sizes {
+            listener_addresses: sizes.max_listener_addresses,
+            listeners: sizes.max_listeners,
+            backend_sets: sizes.max_backend_sets,
+            slots: sizes.max_slots,
+            backends: sizes.max_backends,
+            flows: sizes.max_flows,
+            embryonic: sizes.max_embryonic,
+        }
+    }
+
+    fn config(&self) -> Config {
+        let idle = &self.idle;
+        Config {
+            tcp_new: idle.idle_tcp_new.saturating_mul(NS),
+            tcp_established: idle.idle_tcp_established.saturating_mul(NS),
+            tcp_half_closed: idle.idle_tcp_half_closed.saturating_mul(NS),
+            tcp_closed: idle.idle_tcp_closed.saturating_mul(NS),
+            udp_new: idle.idle_udp_new.saturating_mul(NS),
+            udp_established: idle.idle_udp_established.saturating_mul(NS),
+            events: u32::from(self.access_log.is_some()),
+            _pad: 0,
+        }
+    }
+}

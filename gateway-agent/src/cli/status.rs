@@ -1,0 +1,183 @@
+//! `sluice status` for people.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use tabled::settings::Color;
+
+use super::maps::cell;
+use super::output::{aligned, paint};
+
+pub fn table(status: &Value, coloured: bool) -> String {
+    let ready = status["ready"].as_bool().unwrap_or_default();
+    let mut text = format!(
+        "node {}, sluice {}, {}\n\n",
+        cell(&status["node"]),
+        cell(&status["version"]),
+        if ready { "ready" } else { "not ready: the manifests are not in the maps yet" }
+    );
+    let mut rows = Rows { table: Vec::new(), coloured };
+    rows.push(["OBJECT", "STATUS", "OPENED", "LIVE", "REFUSED", "IN", "OUT"].map(str::to_owned).to_vec());
+    for object in array(&status["objects"]) {
+        rows.object(object, &status["listeners"]);
+    }
+    text += &aligned(rows.table);
+    text += &backends(status);
+    text += &interfaces(status, coloured);
+    let refused: Vec<_> = fields(&status["refusedPackets"]).map(|(reason, n)| format!("{reason} {n}")).collect();
+    if !refused.is_empty() {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "\nrefused packets: {}", refused.join(", "));
+    }
+    for problem in array(&status["problems"]) {
+        let _ = writeln!(text, "{}", paint(&cell(problem), Color::FG_YELLOW, coloured));
+    }
+    text
+}
+
+struct Rows {
+    table: Vec<Vec<String>>,
+    coloured: bool,
+}
+
+impl Rows {
+    fn push(&mut self, row: Vec<String>) {
+        self.table.push(row);
+    }
+
+    fn object(&mut self, object: &Value, counts: &Value) {
+        let metadata = &object["metadata"];
+        let name = match metadata["namespace"].as_str() {
+            Some(namespace) => format!("{namespace}/{}", cell(&metadata["name"])),
+            None => cell(&metadata["name"]),
+        };
+        let title = format!("{} {name}", cell(&object["kind"]));
+        let status = &object["status"];
+        let addresses: Vec<_> = array(&status["addresses"]).iter().map(|a| cell(&a["value"])).collect();
+        let title = if addresses.is_empty() { title } else { format!("{title} ({})", addresses.join(", ")) };
+        self.conditions(title, &status["conditions"], None);
+        for listener in array(&status["listeners"]) {
+            let section = cell(&listener["name"]);
+            let counts = &counts[format!("{name}/{section}")];
+            let title = format!("  {section}, {} routes", cell(&listener["attachedRoutes"]));
+            self.conditions(title, &listener["conditions"], Some(counts));
+        }
+        for parent in array(&status["parents"]) {
+            let reference = &parent["parentRef"];
+            let title = match reference["sectionName"].as_str() {
+                Some(section) => format!("  at {}/{section}", cell(&reference["name"])),
+                None => format!("  at {}", cell(&reference["name"])),
+            };
+            self.conditions(title, &parent["conditions"], None);
+        }
+    }
+
+    /// A row for those that are as they should be, and one for each that is not.
+    fn conditions(&mut self, title: String, conditions: &Value, counts: Option<&Value>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for condition in array(conditions) {
+            let (kind, holds) = (cell(&condition["type"]), condition["status"] == "True");
+            match (holds, kind == "Conflicted") {
+                (true, false) => good.push(kind),
+                (false, true) => {}
+                (holds, _) => {
+                    let not = if holds { "" } else { "not " };
+                    bad.push(format!(
+                        "{not}{kind}: {} ({})",
+                        cell(&condition["message"]),
+                        cell(&condition["reason"])
+                    ));
+                }
+            }
+        }
+        let mut row = vec![title, paint(&good.join(" "), Color::FG_GREEN, self.coloured)];
+        if let Some(counts) = counts.filter(|c| c.is_object()) {
+            row.extend(["picked", "live", "refused"].map(|field| cell(&counts[field])));
+            row.extend(["bytesIn", "bytesOut"].map(|field| bytes(&counts[field])));
+        }
+        self.push(row);
+        for text in bad {
+            self.push(vec![String::new(), paint(&text, Color::FG_RED, self.coloured)]);
+        }
+    }
+}
+
+fn backends(status: &Value) -> String {
+    let header = ["BACKEND", "OPENED", "LIVE", "IN", "OUT"].map(str::to_owned).to_vec();
+    let mut table = vec![header];
+    for (service, endpoints) in fields(&status["backends"]) {
+        for (endpoint, counts) in fields(endpoints) {
+            let mut row = vec![format!("{service} {endpoint}")];
+            row.extend(["picked", "live"].map(|field| cell(&counts[field])));
+            row.extend(["bytesIn", "bytesOut"].map(|field| bytes(&counts[field])));
+            table.push(row);
+        }
+    }
+    if table.len() == 1 { String::new() } else { format!("\n{}", aligned(table)) }
+}
+
+fn interfaces(status: &Value, coloured: bool) -> String {
+    let mut table = vec![["INTERFACE", "TC", "XDP", "EXTERNAL", ""].map(str::to_owned).to_vec()];
+    for interface in array(&status["interfaces"]) {
+        let problem = interface["problem"].as_str().unwrap_or_default();
+        let mut row: Vec<_> = ["name", "tc", "xdp", "external"].iter().map(|field| cell(&interface[field])).collect();
+        row.push(paint(problem, Color::FG_RED, coloured && !problem.is_empty()));
+        table.push(row);
+    }
+    format!("\n{}", aligned(table))
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn fields(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    value.as_object().into_iter().flatten()
+}
+
+/// With a binary prefix.
+fn bytes(value: &Value) -> String {
+    let bytes = value.as_u64().unwrap_or_default();
+    let mut scaled = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if scaled < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{scaled:.1} {unit}") };
+        }
+        scaled /= 1024.0;
+    }
+    format!("{scaled:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_wrong_is_said_below_its_object() {
+        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "M"});
+        let status = json!({
+            "node": "n1", "version": "0", "ready": true, "refusedPackets": {"no_listener": 3}, "problems": ["p.yaml:1: bad"],
+            "listeners": {"default/gw/web": {"picked": 5, "live": 2, "refused": 0, "bytesIn": 2048, "bytesOut": 10}},
+            "objects": [{
+                "kind": "Gateway", "metadata": {"namespace": "default", "name": "gw"},
+                "status": {
+                    "addresses": [{"value": "198.19.0.1"}],
+                    "conditions": [condition("Accepted", "True")],
+                    "listeners": [{
+                        "name": "web", "attachedRoutes": 1,
+                        "conditions": [condition("Conflicted", "False"), condition("Programmed", "False")],
+                    }],
+                },
+            }],
+        });
+        let text = table(&status, false);
+        let expected = "node n1, sluice 0, ready\n\n\
+            OBJECT                           STATUS                 OPENED  LIVE  REFUSED  IN       OUT\n\
+            Gateway default/gw (198.19.0.1)  Accepted\n  \
+              web, 1 routes                                         5       2     0        2.0 KiB  10 B\n\
+            \x20                                not Programmed: M (R)\n";
+        assert!(text.starts_with(expected), "{text}");
+        assert!(text.ends_with("refused packets: no_listener 3\np.yaml:1: bad\n"), "{text}");
+    }
+}

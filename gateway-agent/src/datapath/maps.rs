@@ -1,0 +1,264 @@
+//! The pinned maps: their shapes, and what the agent does with each.
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use aya::maps::{MapInfo, MapType};
+use gateway_common::{
+    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Listener,
+    ListenerKey, names, reason::REASONS, sizes,
+};
+
+use super::programs::Programs;
+use super::raw::{self, Map};
+use crate::apply::{Capacity, MapName, MapStore, StoreError};
+
+/// Sizes of the maps that have an option.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    pub listener_addresses: u32,
+    pub listeners: u32,
+    pub backend_sets: u32,
+    pub slots: u32,
+    pub backends: u32,
+    pub flows: u32,
+    pub embryonic: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes {
+            listener_addresses: sizes::LISTENERS as u32,
+            listeners: sizes::LISTENER_IDS as u32,
+            backend_sets: sizes::BACKEND_SETS as u32,
+            slots: sizes::SLOTS as u32,
+            backends: sizes::BACKENDS as u32,
+            flows: sizes::FLOWS as u32,
+            embryonic: sizes::EMBRYONIC as u32,
+        }
+    }
+}
+
+/// What is kept when a map has to be made anew with another number of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    Hash,
+    Array,
+    /// Nothing; what that means to people.
+    Lost(&'static str),
+}
+
+/// What a map must be like to be adopted.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub name: &'static str,
+    pub kind: MapType,
+    pub key: u32,
+    pub value: u32,
+    pub entries: u32,
+    pub keep: Keep,
+}
+
+impl Shape {
+    /// Flags that the kernel sets by itself.
+    fn flags(&self) -> u32 {
+        const BPF_F_RDONLY_PROG: u32 = 1 << 7;
+        if self.kind == MapType::DevMapHash { BPF_F_RDONLY_PROG } else { 0 }
+    }
+
+    /// Whether entries mean the same.
+    pub fn fits(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && (info.key_size(), info.value_size(), info.map_flags()) == (self.key, self.value, self.flags())
+    }
+
+    pub fn is_same(&self, info: &MapInfo) -> bool {
+        self.fits(info) && info.max_entries() == self.entries
+    }
+}
+
+/// Every pinned map.
+pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
+    use Keep::{Array, Hash, Lost};
+    fn of<K, V>(name: &'static str, kind: MapType, entries: usize, keep: Keep) -> Shape {
+        Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32, entries: entries as u32, keep }
+    }
+    const COUNTERS: Keep = Lost("counters start from 0");
+    const FRAGMENTS: Keep = Lost("fragmented datagrams on their way are dropped");
+    let n = |entries: u32| entries as usize;
+    vec![
+        of::<ListenerKey, Listener>(names::LISTENERS, MapType::Hash, n(sizes.listener_addresses), Hash),
+        of::<u32, BackendSet>(names::BACKEND_SETS, MapType::Array, n(sizes.backend_sets), Array),
+        of::<u32, u32>(names::SLOTS, MapType::Array, n(sizes.slots), Array),
+        of::<u32, Backend>(names::BACKENDS, MapType::Hash, n(sizes.backends), Hash),
+        of::<FlowKey, Flow>(names::FLOWS, MapType::Hash, n(sizes.flows), Hash),
+        of::<FlowKey, Flow>(
+            names::EMBRYONIC,
+            MapType::LruHash,
+            n(sizes.embryonic),
+            Lost("connections that are being opened are refused and opened again by their clients"),
+        ),
+        of::<FragmentKey, FragmentTrack>(names::FRAGMENTS, MapType::LruHash, sizes::FRAGMENTS, FRAGMENTS),
+        of::<HeldKey, HeldFragment>(names::HELD, MapType::LruHash, sizes::HELD, FRAGMENTS),
+        of::<u32, Config>(names::CONFIG, MapType::Array, 1, Array),
+        of::<u32, u64>(names::DROPS, MapType::PerCpuArray, REASONS, COUNTERS),
+        of::<u32, Counter>(names::LISTENER_COUNTERS, MapType::PerCpuArray, n(sizes.listeners), COUNTERS),
+        of::<u32, Counter>(names::BACKEND_COUNTERS, MapType::PerCpuArray, n(sizes.backends), COUNTERS),
+        of::<(), ()>(names::EVENTS, MapType::RingBuf, sizes::EVENTS, Lost("access log lines not yet written")),
+        of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
+        of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
+    ]
+}
+
+/// The maps that the agent reads and writes.
+pub struct Maps {
+    pub listeners: Map<ListenerKey, Listener>,
+    pub sets: Map<u32, BackendSet>,
+    pub slots: Map<u32, u32>,
+    pub backends: Map<u32, Backend>,
+    pub flows: Map<FlowKey, Flow>,
+    pub embryonic: Map<FlowKey, Flow>,
+    pub config: Map<u32, Config>,
+    pub drops: Map<u32, u64>,
+    pub listener_counters: Map<u32, Counter>,
+    pub backend_counters: Map<u32, Counter>,
+    pub events_lost: Map<u32, u64>,
+    pub xdp_ports: Map<u32, [u32; 2]>,
+    /// Possible CPUs: so many values has an element of a per-CPU map.
+    pub cpus: usize,
+}
+
+impl Maps {
+    /// The maps pinned in this directory, which have been brought into shape.
+    pub fn open(directory: &Path, sizes: &Sizes) -> io::Result<Maps> {
+        let open = |name: &str| -> io::Result<(OwnedFd, u32)> {
+            let entries = shapes(sizes).iter().find(|s| s.name == name).map_or(0, |s| s.entries);
+            let path = directory.join(name);
+            let fd = raw::open(&path)
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot open map {}: {error}", path.display())))?;
+            Ok((fd, entries))
+        };
+        macro_rules! map {
+            ($name:expr) => {{
+                let (fd, entries) = open($name)?;
+                Map::new(fd, entries)
+            }};
+        }
+        Ok(Maps {
+            listeners: map!(names::LISTENERS),
+            sets: map!(names::BACKEND_SETS),
+            slots: map!(names::SLOTS),
+            backends: map!(names::BACKENDS),
+            flows: map!(names::FLOWS),
+            embryonic: map!(names::EMBRYONIC),
+            config: map!(names::CONFIG),
+            drops: map!(names::DROPS),
+            listener_counters: map!(names::LISTENER_COUNTERS),
+            backend_counters: map!(names::BACKEND_COUNTERS),
+            events_lost: map!(names::EVENTS_LOST),
+            xdp_ports: map!(names::XDP_PORTS),
+            cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
+        })
+    }
+}
+
+fn failed(map: MapName, action: &'static str) -> impl FnOnce(io::Error) -> StoreError {
+    move |source| match source.raw_os_error() {
+        // Of the kernel's map kinds (kernel/bpf/hashtab.c, arraymap.c) when there is no room.
+        Some(libc::E2BIG | libc::ENOSPC | libc::ENOMEM) => StoreError::Full(map),
+        _ => StoreError::Kernel { map, action, source },
+    }
+}
+
+/// The maps as `apply` writes them, and the program that it runs.
+pub struct Store<'a> {
+    pub maps: &'a Maps,
+    pub programs: &'a Programs,
+}
+
+impl MapStore for Store<'_> {
+    fn capacity(&self) -> Capacity {
+        let maps = self.maps;
+        Capacity {
+            listeners: maps.listeners.entries(),
+            listener_ids: maps.listener_counters.entries(),
+            sets: maps.sets.entries(),
+            slots: maps.slots.entries(),
+            backends: maps.backends.entries(),
+        }
+    }
+
+    fn listeners(&self) -> Result<Vec<(ListenerKey, Listener)>, StoreError> {
+        let mut all = Vec::new();
+        let scanned = self.maps.listeners.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+        scanned.map(|()| all).map_err(failed(MapName::Listeners, "read"))
+    }
+
+    fn backends(&self) -> Result<Vec<(u32, Backend)>, StoreError> {
+        let mut all = Vec::new();
+        let scanned = self.maps.backends.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+        scanned.map(|()| all).map_err(failed(MapName::Backends, "read"))
+    }
+
+    fn set(&self, id: u32) -> Result<BackendSet, StoreError> {
+        let set = self.maps.sets.get(&id).map_err(failed(MapName::BackendSets, "read"))?;
+        Ok(set.unwrap_or_default())
+    }
+
+    fn read_slots(&self, offset: u32, slots: &mut [u32]) -> Result<(), StoreError> {
+        self.maps.slots.read(offset, slots).map_err(failed(MapName::Slots, "read"))
+    }
+
+    fn put_listener(&mut self, key: ListenerKey, value: Listener) -> Result<(), StoreError> {
+        self.maps.listeners.put(&key, &value).map_err(failed(MapName::Listeners, "write"))
+    }
+
+    fn remove_listener(&mut self, key: ListenerKey) -> Result<(), StoreError> {
+        removed(self.maps.listeners.remove(&key)).map_err(failed(MapName::Listeners, "remove from"))
+    }
+
+    fn put_backend(&mut self, id: u32, value: Backend) -> Result<(), StoreError> {
+        self.maps.backends.put(&id, &value).map_err(failed(MapName::Backends, "write"))
+    }
+
+    fn remove_backend(&mut self, id: u32) -> Result<(), StoreError> {
+        removed(self.maps.backends.remove(&id)).map_err(failed(MapName::Backends, "remove from"))
+    }
+
+    fn put_set(&mut self, id: u32, value: BackendSet) -> Result<(), StoreError> {
+        self.maps.sets.put(&id, &value).map_err(failed(MapName::BackendSets, "write"))
+    }
+
+    fn write_slots(&mut self, offset: u32, slots: &[u32]) -> Result<(), StoreError> {
+        let keys: Vec<u32> = (offset..).take(slots.len()).collect();
+        self.maps.slots.put_all(&keys, slots).map_err(|(_, error)| failed(MapName::Slots, "write")(error))
+    }
+
+    fn reset_listener_counters(&mut self, id: u32) -> Result<(), StoreError> {
+        let reset = self.maps.listener_counters.reset_per_cpu(id, self.maps.cpus);
+        reset.map_err(failed(MapName::ListenerCounters, "write"))
+    }
+
+    fn reset_backend_counters(&mut self, id: u32) -> Result<(), StoreError> {
+        let reset = self.maps.backend_counters.reset_per_cpu(id, self.maps.cpus);
+        reset.map_err(failed(MapName::Backends, "write"))
+    }
+
+    fn sweep(&mut self) -> Result<(), StoreError> {
+        self.programs.sweep().map(drop).map_err(StoreError::Sweep)
+    }
+
+    fn wait_for_readers(&mut self) {
+        raw::wait_for_programs();
+    }
+}
+
+/// What is not there any more is as good as removed.
+fn removed(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,185 @@
+//! The kernel side as the agent sees it: load, attach, pin, adopt, sweep, counters, events; interfaces and routes. Only here
+//! aya is used.
+
+mod counters;
+mod events;
+mod features;
+mod interfaces;
+mod maps;
+mod netlink;
+mod network;
+mod object;
+mod pins;
+mod programs;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use gateway_common::{Backend, BackendSet, Config, Flow, FlowKey, Listener, ListenerKey};
+
+use crate::apply::{Applied, Applier, StoreError};
+use crate::emit::maps::Wanted;
+pub use counters::Counters;
+pub use events::Events;
+pub use interfaces::{Interface, Options as AttachOptions, XdpMode};
+use interfaces::Interfaces;
+use maps::Maps;
+pub use maps::Sizes;
+pub use netlink::Monitor;
+use network::Network;
+use pins::{PinError, Pins};
+use programs::{LoadError, Programs};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatapathError {
+    #[error("{0}")]
+    Capabilities(String),
+    #[error(transparent)]
+    Pins(#[from] PinError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error("cannot open the pinned maps: {0}")]
+    Maps(io::Error),
+    #[error("cannot ask the kernel for interfaces and routes: {0}")]
+    Network(io::Error),
+    #[error("cannot read what an earlier agent left: {0}")]
+    Adopt(#[from] StoreError),
+}
+
+/// The programs and maps of this node, held by this process. Dropping it leaves everything attached and forwarding.
+pub struct Datapath {
+    pins: Pins,
+    programs: Programs,
+    maps: Arc<Maps>,
+    network: Network,
+    interfaces: Interfaces,
+    applier: Applier,
+}
+
+impl Datapath {
+    /// Takes the pin directory, loads the programs, adopts what an earlier agent left, and attaches.
+    pub fn open(directory: &Path, sizes: &Sizes, attach: AttachOptions) -> Result<Datapath, DatapathError> {
+        if let Some(missing) = features::missing_capabilities().map_err(DatapathError::Maps)? {
+            return Err(DatapathError::Capabilities(missing));
+        }
+        for sysctl in features::forwarding_off() {
+            tracing::warn!("{sysctl} is 0: the kernel forwards no packets of that family; set it to 1");
+        }
+        let pins = Pins::take(directory)?;
+        let programs = Programs::load(&pins, sizes)?;
+        let maps = Arc::new(Maps::open(pins.directory(), sizes).map_err(DatapathError::Maps)?);
+        let network = Network::new().map_err(DatapathError::Network)?;
+        let applier = Applier::adopt(&mut store(&maps, &programs))?;
+        let mut datapath = Datapath { pins, programs, maps, network, interfaces: Interfaces::new(attach), applier };
+        datapath.attach();
+        Ok(datapath)
+    }
+
+    /// Brings the maps to what is wanted.
+    pub fn apply(&mut self, wanted: &Wanted) -> Applied {
+        let Datapath { programs, maps, network, applier, .. } = self;
+        applier.apply(wanted, |address, local| network.path(address, local), &mut store(maps, programs))
+    }
+
+    /// Interfaces, addresses or routes have changed. What was applied must be applied again: ways to backends may differ.
+    pub fn refresh_network(&mut self) -> io::Result<()> {
+        self.network.refresh()?;
+        self.attach();
+        Ok(())
+    }
+
+    fn attach(&mut self) {
+        let Datapath { interfaces, network, programs, pins, maps, .. } = self;
+        interfaces.sync(network, programs, pins, &maps.xdp_ports);
+    }
+
+    pub fn configure(&self, config: &Config) -> io::Result<()> {
+        self.maps.config.put(&0, config)
+    }
+
+    /// Expires flows; says how many ended.
+    pub fn sweep(&self) -> Result<u32, String> {
+        self.programs.sweep()
+    }
+
+    pub fn events(&self) -> Result<Events, aya::maps::MapError> {
+        Events::open(&self.pins)
+    }
+
+    pub fn counters(&self) -> Counters {
+        Counters(Arc::clone(&self.maps))
+    }
+
+    /// The node's own addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        self.network.addresses()
+    }
+
+    pub fn interfaces(&self) -> &BTreeMap<u32, Interface> {
+        self.interfaces.present()
+    }
+
+    pub fn applier(&self) -> &Applier {
+        &self.applier
+    }
+
+    pub fn contents(&self) -> Contents {
+        Contents(Arc::clone(&self.maps))
+    }
+}
+
+fn store<'a>(maps: &'a Maps, programs: &'a Programs) -> maps::Store<'a> {
+    maps::Store { maps, programs }
+}
+
+/// Reads what is in the maps, for people; may be sent to another thread.
+#[derive(Clone)]
+pub struct Contents(Arc<Maps>);
+
+impl Contents {
+    pub fn listeners(&self, mut each: impl FnMut(&ListenerKey, &Listener)) -> io::Result<()> {
+        self.0.listeners.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+
+    pub fn set(&self, id: u32) -> io::Result<BackendSet> {
+        Ok(self.0.sets.get(&id)?.unwrap_or_default())
+    }
+
+    /// The slots of a set, table and nested table one after the other.
+    pub fn slots(&self, set: BackendSet) -> io::Result<Vec<u32>> {
+        self.0.slots.read_all(set.offset, u32::from(set.length) + u32::from(set.nested))
+    }
+
+    pub fn backends(&self, mut each: impl FnMut(u32, &Backend)) -> io::Result<()> {
+        self.0.backends.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(*k, v)))
+    }
+
+    /// Flows of FLOWS and EMBRYONIC, both halves.
+    pub fn flows(&self, mut each: impl FnMut(&FlowKey, &Flow)) -> io::Result<()> {
+        self.0.flows.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))?;
+        self.0.embryonic.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+}
+
+/// What [`uninstall`] removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Removed {
+    pub pins: usize,
+    pub filters: usize,
+}
+
+/// Detaches and unpins everything that an agent with this pin directory ever attached or pinned.
+pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
+    if let Some(missing) = features::missing_capabilities().map_err(DatapathError::Maps)? {
+        return Err(DatapathError::Capabilities(missing));
+    }
+    let pins = Pins::take_existing(directory)?;
+    let network = Network::new().map_err(DatapathError::Network)?;
+    let filters = Interfaces::detach_clsact(network.links());
+    let pins = pins.map_or(Ok(0), Pins::remove_all)?;
+    Ok(Removed { pins, filters })
+}

@@ -1,0 +1,82 @@
+//! The node's interfaces, its addresses and its ways to backends, kept until the kernel says that something changed.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+
+use gateway_common::Address;
+use hashbrown::HashMap;
+
+use super::netlink::{Client, Link};
+use crate::apply::Path;
+use crate::emit::maps::{address, ip};
+
+pub struct Network {
+    client: RefCell<Client>,
+    links: Vec<Link>,
+    addresses: Vec<IpAddr>,
+    default_route_links: Vec<u32>,
+    paths: RefCell<HashMap<Address, Path>>,
+    complained: Cell<bool>,
+}
+
+impl Network {
+    pub fn new() -> io::Result<Network> {
+        let mut network = Network {
+            client: RefCell::new(Client::new()?),
+            links: Vec::new(),
+            addresses: Vec::new(),
+            default_route_links: Vec::new(),
+            paths: RefCell::default(),
+            complained: Cell::new(false),
+        };
+        network.refresh()?;
+        Ok(network)
+    }
+
+    /// Asks for everything anew. Ways to backends are asked for when they are wanted next.
+    pub fn refresh(&mut self) -> io::Result<()> {
+        let client = self.client.get_mut();
+        self.links = client.links()?;
+        self.addresses = client.addresses(&self.links)?;
+        self.default_route_links = client.default_route_links()?;
+        self.paths.get_mut().clear();
+        Ok(())
+    }
+
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// Global unicast addresses of the node.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Whether traffic from outside the node comes in there: a device (without a link kind), or the way of a default route.
+    pub fn is_external(&self, link: &Link) -> bool {
+        link.ethernet && (link.kind.is_none() || self.default_route_links.contains(&link.index))
+    }
+
+    pub fn path(&self, to: Address, local: bool) -> Path {
+        *self.paths.borrow_mut().entry(to).or_insert_with(|| self.find_path(to, local))
+    }
+
+    fn find_path(&self, to: Address, local: bool) -> Path {
+        let route = match self.client.borrow_mut().route(ip(to)) {
+            Ok(route) => route,
+            Err(error) => {
+                if !self.complained.replace(true) {
+                    tracing::warn!(address = %ip(to), %error, "the kernel does not say how to reach a backend");
+                }
+                None
+            }
+        };
+        let Some(route) = route else { return Path::default() };
+        let source = route.source.map_or(Address::UNSET, address);
+        // bpf_redirect_peer goes through the host end of a pair into the namespace of the other one.
+        let pod = |l: &&Link| l.index == route.ifindex && l.is_veth() && l.peer_elsewhere;
+        let ifindex = if local { self.links.iter().find(pod).map_or(0, |l| l.index) } else { 0 };
+        Path { source, ifindex }
+    }
+}

@@ -1,0 +1,81 @@
+//! `sluice check`: verdicts, exit code and output.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use gateway_agent::cli::check::{Outcome, Verdict, check, verdicts};
+use gateway_agent::cli::output::Output;
+use gateway_agent::source::files::load_dir;
+
+fn case(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("compile/cases").join(name)
+}
+
+fn verdicts_of(name: &str) -> Vec<Verdict> {
+    verdicts(&load_dir(&case(name)).expect("a case"))
+}
+
+fn of<'v>(verdicts: &'v [Verdict], object: &str) -> &'v Verdict {
+    let mut found = verdicts.iter().filter(|v| v.object.as_deref() == Some(object));
+    let first = found.next().unwrap_or_else(|| panic!("no verdict on {object}: {verdicts:#?}"));
+    assert!(found.next().is_none(), "two verdicts on {object}: {verdicts:#?}");
+    first
+}
+
+#[test]
+fn good_manifests_are_accepted_object_by_object() {
+    let verdicts = verdicts_of("tcp-route-to-service");
+    let objects: Vec<_> = verdicts.iter().filter_map(|v| v.object.as_deref()).collect();
+    let expected = [
+        "GatewayClass sluice",
+        "Gateway default/edge",
+        "TCPRoute default/db",
+        "Service default/db",
+        "EndpointSlice default/db-1",
+    ];
+    assert_eq!(objects, expected);
+    assert!(verdicts.iter().all(|v| v.verdict == Outcome::Accepted && v.messages.is_empty()), "{verdicts:#?}");
+    assert_eq!(check(&case("tcp-route-to-service"), Output::Json).expect("a verdict"), ExitCode::SUCCESS);
+}
+
+#[test]
+fn a_rejected_object_has_its_line_its_reason_and_exit_status_one() {
+    let verdicts = verdicts_of("missing-service-is-refused-in-proportion");
+    let route = of(&verdicts, "TCPRoute default/db");
+    assert_eq!((route.verdict, route.line), (Outcome::Rejected, 17));
+    assert!(route.messages[0].contains("backendRefs[1]: there is no Service default/gone"), "{route:#?}");
+    assert_eq!(of(&verdicts, "Gateway default/edge").verdict, Outcome::Accepted);
+    let code = check(&case("missing-service-is-refused-in-proportion"), Output::Json).expect("a verdict");
+    assert_eq!(code, ExitCode::FAILURE);
+}
+
+#[test]
+fn every_mistake_in_an_object_is_in_its_verdict() {
+    let verdicts = verdicts_of("wrong-types-reject-the-object");
+    let wrong: Vec<_> = verdicts.iter().filter(|v| v.verdict == Outcome::Rejected).collect();
+    assert_eq!(wrong.iter().map(|v| v.messages.len()).sum::<usize>(), 6, "{wrong:#?}");
+    assert!(wrong.iter().all(|v| v.object.as_deref() == Some("TCPRoute default/db")), "{wrong:#?}");
+}
+
+#[test]
+fn warnings_and_foreign_kinds_reject_nothing() {
+    for name in ["unknown-fields-are-warned-of", "unknown-kinds-are-ignored-and-said-once"] {
+        assert_eq!(check(&case(name), Output::Json).expect("a verdict"), ExitCode::SUCCESS, "{name}");
+    }
+    assert_eq!(of(&verdicts_of("unknown-fields-are-warned-of"), "TCPRoute default/db").verdict, Outcome::Warned);
+}
+
+#[test]
+fn both_files_of_an_object_are_named() {
+    let verdicts = verdicts_of("same-object-in-two-files");
+    let routes: Vec<_> = verdicts.iter().filter(|v| v.object.as_deref() == Some("TCPRoute default/db")).collect();
+    let [first, second] = routes[..] else { panic!("two verdicts: {verdicts:#?}") };
+    assert_eq!((first.verdict, second.verdict), (Outcome::Accepted, Outcome::Rejected));
+    assert!(second.file.ends_with("b.yaml") && second.messages[0].contains("a.yaml:1"), "{second:#?}");
+}
+
+#[test]
+fn a_directory_that_is_not_there_says_what_to_do() {
+    let error = check(Path::new("/nowhere/at/all"), Output::Table).expect_err("no directory").to_string();
+    assert!(error.contains("/nowhere/at/all") && error.contains("create it"), "{error}");
+}

@@ -1,0 +1,10 @@
+//! Manifests in, IR, status and problems out: golden files, and properties that hold for all manifests.
+
+mod bad_input;
+mod check;
+mod golden;
+mod order;
+mod render;
+mod shape;
+mod sharing;
+mod watch;

@@ -1,0 +1,122 @@
+//! What compile makes of a directory, as text for people to review.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use gateway_agent::compile::compile;
+use gateway_agent::emit::status::{self, ConditionStatus, ObjectStatus, Status};
+use gateway_agent::index::{Change, Index, NodeFacts};
+use gateway_agent::ir::{Duty, Endpoint, Ir, Target};
+use gateway_agent::source::Problem;
+use gateway_agent::source::files::{Loaded, load_dir};
+
+/// The node that every case is compiled for.
+pub fn node() -> NodeFacts {
+    let addresses = ["198.18.0.10", "2001:db8::10"].map(|a| a.parse().expect("an address")).to_vec();
+    NodeFacts { name: "node-a".into(), addresses }
+}
+
+/// The text for a directory; file names are relative to it.
+pub fn directory(dir: &Path) -> String {
+    let loaded = load_dir(dir).expect("a readable directory");
+    let text = loaded_text(loaded);
+    text.replace(&format!("{}/", dir.display()), "")
+}
+
+fn loaded_text(loaded: Loaded) -> String {
+    let mut index = Index::new(node());
+    index.apply(loaded.objects.into_iter().map(Change::Set));
+    text(&index, &loaded.problems)
+}
+
+/// IR, status and problems.
+pub fn text(index: &Index, problems: &[Problem]) -> String {
+    let (ir, report) = compile(index);
+    let mut text = ir_text(&ir) + &status_text(&status::status(&report));
+    let mut problems = problems.to_vec();
+    problems.extend(report.problems);
+    if !problems.is_empty() {
+        text += "\n# problems\n";
+    }
+    for problem in problems {
+        _ = writeln!(text, "{problem}");
+    }
+    text
+}
+
+fn status_text(statuses: &[ObjectStatus]) -> String {
+    let mut text = "\n# status\n".to_owned();
+    for object in statuses {
+        let namespace = object.metadata.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
+        _ = writeln!(text, "{} {namespace}{}", object.kind, object.metadata.name);
+        match &object.status {
+            Status::GatewayClass(status) => conditions_text(&mut text, "  ", &status.conditions),
+            Status::Gateway(status) => {
+                let addresses: Vec<String> = status.addresses.iter().map(|a| a.value.to_string()).collect();
+                _ = writeln!(text, "  addresses {}", addresses.join(", "));
+                conditions_text(&mut text, "  ", &status.conditions);
+                for listener in &status.listeners {
+                    let kinds: Vec<String> = listener.supported_kinds.iter().map(|k| k.kind.to_string()).collect();
+                    let (name, kinds) =
+                        (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
+                    _ = writeln!(text, "  listener {name}: takes {kinds}; {} attached", listener.attached_routes);
+                    conditions_text(&mut text, "    ", &listener.conditions);
+                }
+            }
+            Status::Route(status) => {
+                for parent in &status.parents {
+                    let parent_ref = &parent.parent_ref;
+                    let namespace = parent_ref.namespace.as_ref().map(|n| format!("{n}/")).unwrap_or_default();
+                    _ = write!(text, "  parent {} {namespace}{}", parent_ref.kind, parent_ref.name);
+                    let section = parent_ref.section_name.as_ref().map(|s| format!(" section {s}"));
+                    let port = parent_ref.port.map(|p| format!(" port {p}"));
+                    text += &(section.unwrap_or_default() + &port.unwrap_or_default() + "\n");
+                    conditions_text(&mut text, "    ", &parent.conditions);
+                }
+            }
+        }
+    }
+    text
+}
+
+fn conditions_text(text: &mut String, indent: &str, conditions: &[ConditionStatus]) {
+    for condition in conditions {
+        let ConditionStatus { kind, status, reason, message, observed_generation, .. } = condition;
+        let generation = if *observed_generation == 0 { String::new() } else { format!(" @{observed_generation}") };
+        _ = writeln!(text, "{indent}{kind} {status} {reason}{generation}: {message}");
+    }
+}
+
+fn ir_text(ir: &Ir) -> String {
+    let mut text = "# ir\n".to_owned();
+    for listener in &ir.listeners {
+        let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
+        let (protocol, port) = (listener.protocol, listener.port);
+        _ = writeln!(text, "listener {}: {protocol} {port} of {}", listener.name, addresses.join(", "));
+        let Some(set) = &listener.backends else {
+            text += "  no route\n";
+            continue;
+        };
+        _ = writeln!(text, "  by {}", set.route);
+        for backend in &set.refs {
+            _ = write!(text, "  {:>7} ", backend.weight);
+            match &backend.target {
+                Target::Invalid => text += "refuse\n",
+                Target::Endpoints { service, endpoints } => {
+                    let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
+                    _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
+                }
+            }
+        }
+    }
+    for address in &ir.exclusive_addresses {
+        _ = writeln!(text, "exclusive {address}");
+    }
+    text
+}
+
+fn endpoint_text(endpoint: &Endpoint) -> String {
+    let local = if endpoint.local { " local" } else { "" };
+    let draining = if endpoint.duty == Duty::Draining { " draining" } else { "" };
+    format!("{}{local}{draining}", std::net::SocketAddr::new(endpoint.address, endpoint.port))
+}

@@ -1,0 +1,68 @@
+//! What did not change is not made again: emit and apply go by that.
+
+use std::sync::Arc;
+
+use gateway_agent::compile::compile;
+use gateway_agent::index::{Change, Index};
+use gateway_agent::ir::{Endpoint, Ir, Target};
+use gateway_agent::source::files::load_dir;
+
+use crate::render;
+
+fn write(dir: &std::path::Path, name: &str, text: &str) {
+    std::fs::write(dir.join(name), text).expect("a file");
+}
+
+/// Two Services with a route each.
+fn two_services(address: &str) -> (tempfile::TempDir, Index) {
+    let dir = tempfile::tempdir().expect("a directory");
+    write(dir.path(), "gateway.yaml", include_str!("cases/route-with-two-gateways/manifests.yaml"));
+    for (service, address) in [("one", "198.18.1.1"), ("two", address)] {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {service}}}, spec: {{ports: [{{port: 1}}]}}}}\n---\n\
+             {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {service}, \
+             labels: {{kubernetes.io/service-name: {service}}}}}, addressType: IPv4, ports: [{{port: 1}}], \
+             endpoints: [{{addresses: [{address}]}}]}}\n---\n\
+             {{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {{name: a-{service}}}, \
+             spec: {{parentRefs: [{{name: {}}}], rules: [{{backendRefs: [{{name: {service}, port: 1}}]}}]}}}}\n",
+            if service == "one" { "a" } else { "b" }
+        );
+        write(dir.path(), &format!("{service}.yaml"), &text);
+    }
+    let mut index = Index::new(render::node());
+    index.apply(load_dir(dir.path()).expect("manifests").objects.into_iter().map(Change::Set));
+    (dir, index)
+}
+
+fn endpoints<'a>(ir: &'a Ir, name: &str) -> &'a Arc<[Endpoint]> {
+    let sets = ir.listeners.iter().filter_map(|l| l.backends.as_ref());
+    let mut targets = sets.flat_map(|set| &set.refs).map(|r| &r.target);
+    targets
+        .find_map(|target| match target {
+            Target::Endpoints { service, endpoints } if **service == *name => Some(endpoints),
+            _ => None,
+        })
+        .expect("the service")
+}
+
+#[test]
+fn a_changed_slice_leaves_the_endpoints_of_other_services_alone() {
+    let (_dir, mut index) = two_services("198.18.1.2");
+    let (before, _) = compile(&index);
+    let (_other_dir, other) = two_services("198.18.1.3");
+    let slice = other.slices().find(|s| &*s.meta.name.name == "two").expect("the slice").clone();
+    index.apply([Change::Set(gateway_agent::index::Object::EndpointSlice(slice))]);
+    let (after, _) = compile(&index);
+    assert!(Arc::ptr_eq(endpoints(&before, "default/one"), endpoints(&after, "default/one")));
+    assert_ne!(endpoints(&before, "default/two"), endpoints(&after, "default/two"));
+}
+
+#[test]
+fn a_slice_written_again_as_it_was_keeps_its_endpoints() {
+    let (_dir, mut index) = two_services("198.18.1.2");
+    let (before, _) = compile(&index);
+    let slice = index.slices().find(|s| &*s.meta.name.name == "two").expect("the slice").clone();
+    index.apply([Change::Set(gateway_agent::index::Object::EndpointSlice(slice))]);
+    let (after, _) = compile(&index);
+    assert!(Arc::ptr_eq(endpoints(&before, "default/two"), endpoints(&after, "default/two")));
+}

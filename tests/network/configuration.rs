@@ -1,0 +1,150 @@
+//! Changes of the manifests while traffic runs, good ones and bad ones.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gateway_tests::client::{Connection, split_tcp};
+use gateway_tests::lab::{Agent, address, eventually, gateway, route, service, slice};
+
+use crate::bed::{Bed, SERVER, WEB, on_gateway, ready};
+
+/// Writes the same two backends with other weights.
+fn set_weights(bed: &Bed, a: u32, b: u32) {
+    let [v4, v6] = address::GATEWAY.map(|address| address.to_string());
+    let documents = [
+        gateway("edge", &[&v4, &v6], &[("web", "TCP", WEB)]),
+        route("TCPRoute", "web", ("edge", "web"), &[("a", SERVER, a), ("b", SERVER, b)]),
+        service("a", "TCP", SERVER),
+        service("b", "TCP", SERVER),
+        slice("a", "TCP", SERVER, &ready(&[address::POD_1])),
+        slice("b", "TCP", SERVER, &ready(&[address::REMOTE])),
+    ];
+    bed.manifests.write("web.yaml", &documents).unwrap();
+}
+
+#[test]
+fn no_connection_breaks_while_the_weights_change() {
+    let bed = Bed::new();
+    set_weights(&bed, 50, 50);
+    let _agent = bed.agent();
+    let target = on_gateway(WEB)[0];
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let download = scope.spawn(|| bed.world.client.block_on(|| crate::tcp::download(target, 200_000_000)));
+        scope.spawn(|| {
+            for round in 1u32.. {
+                set_weights(&bed, round % 100, 100 - round % 100);
+                std::thread::sleep(Duration::from_millis(20));
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        let split = split_tcp(&bed.world.client, target, 5000);
+        let downloaded = download.join();
+        done.store(true, Ordering::Relaxed);
+        let answered: usize = ["pod-1", "remote"].iter().filter_map(|name| split.get(*name)).sum();
+        assert_eq!(answered, 5000, "{split:?}");
+        downloaded.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn change_is_in_force_soon_after_the_rename() {
+    let bed = Bed::web(&[address::POD_1]);
+    let _agent = bed.agent();
+    assert_eq!(bed.tcp(on_gateway(WEB)[0]).unwrap().name, "pod-1");
+    bed.publish_web(&ready(&[address::REMOTE]));
+    eventually("new connections to go to the remote host", || {
+        bed.tcp(on_gateway(WEB)[0]).is_ok_and(|answer| answer.name == "remote")
+    });
+}
+
+#[test]
+fn broken_file_leaves_its_last_good_objects_in_force() {
+    let bed = Bed::web(&[address::POD_1]);
+    let mut agent = bed.agent();
+    bed.manifests.replace("web.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: [oops\n").unwrap();
+    eventually("the error to be told with file and line", || agent.process().log().contains("web.yaml:"));
+    for target in on_gateway(WEB) {
+        assert_eq!(bed.tcp(target).unwrap().name, "pod-1");
+    }
+    // A good version takes over again.
+    bed.publish_web(&ready(&[address::POD_2]));
+    eventually("the repaired file to be in force", || {
+        bed.tcp(on_gateway(WEB)[0]).is_ok_and(|answer| answer.name == "pod-2")
+    });
+}
+
+#[test]
+fn broken_file_does_not_hold_up_the_others() {
+    let bed = Bed::web(&[address::POD_1]);
+    bed.manifests.replace("broken.yaml", "{{{").unwrap();
+    let mut agent = bed.agent();
+    assert_eq!(bed.tcp(on_gateway(WEB)[0]).unwrap().name, "pod-1");
+    assert!(agent.process().log().contains("broken.yaml:1:"), "{}", agent.process().log());
+}
+
+#[test]
+fn removed_manifests_take_their_listeners_away() {
+    let bed = Bed::web(&[address::POD_1]);
+    let _agent = bed.agent();
+    bed.tcp(on_gateway(WEB)[0]).unwrap();
+    bed.manifests.remove("web.yaml").unwrap();
+    eventually("the listener to be gone", || bed.tcp(on_gateway(WEB)[0]).is_err());
+}
+
+#[test]
+fn status_names_the_objects_and_their_conditions() {
+    let bed = Bed::web(&[address::POD_1]);
+    let agent = bed.agent();
+    bed.tcp(on_gateway(WEB)[0]).unwrap();
+    let table = agent.sluice("status").unwrap();
+    for wanted in ["default/edge", "default/web", "default/echo", "198.18.50.1"] {
+        assert!(table.contains(wanted), "no {wanted} in\n{table}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&agent.sluice("status --output json").unwrap()).unwrap();
+    assert!(json.to_string().contains("\"Programmed\""), "{json:#}");
+    assert!(agent.sluice("status --output yaml").unwrap().contains("type: Accepted"));
+}
+
+#[test]
+fn maps_are_shown_with_the_names_of_their_objects() {
+    let bed = Bed::web(&[address::POD_1]);
+    let agent = bed.agent();
+    bed.world.client.block_on(|| async {
+        let mut connection = Connection::open(on_gateway(WEB)[0]).await.unwrap();
+        connection.who().await.unwrap();
+        let text = agent.sluice("maps").unwrap();
+        for wanted in ["default/edge/web", "198.18.50.1", "198.18.20.11", "198.18.0.2"] {
+            assert!(text.contains(wanted), "no {wanted} in\n{text}");
+        }
+    });
+}
+
+#[test]
+fn bpftool_shows_the_maps_with_field_names() {
+    let bed = Bed::web(&[address::POD_1]);
+    let _agent = bed.agent();
+    let text = bed.world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS").unwrap();
+    for field in ["address", "port", "protocol", "kind", "backend_set"] {
+        assert!(text.contains(&format!("\"{field}\"")), "no field {field} in\n{text}");
+    }
+}
+
+#[test]
+fn metrics_and_health_are_served() {
+    let bed = Bed::web(&[address::POD_1]);
+    let agent: Agent = bed.agent();
+    for _ in 0..3 {
+        bed.tcp(on_gateway(WEB)[0]).unwrap();
+    }
+    assert!(agent.page("/healthz").is_ok());
+    assert!(agent.page("/readyz").is_ok());
+    let count = |name: &str| agent.metric(name, &["listener=\"web\""]).unwrap();
+    assert_eq!(count("sluice_listener_picked_total"), 3.0);
+    assert_eq!(count("sluice_listener_refused_total"), 0.0);
+    eventually("their ends to be counted", || count("sluice_listener_closed_total") == 3.0);
+    assert!(count("sluice_listener_bytes_total") > 300.0);
+    assert!(agent.metric("sluice_backend_picked_total", &["198.18.20.11"]).unwrap() > 0.0);
+}

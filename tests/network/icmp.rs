@@ -1,0 +1,161 @@
+//! Path MTU discovery and expiry of the TTL work through the gateway.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use gateway_tests::lab::{Keep, Node, address, veth};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway};
+
+/// The smallest that IPv6 allows.
+const SMALL: u16 = 1280;
+
+#[test]
+fn narrow_link_behind_the_node_is_found_by_the_sender() {
+    // Only the node knows of the narrow link: the ends have agreed on segments for 1500 bytes.
+    for (backend, interface) in [(address::POD_1, "pod-1"), (address::REMOTE, "eth-remote")] {
+        let bed = Bed::web(&[backend]);
+        let _agent = bed.agent();
+        bed.world.gateway.run(&format!("ip link set {interface} mtu {SMALL}")).unwrap();
+        for target in on_gateway(WEB) {
+            let echoed = bed.world.client.block_on(|| crate::tcp::echo(target, 2_000_000));
+            assert!(echoed.is_ok(), "upload to {target} through {interface}: {echoed:?}");
+        }
+        for target in on_gateway(ECHO) {
+            // The first large datagram is lost to the discovery; the sender then fragments.
+            let echo = || bed.world.client.block_on(|| crate::fragments::echo(target, 1400));
+            let echoed = echo().or_else(|_| echo());
+            assert!(echoed.is_ok(), "datagram to {target} through {interface}: {echoed:?}");
+        }
+    }
+}
+
+#[test]
+fn narrow_link_towards_the_client_is_found_by_the_backend() {
+    for backend in [address::POD_1, address::REMOTE] {
+        let bed = Bed::web(&[backend]);
+        let _agent = bed.agent();
+        bed.world.gateway.run(&format!("ip link set eth-client mtu {SMALL}")).unwrap();
+        for target in on_gateway(WEB) {
+            let downloaded = bed.world.client.block_on(|| crate::tcp::download(target, 2_000_000));
+            assert!(downloaded.is_ok(), "download from {target}: {downloaded:?}");
+        }
+    }
+}
+
+#[test]
+fn errors_of_a_router_before_the_client_reach_the_backend() {
+    for backend in [address::POD_1, address::REMOTE] {
+        let bed = Bed::web(&[backend]);
+        let _agent = bed.agent();
+        let far = Far::lay(&bed);
+        for target in on_gateway(WEB) {
+            let downloaded = far.client.block_on(|| crate::tcp::download(target, 2_000_000));
+            assert!(downloaded.is_ok(), "download from {target} of {backend:?}: {downloaded:?}");
+        }
+    }
+}
+
+/// A client behind a router, whose link to the router is narrower than both believe.
+struct Far {
+    client: Node,
+    _router: Node,
+}
+
+impl Far {
+    fn lay(bed: &Bed) -> Far {
+        let client = Node::new("far", Keep::UntilDrop).unwrap();
+        let router = Node::new("router", Keep::UntilDrop).unwrap();
+        router.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]).unwrap();
+        veth((&client, "eth0"), (&router, "down")).unwrap();
+        veth((&router, "up"), (&bed.world.gateway, "eth-router")).unwrap();
+        client
+            .ip("address add 198.18.3.2/24 dev eth0\naddress add 2001:db8:3::2/64 dev eth0 nodad\n\
+                 route add default via 198.18.3.1\nroute add default via 2001:db8:3::1")
+            .unwrap();
+        router
+            .ip(&format!(
+                "address add 198.18.3.1/24 dev down\naddress add 2001:db8:3::1/64 dev down nodad\n\
+                 address add 198.18.2.2/24 dev up\naddress add 2001:db8:2::2/64 dev up nodad\n\
+                 route add default via 198.18.2.1\nroute add default via 2001:db8:2::1\nlink set down mtu {SMALL}"
+            ))
+            .unwrap();
+        bed.world
+            .gateway
+            .ip("address add 198.18.2.1/24 dev eth-router\naddress add 2001:db8:2::1/64 dev eth-router nodad\n\
+                 route add 198.18.3.0/24 via 198.18.2.2\nroute add 2001:db8:3::/64 via 2001:db8:2::2")
+            .unwrap();
+        Far { client, _router: router }
+    }
+}
+
+/// ICMP and ICMPv6: time exceeded.
+const TIME_EXCEEDED: [u8; 2] = [11, 3];
+
+#[test]
+fn expired_ttl_is_answered_by_the_node() {
+    // The measure: without a gateway.
+    let direct = Bed::new();
+    for (node, pod) in address::NODE.into_iter().zip(address::POD_1) {
+        assert_eq!(direct.world.client.enter(|| trace((pod, SERVER).into(), 1)).unwrap(), node);
+    }
+    let bed = Bed::web(&[address::POD_1]);
+    let _agent = bed.agent();
+    for (version, target) in on_gateway(ECHO).into_iter().enumerate() {
+        let from = bed.world.client.enter(|| trace(target, 1)).unwrap();
+        assert_eq!(from, address::NODE[version], "who says that the TTL has run out");
+    }
+}
+
+/// Sends a datagram with this TTL; the address that answers "time exceeded".
+fn trace(target: SocketAddr, ttl: u32) -> io::Result<IpAddr> {
+    let errors = icmp_socket(target)?;
+    let sender = UdpSocket::bind((address::CLIENT[usize::from(target.is_ipv6())], 0))?;
+    let socket = SockRef::from(&sender);
+    match target {
+        SocketAddr::V4(_) => socket.set_ttl_v4(ttl)?,
+        SocketAddr::V6(_) => socket.set_unicast_hops_v6(ttl)?,
+    }
+    sender.send_to(b"who", target)?;
+    let port = sender.local_addr()?.port();
+    let mut packet = [0; 1500];
+    loop {
+        let (length, from) = errors.recv_from(&mut packet)?;
+        // Raw IPv4 sockets give the IP header too.
+        let icmp = if target.is_ipv4() { &packet[20..length] } else { &packet[..length] };
+        // Behind the ICMP header and the quoted IP header.
+        let quoted_port = icmp.get(if target.is_ipv4() { 28..30 } else { 48..50 });
+        if icmp[0] == TIME_EXCEEDED[usize::from(target.is_ipv6())] && quoted_port == Some(&port.to_be_bytes()) {
+            return Ok(from.ip());
+        }
+    }
+}
+
+/// Hears the ICMP messages of this node. `UdpSocket` has what a raw socket needs: datagrams with their sender.
+fn icmp_socket(target: SocketAddr) -> io::Result<UdpSocket> {
+    let protocol = if target.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
+    let socket = Socket::new(Domain::for_address(target), Type::RAW, Some(protocol))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(socket.into())
+}
+
+#[test]
+fn ttl_is_one_less_at_the_backend() {
+    for (backend, node) in [(address::POD_1, 0), (address::REMOTE, 1)] {
+        let bed = Bed::web(&[backend]);
+        let _agent = bed.agent();
+        let node = if node == 0 { bed.pod(0) } else { &bed.world.remote };
+        // A raw IPv4 socket shows the header of what arrives.
+        let raw: UdpSocket = node.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::UDP)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            socket.into()
+        });
+        bed.udp(on_gateway(ECHO)[0]).unwrap();
+        let mut packet = [0; 1500];
+        raw.recv(&mut packet).unwrap();
+        assert_eq!(packet[8], 63, "the client sent 64");
+    }
+}

@@ -1,0 +1,53 @@
+//! The tables of ARCHITECTURE.md.
+
+use gateway_common::Reason;
+use gateway_common::reason::Answer;
+
+use crate::root;
+
+/// The rows of the table below this heading, as their cells; the head and the line under it left out.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let text = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let mut lines = text.lines().skip_while(|line| !line.strip_prefix("## ").is_some_and(|it| it.starts_with(heading)));
+    assert!(lines.next().is_some(), "ARCHITECTURE.md has no heading {heading:?}");
+    let section = lines.take_while(|line| !line.starts_with("## "));
+    let rows = section.filter(|line| line.starts_with('|')).skip(2);
+    rows.map(|row| row.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()).collect()
+}
+
+#[test]
+fn every_drop_reason_is_documented_as_it_is() {
+    let answer = |reason: &Reason| match reason.answer() {
+        Answer::Refuse => "TCP RST, UDP port unreachable",
+        Answer::TimeExceeded => "ICMP time exceeded",
+        Answer::TooBig => "ICMP fragmentation needed, packet too big",
+        Answer::Silent => "nothing",
+    };
+    let cells = |reason: &Reason| {
+        let index = (*reason as u32).to_string();
+        vec![index, format!("`{}`", reason.name()), answer(reason).into(), reason.description().into()]
+    };
+    let wanted: Vec<Vec<String>> = Reason::ALL.iter().map(cells).collect();
+    let lines: Vec<String> = wanted.iter().map(|cells| format!("| {} |", cells.join(" | "))).collect();
+    assert!(table("Drop reasons") == wanted, "the table of drop reasons should be:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn every_map_is_documented() {
+    let source = std::fs::read_to_string(root().join("gateway-common/src/maps.rs")).unwrap();
+    let names = source.split_once("pub mod names").unwrap().1.split_once('}').unwrap().0;
+    let mut wanted: Vec<&str> = names.lines().filter_map(|line| line.split('"').nth(1)).collect();
+    let rows = table("Maps");
+    let mut documented: Vec<&str> = rows.iter().flat_map(|row| row[0].split(", ")).collect();
+    wanted.sort_unstable();
+    documented.sort_unstable();
+    assert_eq!(documented, wanted, "the maps of ARCHITECTURE.md against those of gateway-common/src/maps.rs");
+}
+
+#[test]
+fn every_stage_of_the_code_map_exists() {
+    for row in table("Code map") {
+        let path = row[0].trim_matches('`');
+        assert!(root().join(path).exists(), "the code map names {path}, which does not exist");
+    }
+}
