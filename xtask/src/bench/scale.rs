@@ -160,7 +160,7 @@ impl Case {
         let (kind, measure, more) = match self.tcp {
             true => ("connections", CPU_US_PER_CONNECTION, vec!["--concurrency", "64", "--sources", &sources]),
             // As many flows whatever the size.
-            false => ("datagrams", CPU_US_PER_PACKET, vec!["--flows", "1000", "--window", "1"]),
+            false => ("datagrams", CPU_US_PER_PACKET, vec!["--flows", "256", "--window", "1"]),
         };
         let report = network.load(kind, &targets, times, &more)?;
         let number = |name: &str| report[name].as_f64().with_context(|| format!("the load reports no {name}"));
