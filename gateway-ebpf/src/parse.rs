@@ -176,7 +176,7 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
         return Parsed::Other;
     }
     let header = (ip.version as u32 & 0xf) * 4;
-    if ip.version >> 4 != 4 || !is_host_v4(ip.source) || !is_host_v4(ip.destination) {
+    if !is_host_v4(ip.source) || !is_host_v4(ip.destination) {
         return Parsed::Other;
     }
     packet.v6 = false;
@@ -194,7 +194,7 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     } else {
         fragment::WHOLE
     };
-    if header < 20 {
+    if ip.version >> 4 != 4 || header < 20 {
         return Parsed::Malformed;
     }
     total(frame, packet, u16::from_be(ip.length) as u32)
@@ -217,7 +217,7 @@ fn is_host_v6(words: &[u32; 4]) -> bool {
 #[inline(always)]
 fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     let Some(ip) = fixed::<Ipv6, { ETHERNET as usize }>(frame) else { return Parsed::Short };
-    if ip.version.to_ne_bytes()[0] >> 4 != 6 || !is_host_v6(&ip.source) || !is_host_v6(&ip.destination) {
+    if !is_host_v6(&ip.source) || !is_host_v6(&ip.destination) {
         return Parsed::Other;
     }
     packet.v6 = true;
@@ -230,6 +230,9 @@ fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     let mut next = ip.next;
     let mut offset = ETHERNET + 40;
     packet.transport = offset;
+    if ip.version.to_ne_bytes()[0] >> 4 != 6 {
+        return Parsed::Malformed;
+    }
     for _ in 0..EXTENSIONS {
         if next != HOP_BY_HOP && next != DESTINATION_OPTIONS && next != FRAGMENT {
             break;

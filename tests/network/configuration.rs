@@ -115,9 +115,16 @@ fn maps_are_shown_with_the_names_of_their_objects() {
     bed.world.client.block_on(|| async {
         let mut connection = Connection::open(on_gateway(WEB)[0]).await.unwrap();
         connection.who().await.unwrap();
-        let text = agent.sluice("maps").unwrap();
-        for wanted in ["default/edge/web", "198.18.50.1", "198.18.20.11", "198.18.0.2"] {
-            assert!(text.contains(wanted), "no {wanted} in\n{text}");
+        for (what, wanted) in [
+            ("listeners", &["default/edge/web", "198.18.50.1"][..]),
+            ("sets", &["default/web"]),
+            ("backends", &["198.18.20.11", "default/web"]),
+            ("flows", &["198.18.0.2", "198.18.50.1", "default/edge/web"]),
+        ] {
+            let text = agent.sluice(&format!("maps {what}")).unwrap();
+            for wanted in wanted {
+                assert!(text.contains(wanted), "no {wanted} among the {what}:\n{text}");
+            }
         }
     });
 }
@@ -147,4 +154,48 @@ fn metrics_and_health_are_served() {
     eventually("their ends to be counted", || count("sluice_listener_closed_total") == 3.0);
     assert!(count("sluice_listener_bytes_total") > 300.0);
     assert!(agent.metric("sluice_backend_picked_total", &["198.18.20.11"]).unwrap() > 0.0);
+}
+
+#[test]
+fn access_log_tells_of_connections() {
+    let bed = Bed::web(&[address::POD_1]);
+    let log = bed.manifests.path().join(".access.log");
+    let options = ["--access-log", log.to_str().unwrap()];
+    let _agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &options).unwrap();
+    let client = bed.tcp(on_gateway(WEB)[0]).unwrap().client;
+    bed.tcp(on_gateway(4711)[0]).unwrap_err();
+    let lines = || -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let told = |event: &str, port: String| {
+        lines().iter().any(|line| line.to_string().contains(event) && line.to_string().contains(&port))
+    };
+    for event in ["opened", "closed"] {
+        eventually(&format!("{event} to be told"), || told(event, client.port().to_string()));
+    }
+    eventually("the refusal to be told", || told("refused", "4711".into()));
+}
+
+#[test]
+fn idle_flows_are_swept() {
+    let bed = Bed::web(&[address::POD_1]);
+    let options =
+        ["--idle-udp-established", "1", "--idle-udp-new", "1", "--idle-tcp-established", "1", "--sweep-interval", "1"];
+    let agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &options).unwrap();
+    let flows = || agent.metric("sluice_map_entries", &["\"FLOWS\""]).unwrap();
+    bed.world.client.block_on(|| async {
+        let socket = gateway_tests::client::udp(on_gateway(crate::bed::ECHO)[0]).await.unwrap();
+        for _ in 0..3 {
+            gateway_tests::client::ask_udp(&socket).await.unwrap();
+        }
+        let mut connection = Connection::open(on_gateway(WEB)[1]).await.unwrap();
+        connection.who().await.unwrap();
+        assert_eq!(flows(), 4.0, "two halves each");
+        eventually("the idle flows to be gone", || flows() == 0.0);
+        // UDP goes on with a new flow; TCP is told at once.
+        gateway_tests::client::ask_udp(&socket).await.unwrap();
+        let error = connection.who().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    });
 }

@@ -14,3 +14,4 @@ mod lifecycle;
 mod refusals;
 mod tcp;
 mod weights;
+mod xdp;

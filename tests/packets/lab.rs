@@ -282,6 +282,10 @@ impl Lab {
         Ok(self.hash_mut::<FlowKey, Flow>(table.name())?.insert(key, flow, 0)?)
     }
 
+    pub fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<()> {
+        Ok(self.hash_mut::<FlowKey, Flow>(table.name())?.remove(key)?)
+    }
+
     pub fn fragments(&mut self) -> Result<Vec<(FragmentKey, FragmentTrack)>> {
         let map: HashMap<_, FragmentKey, FragmentTrack> = self.hash_mut(names::FRAGMENTS)?;
         Ok(map.iter().collect::<Result<_, _>>()?)

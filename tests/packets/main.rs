@@ -10,6 +10,7 @@ mod outcome;
 mod packet;
 mod pool;
 mod scene;
+mod sound;
 mod wire;
 
 use std::process::ExitCode;

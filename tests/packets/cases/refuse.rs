@@ -36,6 +36,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("refuse/backend_without_a_source_address", no_source);
     cases.each("refuse/ttl_expired", ttl_expired);
     cases.each("refuse/too_big_for_the_way_out", too_big);
+    cases.each("refuse/too_big_without_dont_fragment", too_big_to_fragment);
     cases.each("refuse/merged_segments_are_measured_one_by_one", merged_segments);
     cases.each("refuse/resets_of_the_standard", reset_numbers);
     cases.each("refuse/padding_does_not_count", padding);
@@ -205,6 +206,16 @@ fn too_big(lab: &mut Lab, version: Version) -> Result<()> {
     }
     // The other direction has the larger MTU.
     scene.backend_sends(lab, &scene.down("PA", B, C).data(&vec![1; 1500 - version.header() - 20]))
+}
+
+/// A program cannot cut a packet: who would allow it (RFC 791) learns of it all the same.
+fn too_big_to_fragment(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut scene = Scene::new(lab, version, UDP, Place::Remote)?;
+    scene.establish(lab)?;
+    let packet = Packet { dont_fragment: false, ..scene.request(&[7; 1_400]) };
+    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
+    outcome.answered_with(Reason::PacketTooBig, Error::TooBig { mtu: EXT1_MTU }, &packet);
+    Ok(())
 }
 
 /// An skb that GRO merged is larger than the MTU, the packets that leave are not.

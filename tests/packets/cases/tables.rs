@@ -21,6 +21,11 @@ pub fn add(cases: &mut Cases) {
     }
     cases.each("tables/port_of_another_connection_is_not_taken", port_taken);
     cases.each("tables/same_client_port_through_two_listeners_to_one_pod", two_listeners);
+    for protocol in [TCP, UDP] {
+        let name = if protocol == TCP { "tcp" } else { "udp" };
+        cases.each(&format!("tables/{name}_evicted_reply_half"), move |lab, v| evicted(lab, v, protocol, true));
+        cases.each(&format!("tables/{name}_evicted_forward_half"), move |lab, v| evicted(lab, v, protocol, false));
+    }
     cases.one("tables/flows_full", flows_full);
     cases.one("tables/flood_evicts_no_established_flow", flood);
     cases.one("tables/events_full", crate::cases::events::full);
@@ -113,6 +118,24 @@ fn two_listeners(lab: &mut Lab, version: Version) -> Result<()> {
     }
     one.client_sends(lab, &one.confirmation())?;
     one.backend_sends(lab, &one.down("A", 1, CLIENT_ISN + 1))?;
+    Ok(())
+}
+
+/// A flood may push one half of a new flow out of EMBRYONIC and leave the other: the client's next try must work.
+fn evicted(lab: &mut Lab, version: Version, protocol: u8, reply: bool) -> Result<()> {
+    for place in Place::ALL {
+        lab.reset()?;
+        let mut scene = Scene::new(lab, version, protocol, place)?;
+        let first_peer = scene.peer;
+        scene.start(lab, &scene.opening())?;
+        let key = if reply { scene.reply_key() } else { scene.forward_key() };
+        lab.remove_flow(Table::Embryonic, &key)?;
+        scene.peer = first_peer;
+        scene.start(lab, &scene.opening())?;
+        scene.backend_sends(lab, &scene.opening_answer())?;
+        scene.client_sends(lab, &scene.confirmation())?;
+        assert_eq!(scene.halves(lab)?.table, Table::Flows, "{place:?}");
+    }
     Ok(())
 }
 
