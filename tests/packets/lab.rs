@@ -291,6 +291,10 @@ impl Lab {
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
+    pub fn put_fragment(&mut self, key: &FragmentKey, track: &FragmentTrack) -> Result<()> {
+        Ok(self.hash_mut::<FragmentKey, FragmentTrack>(names::FRAGMENTS)?.insert(key, track, 0)?)
+    }
+
     pub fn held(&mut self) -> Result<usize> {
         let map: HashMap<_, HeldKey, gateway_common::HeldFragment> = self.map_mut(names::HELD)?;
         Ok(map.keys().collect::<Result<Vec<_>, _>>()?.len())
@@ -302,6 +306,10 @@ impl Lab {
 
     pub fn backend_counter(&mut self, id: u32) -> Result<Counter> {
         self.counter(names::BACKEND_COUNTERS, id)
+    }
+
+    pub fn has_map(&self, name: &str) -> bool {
+        self.ebpf.map(name).is_some()
     }
 
     /// The records written since the last call.
