@@ -197,9 +197,10 @@ impl admin::Subject for Agent {
         let (applier, counters) = (self.datapath.applier(), self.datapath.counters());
         let names = names(&self.datapath, &self.ir);
         // A counter that cannot be read counts nothing.
-        let listeners = names.listeners.iter().map(|(id, name)| {
-            (name.to_string(), counters.listener(*id).map(view::Counts::from).unwrap_or_default())
-        });
+        let listeners = names
+            .listeners
+            .iter()
+            .map(|(id, name)| (name.to_string(), counters.listener(*id).map(view::Counts::from).unwrap_or_default()));
         let mut backends: BTreeMap<String, BTreeMap<String, view::Counts>> = BTreeMap::new();
         for (id, backend) in &names.backends {
             let service = backend.service.as_deref().unwrap_or_default().to_owned();

@@ -160,7 +160,6 @@ fn survey(bed: &Bed) -> Vec<String> {
     let pairs = [
         (&world.client, "gateway", address::NODE, SERVER),
         (&world.client, "gateway", address::NODE, WEB),
-        (&world.client, "gateway", address::NODE_INSIDE, SERVER),
         (&world.client, "pod-1", address::POD_1, SERVER),
         (&world.pods[0], "pod-2", address::POD_2, SERVER),
         (&world.pods[0], "client", address::CLIENT, SERVER),

@@ -2,7 +2,8 @@
 //!
 //! TCP, by the first line: `who` answers `NAME PEER` and reads on; `bytes N` sends N bytes of [`pattern`] and reads on;
 //! `echo` sends back all that follows until the end; `reset` ends with RST; an HTTP GET of `/` answers like `who`, of `/file` with the
-//! file served, of `/bytes/N` with N bytes. UDP: `who` answers `NAME PEER`; everything else comes back as it is. DNS: a TXT query for
+//! file served, of `/bytes/N` with N bytes. UDP: `who` answers `NAME PEER`; what begins with `size` is answered by
+//! `NAME LENGTH`; everything else comes back as it is. DNS: a TXT query for
 //! any name answers the server's name, an A query always 198.18.50.53.
 
 use std::fs::File;
@@ -210,6 +211,7 @@ async fn serve_udp(options: &Options, socket: Option<Socket>) -> io::Result<()> 
         let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
         let answer = match &buffer[..length] {
             b"who" => whom(options, canonical(peer)).into_bytes(),
+            size if size.starts_with(b"size") => format!("{} {length}", options.name).into_bytes(),
             other => other.to_vec(),
         };
         socket.send_to(&answer, peer).await.ok();

@@ -10,6 +10,8 @@ mod setup;
 mod shell;
 mod test;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -56,8 +58,18 @@ enum Lab {
     },
 }
 
-fn main() -> Result<()> {
-    match Options::parse().task {
+fn main() -> ExitCode {
+    match run(Options::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Setup => setup::all(),
         Task::Build { release } => {
             let built = build::sluice(release)?;

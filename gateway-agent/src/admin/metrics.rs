@@ -33,11 +33,7 @@ impl Default for Durations {
 
 pub fn write(snapshot: Snapshot, writer: &mut Writer) -> io::Result<()> {
     let mut registry = Registry::with_prefix("sluice");
-    registry.register(
-        "compile_duration_seconds",
-        "From changed objects to the IR",
-        snapshot.durations.compile.clone(),
-    );
+    registry.register("compile_duration_seconds", "From changed objects to the IR", snapshot.durations.compile.clone());
     registry.register("apply_duration_seconds", "From the IR to the maps", snapshot.durations.apply.clone());
     registry.register_collector(Box::new(Scrape::new(snapshot)?));
     text::encode(writer, &registry).map_err(io::Error::other)

@@ -41,11 +41,8 @@ impl Applier {
                 sets.insert(id, PresentSet { range, content: None, complete: false, wanted: 0 });
             }
         }
-        let listener_ids: HashSet<u32> = listeners
-            .values()
-            .filter(|l| l.value.kind == listener_kind::L4)
-            .map(|l| l.value.id)
-            .collect();
+        let listener_ids: HashSet<u32> =
+            listeners.values().filter(|l| l.value.kind == listener_kind::L4).map(|l| l.value.id).collect();
         let backend_ids: HashSet<u32> = backends.values().map(|b| b.id).chain(stray_backends.iter().copied()).collect();
         Ok(Applier {
             capacity,

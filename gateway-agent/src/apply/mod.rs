@@ -128,7 +128,12 @@ impl std::fmt::Display for Problem {
 impl Applier {
     /// Brings the maps to `wanted`. Never fails as a whole: what could not be written is in [`Applied::problems`], and is
     /// tried again by the next call.
-    pub fn apply(&mut self, wanted: &Wanted, path: impl Fn(Address, bool) -> Path, store: &mut dyn MapStore) -> Applied {
+    pub fn apply(
+        &mut self,
+        wanted: &Wanted,
+        path: impl Fn(Address, bool) -> Path,
+        store: &mut dyn MapStore,
+    ) -> Applied {
         let mut applied = self.pass(wanted, &path, store);
         // What was removed last makes room for what came first.
         let full = |p: &Problem| matches!(p.error, ProblemKind::Store(StoreError::Full(_)));

@@ -168,9 +168,8 @@ impl Applier {
             self.return_range(range);
             return Err(StoreError::Full(MapName::BackendSets));
         };
-        let written = store
-            .write_slots(range.offset, self.table.slots())
-            .and_then(|()| store.put_set(id, self.table.at(range)));
+        let written =
+            store.write_slots(range.offset, self.table.slots()).and_then(|()| store.put_set(id, self.table.at(range)));
         if let Err(error) = written {
             self.return_range(range);
             if in_place.is_none() {

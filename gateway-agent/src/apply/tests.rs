@@ -75,7 +75,8 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         const HASHES: u64 = 4096;
         for i in 0..HASHES {
-            *counts.entry(store.pick(listener.backend_set, gateway_common::hash::mix(i + 1)).unwrap()).or_default() += 1;
+            *counts.entry(store.pick(listener.backend_set, gateway_common::hash::mix(i + 1)).unwrap()).or_default() +=
+                1;
         }
         let total: u64 = set.shares.iter().map(|s| s.weight).sum();
         let known: BTreeMap<_, _> = applier.backend_ids().map(|(key, id)| (*key, id)).collect();

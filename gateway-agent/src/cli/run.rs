@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
     /// Address of /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9470")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     admin_address: SocketAddr,
     /// The unix socket that `sluice status` and `sluice maps` ask.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
@@ -148,10 +148,8 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     log(options.log_format, options.log_level);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the event loop")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     LocalSet::new().block_on(&runtime, serve(options))?;
     // A thread that answers a slow reader is not waited for.
     runtime.shutdown_background();

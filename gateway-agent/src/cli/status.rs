@@ -82,11 +82,7 @@ impl Rows {
                 (false, true) => {}
                 (holds, _) => {
                     let not = if holds { "" } else { "not " };
-                    bad.push(format!(
-                        "{not}{kind}: {} ({})",
-                        cell(&condition["message"]),
-                        cell(&condition["reason"])
-                    ));
+                    bad.push(format!("{not}{kind}: {} ({})", cell(&condition["message"]), cell(&condition["reason"])));
                 }
             }
         }
@@ -155,7 +151,8 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_below_its_object() {
-        let condition = |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "M"});
+        let condition =
+            |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "M"});
         let status = json!({
             "node": "n1", "version": "0", "ready": true, "refusedPackets": {"no_listener": 3}, "problems": ["p.yaml:1: bad"],
             "listeners": {"default/gw/web": {"picked": 5, "live": 2, "refused": 0, "bytesIn": 2048, "bytesOut": 10}},

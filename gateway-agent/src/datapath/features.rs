@@ -95,7 +95,8 @@ fn capabilities_missing_in(status: &str) -> Option<String> {
         .filter(|(number, ..)| !covered(*number))
         .map(|(_, name, purpose)| format!("{name} (to {purpose})"))
         .collect();
-    (!list.is_empty()).then(|| format!("missing {}; run as root or give the process these capabilities", list.join(", ")))
+    (!list.is_empty())
+        .then(|| format!("missing {}; run as root or give the process these capabilities", list.join(", ")))
 }
 
 /// Sysctls without which the kernel forwards nothing, where they are off.

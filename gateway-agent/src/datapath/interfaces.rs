@@ -6,7 +6,9 @@ use std::io;
 use std::path::Path;
 
 use aya::programs::links::FdLink;
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
@@ -89,7 +91,7 @@ impl Interfaces {
                 external,
                 tc: match before.map(|b| &b.tc) {
                     Some(Ok(hook)) => Ok(*hook),
-                    _ => self.attach_tc(link, programs, pins),
+                    _ => self.attach_tc(link, network, programs, pins),
                 },
                 xdp: match before.filter(|b| b.external == external).map(|b| &b.xdp) {
                     Some(Ok(mode)) => Ok(*mode),
@@ -110,7 +112,13 @@ impl Interfaces {
         }
     }
 
-    fn attach_tc(&self, link: &Link, programs: &mut Programs, pins: &Pins) -> Result<&'static str, String> {
+    fn attach_tc(
+        &self,
+        link: &Link,
+        network: &Network,
+        programs: &mut Programs,
+        pins: &Pins,
+    ) -> Result<&'static str, String> {
         let pin = pins.link(TC, link.index);
         if self.clsact {
             unpin(&pin);
@@ -120,6 +128,8 @@ impl Interfaces {
         if pin.exists() {
             return Ok("tcx");
         }
+        // An agent before this one may have been told to use clsact.
+        detach_clsact(network, link);
         let mut attach = || -> Result<(), ProgramError> {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = programs.tc.attach_with_options(&link.name, TcAttachType::Ingress, options)?;
@@ -167,12 +177,20 @@ impl Interfaces {
         }
         Ok(name)
     }
+}
 
-    /// Removes the clsact filters; links go with their pins.
-    pub fn detach_clsact(links: &[Link]) -> usize {
-        let detach = |link: &&Link| qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
-        links.iter().filter(|l| l.ethernet).filter(detach).count()
+/// Removes our filters of the clsact queueing discipline, and that with the last filter in it; says on how many interfaces.
+pub fn detach_filters(network: &Network) -> usize {
+    network.links().iter().filter(|l| l.ethernet && detach_clsact(network, l)).count()
+}
+
+/// Most interfaces have no filter of ours: that is no error.
+fn detach_clsact(network: &Network, link: &Link) -> bool {
+    let detached = qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
+    if detached {
+        network.remove_empty_clsact(link);
     }
+    detached
 }
 
 /// XDP modes, in pins and for people.
@@ -189,7 +207,8 @@ fn attach_clsact(interface: &str, program: &mut SchedClassifier) -> Result<(), S
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
     let attached = program.attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(options));
     let id = attached.or_else(|first| {
-        let Ok(present) = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None) else {
+        let Ok(present) = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
+        else {
             return Err(first);
         };
         program.attach_to_link(present)
@@ -237,6 +256,8 @@ fn report(before: Option<&Interface>, now: &Interface) {
             let xdp = now.xdp.as_ref().map_or_else(|why| why.as_str(), |mode| mode);
             tracing::info!(interface = name, hook, xdp, external, "attached");
         }
-        Err(error) => tracing::error!(interface = name, error, "cannot attach: packets that come in here are not served"),
+        Err(error) => {
+            tracing::error!(interface = name, error, "cannot attach: packets that come in here are not served")
+        }
     }
 }

@@ -136,8 +136,9 @@ impl Maps {
         let open = |name: &str| -> io::Result<(OwnedFd, u32)> {
             let entries = shapes(sizes).iter().find(|s| s.name == name).map_or(0, |s| s.entries);
             let path = directory.join(name);
-            let fd = raw::open(&path)
-                .map_err(|error| io::Error::new(error.kind(), format!("cannot open map {}: {error}", path.display())))?;
+            let fd = raw::open(&path).map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot open map {}: {error}", path.display()))
+            })?;
             Ok((fd, entries))
         };
         macro_rules! map {
@@ -192,13 +193,15 @@ impl MapStore for Store<'_> {
 
     fn listeners(&self) -> Result<Vec<(ListenerKey, Listener)>, StoreError> {
         let mut all = Vec::new();
-        let scanned = self.maps.listeners.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+        let scanned =
+            self.maps.listeners.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
         scanned.map(|()| all).map_err(failed(MapName::Listeners, "read"))
     }
 
     fn backends(&self) -> Result<Vec<(u32, Backend)>, StoreError> {
         let mut all = Vec::new();
-        let scanned = self.maps.backends.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+        let scanned =
+            self.maps.backends.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
         scanned.map(|()| all).map_err(failed(MapName::Backends, "read"))
     }
 

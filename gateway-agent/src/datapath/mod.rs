@@ -25,8 +25,8 @@ use crate::apply::{Applied, Applier, StoreError};
 use crate::emit::maps::Wanted;
 pub use counters::Counters;
 pub use events::Events;
-pub use interfaces::{Interface, Options as AttachOptions, XdpMode};
 use interfaces::Interfaces;
+pub use interfaces::{Interface, Options as AttachOptions, XdpMode};
 use maps::Maps;
 pub use maps::Sizes;
 pub use netlink::Monitor;
@@ -179,7 +179,7 @@ pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
     }
     let pins = Pins::take_existing(directory)?;
     let network = Network::new().map_err(DatapathError::Network)?;
-    let filters = Interfaces::detach_clsact(network.links());
+    let filters = interfaces::detach_filters(&network);
     let pins = pins.map_or(Ok(0), Pins::remove_all)?;
     Ok(Removed { pins, filters })
 }

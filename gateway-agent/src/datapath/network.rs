@@ -58,6 +58,13 @@ impl Network {
         link.ethernet && (link.kind.is_none() || self.default_route_links.contains(&link.index))
     }
 
+    /// Removes the queueing discipline that held our filter, if nobody else's is in it.
+    pub fn remove_empty_clsact(&self, link: &Link) {
+        if let Err(error) = self.client.borrow_mut().remove_empty_clsact(link.index) {
+            tracing::warn!(interface = link.name, %error, "cannot remove the clsact queueing discipline");
+        }
+    }
+
     pub fn path(&self, to: Address, local: bool) -> Path {
         *self.paths.borrow_mut().entry(to).or_insert_with(|| self.find_path(to, local))
     }

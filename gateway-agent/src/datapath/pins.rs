@@ -20,7 +20,9 @@ pub enum PinError {
         "{holder} holds {directory}; stop it first, or give this agent another --pin-dir (two agents cannot share maps)"
     )]
     Held { directory: String, holder: String },
-    #[error("cannot mount a BPF file system on {directory}: {source}; run as root, or mount it beforehand with `mount -t bpf bpf {directory}`")]
+    #[error(
+        "cannot mount a BPF file system on {directory}: {source}; run as root, or mount it beforehand with `mount -t bpf bpf {directory}`"
+    )]
     Mount { directory: String, source: io::Error },
     #[error("{directory} is not empty and not on a BPF file system; name another --pin-dir")]
     NotEmpty { directory: String },

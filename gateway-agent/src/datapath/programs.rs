@@ -23,7 +23,9 @@ const SWEEP: &str = "sweep";
 
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    #[error("this binary carries no eBPF object: it was built without the eBPF tool chain; build it with `cargo xtask build`")]
+    #[error(
+        "this binary carries no eBPF object: it was built without the eBPF tool chain; build it with `cargo xtask build`"
+    )]
     Stub,
     #[error("{0}")]
     Missing(String),

@@ -225,7 +225,9 @@ impl<V: Pod> Map<u32, V> {
         match bpf(Command::LookupBatch, &mut batch) {
             // ENOENT: the last element of the array was among them.
             Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-            _ if batch.count != count => Err(io::Error::other("the kernel returned fewer elements than were asked for")),
+            _ if batch.count != count => {
+                Err(io::Error::other("the kernel returned fewer elements than were asked for"))
+            }
             _ => Ok(()),
         }
     }

@@ -193,9 +193,8 @@ fn spread(set: &ir::BackendSet, protocol: u8, family: Family) -> Option<Set> {
         match &reference.target {
             Target::Invalid => shares.push((To::Invalid, each)),
             Target::Endpoints { .. } if count == 0 => shares.push((To::Empty, each)),
-            Target::Endpoints { endpoints, .. } => shares.extend(
-                endpoints.iter().filter(|e| serves(e, family)).map(|e| (To::Backend(key(e, protocol)), each)),
-            ),
+            Target::Endpoints { endpoints, .. } => shares
+                .extend(endpoints.iter().filter(|e| serves(e, family)).map(|e| (To::Backend(key(e, protocol)), each))),
         }
     }
     normalize(shares)
@@ -334,8 +333,7 @@ mod tests {
     fn addresses_are_exclusive_or_shared() {
         let mut ir = Ir { listeners: vec![listener(&["198.19.0.1", "198.19.0.2"], vec![])], ..Ir::default() };
         ir.exclusive_addresses = vec!["198.19.0.2".parse().unwrap(), "198.19.0.3".parse().unwrap()];
-        let addresses: Vec<_> =
-            maps(&ir).addresses.iter().map(|a| (ip(a.address).to_string(), a.exclusive)).collect();
+        let addresses: Vec<_> = maps(&ir).addresses.iter().map(|a| (ip(a.address).to_string(), a.exclusive)).collect();
         let expected = [("198.19.0.1", false), ("198.19.0.2", true), ("198.19.0.3", true)];
         assert_eq!(addresses, expected.map(|(address, exclusive)| (address.to_owned(), exclusive)));
     }
