@@ -12,6 +12,7 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
+use super::maps::Maps;
 use super::netlink::Link;
 use super::network::Network;
 use super::pins::Pins;
@@ -70,12 +71,13 @@ impl Interfaces {
     }
 
     /// Attaches to what is new, tries again what failed before, and forgets what has gone.
-    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, ports: &Map<u32, [u32; 2]>) {
+    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, maps: &Maps) {
         let links = network.links();
         self.present.retain(|index, interface| {
             let there = links.iter().any(|l| l.index == *index);
             if !there {
                 tracing::info!(interface = interface.name, "interface has gone");
+                let _ = maps.interfaces.remove(index);
             }
             there
         });
@@ -85,6 +87,9 @@ impl Interfaces {
                 [] => network.is_external(link),
                 names => names.contains(&link.name),
             };
+            if let Err(error) = maps.interfaces.put(&link.index, &network.interface(link)) {
+                tracing::warn!(interface = link.name, %error, "nothing is done in XDP there, and errors have another source");
+            }
             let before = self.present.get(&link.index);
             let interface = Interface {
                 name: link.name.clone(),
@@ -95,7 +100,7 @@ impl Interfaces {
                 },
                 xdp: match before.filter(|b| b.external == external).map(|b| &b.xdp) {
                     Some(Ok(mode)) => Ok(*mode),
-                    _ => self.attach_xdp(link, external, programs, pins, ports),
+                    _ => self.attach_xdp(link, external, programs, pins, &maps.xdp_ports),
                 },
             };
             report(before, &interface);

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Listener,
-    ListenerKey, names, reason::REASONS, sizes,
+    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Interface,
+    Listener, ListenerKey, names, reason::REASONS, sizes,
 };
 
 use super::programs::Programs;
@@ -108,6 +108,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<u32, Counter>(names::BACKEND_COUNTERS, MapType::PerCpuArray, n(sizes.backends), COUNTERS),
         of::<(), ()>(names::EVENTS, MapType::RingBuf, sizes::EVENTS, Lost("access log lines not yet written")),
         of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
+        of::<u32, Interface>(names::INTERFACES, MapType::Hash, sizes::INTERFACES, Lost("filled anew at once")),
         of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
     ]
 }
@@ -125,6 +126,7 @@ pub struct Maps {
     pub listener_counters: Map<u32, Counter>,
     pub backend_counters: Map<u32, Counter>,
     pub events_lost: Map<u32, u64>,
+    pub interfaces: Map<u32, Interface>,
     pub xdp_ports: Map<u32, [u32; 2]>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
     pub cpus: usize,
@@ -159,6 +161,7 @@ impl Maps {
             listener_counters: map!(names::LISTENER_COUNTERS),
             backend_counters: map!(names::BACKEND_COUNTERS),
             events_lost: map!(names::EVENTS_LOST),
+            interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
         })

@@ -94,7 +94,7 @@ impl Datapath {
 
     fn attach(&mut self) {
         let Datapath { interfaces, network, programs, pins, maps, .. } = self;
-        interfaces.sync(network, programs, pins, &maps.xdp_ports);
+        interfaces.sync(network, programs, pins, maps);
     }
 
     pub fn configure(&self, config: &Config) -> io::Result<()> {

@@ -23,6 +23,7 @@ pub struct Link {
     pub kind: Option<String>,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
+    pub mac: [u8; 6],
 }
 
 impl Link {
@@ -64,19 +65,17 @@ impl Client {
         Ok(links)
     }
 
-    /// Global unicast addresses of the interfaces other than `lo`, in order, each once.
-    pub fn addresses(&mut self, links: &[Link]) -> io::Result<Vec<IpAddr>> {
+    /// Global unicast addresses of the interfaces other than `lo`, each with the interface's index.
+    pub fn addresses(&mut self, links: &[Link]) -> io::Result<Vec<(u32, IpAddr)>> {
         let mut addresses = Vec::new();
         self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
             if let RouteNetlinkMessage::NewAddress(message) = message
                 && message.header.scope == AddressScope::Universe
                 && links.iter().any(|l| l.index == message.header.index && l.name != "lo")
             {
-                addresses.extend(own_address(&message));
+                addresses.extend(own_address(&message).map(|address| (message.header.index, address)));
             }
         })?;
-        addresses.sort_unstable();
-        addresses.dedup();
         Ok(addresses)
     }
 
@@ -214,12 +213,19 @@ fn length(messages: &[u8]) -> Option<usize> {
 
 fn link(message: LinkMessage) -> Link {
     let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    let mut link =
-        Link { index: message.header.index, name: String::new(), ethernet: false, kind: None, peer_elsewhere: false };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        ethernet: false,
+        kind: None,
+        peer_elsewhere: false,
+        mac: [0; 6],
+    };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),

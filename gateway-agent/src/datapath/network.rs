@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 
-use gateway_common::Address;
+use gateway_common::{Address, Interface};
 use hashbrown::HashMap;
 
 use super::netlink::{Client, Link};
@@ -14,6 +14,8 @@ use crate::emit::maps::{address, ip};
 pub struct Network {
     client: RefCell<Client>,
     links: Vec<Link>,
+    link_addresses: Vec<(u32, IpAddr)>,
+    /// The same without the interfaces, in order, each once.
     addresses: Vec<IpAddr>,
     default_route_links: Vec<u32>,
     paths: RefCell<HashMap<Address, Path>>,
@@ -25,6 +27,7 @@ impl Network {
         let mut network = Network {
             client: RefCell::new(Client::new()?),
             links: Vec::new(),
+            link_addresses: Vec::new(),
             addresses: Vec::new(),
             default_route_links: Vec::new(),
             paths: RefCell::default(),
@@ -38,7 +41,10 @@ impl Network {
     pub fn refresh(&mut self) -> io::Result<()> {
         let client = self.client.get_mut();
         self.links = client.links()?;
-        self.addresses = client.addresses(&self.links)?;
+        self.link_addresses = client.addresses(&self.links)?;
+        self.addresses = self.link_addresses.iter().map(|(_, address)| *address).collect();
+        self.addresses.sort_unstable();
+        self.addresses.dedup();
         self.default_route_links = client.default_route_links()?;
         self.paths.get_mut().clear();
         Ok(())
@@ -51,6 +57,19 @@ impl Network {
     /// Global unicast addresses of the node.
     pub fn addresses(&self) -> &[IpAddr] {
         &self.addresses
+    }
+
+    /// What the programs must know of an interface.
+    pub fn interface(&self, link: &Link) -> Interface {
+        let mut interface = Interface { mac: link.mac, ..Interface::default() };
+        // The kernel lists the primary address first.
+        for (_, own) in self.link_addresses.iter().rev().filter(|(index, _)| *index == link.index) {
+            match own {
+                IpAddr::V4(_) => interface.v4 = address(*own),
+                IpAddr::V6(_) => interface.v6 = address(*own),
+            }
+        }
+        interface
     }
 
     /// Whether traffic from outside the node comes in there: a device (without a link kind), or the way of a default route.
