@@ -139,8 +139,7 @@ fn evicted(lab: &mut Lab, version: Version, protocol: u8, reply: bool) -> Result
     Ok(())
 }
 
-fn flows_full(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
+fn flows_full(_: &mut Lab) -> Result<()> {
     // An odd number: of the last flow there is room for one half.
     let mut lab = Lab::with_sizes(&[(names::FLOWS, 7)])?;
     for version in Version::ALL {
@@ -177,8 +176,7 @@ fn flows_full(lab: &mut Lab) -> Result<()> {
 }
 
 /// SYNs and datagrams from addresses nobody has.
-fn flood(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
+fn flood(_: &mut Lab) -> Result<()> {
     let mut lab = Lab::with_sizes(&[(names::EMBRYONIC, 256)])?;
     let version = Version::V6;
     let mut tcp = Scene::new(&mut lab, version, TCP, Place::Remote)?;
