@@ -113,22 +113,22 @@ impl Scene {
 
     /// A TCP segment from the client.
     pub fn up(&self, flags: &str, seq: u32, ack: u32) -> Packet {
-        self.from_client(Packet::tcp(self.client, self.gateway, flags, seq, ack))
+        self.sent_by_client(Packet::tcp(self.client, self.gateway, flags, seq, ack))
     }
 
     /// A TCP segment from the backend.
     pub fn down(&self, flags: &str, seq: u32, ack: u32) -> Packet {
-        self.from_backend(Packet::tcp(self.backend, self.peer, flags, seq, ack))
+        self.sent_by_backend(Packet::tcp(self.backend, self.peer, flags, seq, ack))
     }
 
     /// A datagram from the client.
     pub fn request(&self, payload: &[u8]) -> Packet {
-        self.from_client(Packet::udp(self.client, self.gateway, payload))
+        self.sent_by_client(Packet::udp(self.client, self.gateway, payload))
     }
 
     /// A datagram from the backend.
     pub fn response(&self, payload: &[u8]) -> Packet {
-        self.from_backend(Packet::udp(self.backend, self.peer, payload))
+        self.sent_by_backend(Packet::udp(self.backend, self.peer, payload))
     }
 
     /// The first packet a client sends: a SYN with the usual options, or a datagram.
@@ -159,11 +159,11 @@ impl Scene {
         }
     }
 
-    pub fn from_client(&self, packet: Packet) -> Packet {
+    pub fn sent_by_client(&self, packet: Packet) -> Packet {
         packet.macs(Port::Ext0.peer_mac(), Port::Ext0.mac())
     }
 
-    pub fn from_backend(&self, packet: Packet) -> Packet {
+    pub fn sent_by_backend(&self, packet: Packet) -> Packet {
         packet.macs(self.place.port().peer_mac(), self.place.port().mac())
     }
 

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use gateway_common::{HELD_PER_DATAGRAM, Reason, protocol::UDP};
+use gateway_common::{FRAGMENT_SECONDS, FragmentTrack, HELD_PER_DATAGRAM, Reason, protocol::UDP};
 
 use crate::answer::Error;
 use crate::cases::Cases;
@@ -36,6 +36,7 @@ pub fn add(cases: &mut Cases) {
     cases.one("fragments/with_other_ipv6_extensions", with_extensions);
     cases.one("fragments/with_ipv4_options", with_options);
     cases.each("fragments/to_a_shared_address", shared_address);
+    cases.each("fragments/of_a_new_datagram_with_an_old_id", old_id);
     cases.each("fragments/of_the_nodes_own_datagrams_arrive", the_nodes_own);
     cases.each("fragments/of_others_pass_in_any_order", others_pass);
 }
@@ -234,6 +235,25 @@ fn shared_address(lab: &mut Lab, version: Version) -> Result<()> {
         all_arrive(lab, Port::Ext0, &request.fragments(4, &CUTS), Port::Pod0, wanted, order)?;
     }
     Ok(())
+}
+
+/// Ids come round again (RFC 6864): what an older datagram of the same id left behind is not followed.
+fn old_id(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut old = Scene::new(lab, version, UDP, Place::Remote)?;
+    old.establish(lab)?;
+    let mut new = old.client_port(40_001);
+    new.peer.set_port(0);
+    new.establish(lab)?;
+    let (before, after) = (old.request(&payload()), new.request(&payload()));
+    for frame in before.fragments(9, &CUTS) {
+        lab.tc(Port::Ext0, &frame)?;
+    }
+    for (key, track) in lab.fragments()?.into_iter().filter(|(_, track)| track.flow == old.forward_key()) {
+        let since = track.since.checked_sub(FRAGMENT_SECONDS + 2).context("the machine has not run that long")?;
+        lab.put_fragment(&key, &FragmentTrack { since, ..track })?;
+    }
+    let wanted = new.forwarded(&after).fragments(9, &CUTS);
+    all_arrive(lab, Port::Ext0, &after.fragments(9, &CUTS), Port::Ext1, wanted, [1, 0, 2])
 }
 
 /// What was held for an address that is shared, and is the node's, reaches its socket whole.

@@ -194,10 +194,13 @@ fn ttl_expired(lab: &mut Lab, version: Version) -> Result<()> {
 }
 
 fn too_big(lab: &mut Lab, version: Version) -> Result<()> {
+    lab.xdp_ports(&[Port::Ext0, Port::Ext1])?;
     let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
     scene.establish(lab)?;
     let room = EXT1_MTU as usize - version.header() - 20;
-    scene.client_sends(lab, &scene.up("PA", C, B).data(&vec![1; room]))?;
+    let fits = scene.up("PA", C, B).data(&vec![1; room]);
+    scene.client_sends(lab, &fits)?;
+    lab.xdp(Port::Ext0, &fits.frame())?.forwarded_whole(&scene.forwarded(&fits));
     for more in [1, 100] {
         let packet = scene.up("PA", C, B).data(&vec![1; room + more]);
         let error = Error::TooBig { mtu: EXT1_MTU };

@@ -23,7 +23,10 @@ pub fn add(cases: &mut Cases) {
         for protocol in [TCP, UDP] {
             let name = if protocol == TCP { "tcp" } else { "udp" };
             cases.each(&format!("route/{name}_frames_arrive_whole_{place:?}"), move |lab, v| {
-                on_the_wire(lab, v, protocol, place)
+                on_the_wire(lab, v, protocol, place, &[])
+            });
+            cases.each(&format!("route/{name}_frames_by_xdp_arrive_whole_{place:?}"), move |lab, v| {
+                on_the_wire(lab, v, protocol, place, &[Port::Ext0, Port::Ext1])
             });
         }
     }
@@ -182,8 +185,9 @@ fn peer(lab: &mut Lab, version: Version) -> Result<()> {
 }
 
 /// Through attached programs, over the wire, to the other host: MAC addresses and all, whatever the kind of redirect.
-fn on_the_wire(lab: &mut Lab, version: Version, protocol: u8, place: Place) -> Result<()> {
+fn on_the_wire(lab: &mut Lab, version: Version, protocol: u8, place: Place, xdp: &[Port]) -> Result<()> {
     lab.attach()?;
+    lab.xdp_ports(xdp)?;
     let mut scene = Scene::new(lab, version, protocol, place)?;
     let mut client = Wire::open(Port::Ext0)?;
     let mut backend = if place == Place::Near { None } else { Some(Wire::open(place.port())?) };

@@ -19,6 +19,7 @@ pub fn add(cases: &mut Cases) {
     for (table, name) in [(Table::Flows, "established"), (Table::Embryonic, "embryonic")] {
         cases.each(&format!("tables/ports_exhausted_by_{name}_flows"), move |lab, v| ports_exhausted(lab, v, table));
     }
+    cases.each("tables/ports_of_many_connections", many_ports);
     cases.each("tables/port_of_another_connection_is_not_taken", port_taken);
     cases.each("tables/same_client_port_through_two_listeners_to_one_pod", two_listeners);
     for protocol in [TCP, UDP] {
@@ -77,6 +78,19 @@ fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> 
         lab.replace_set(scene.set, &[2], &[])?;
         assert_eq!(lab.tc(Port::Ext0, &scene.client_port(40_001).opening().frame())?.went(), Went::Out);
     }
+    Ok(())
+}
+
+/// Every connection has a port of its own, from both ranges. ([`Scene::learn`] looks at each.)
+fn many_ports(lab: &mut Lab, version: Version) -> Result<()> {
+    let scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    let mut ports = std::collections::BTreeSet::new();
+    for n in 0..500 {
+        let mut scene = scene.client_port(10_000 + n);
+        scene.start(lab, &scene.opening())?;
+        assert!(ports.insert(scene.peer.port()), "port {} twice", scene.peer.port());
+    }
+    assert!(ports.iter().any(|port| *port < 32_768) && ports.iter().any(|port| *port > 60_999));
     Ok(())
 }
 
@@ -139,9 +153,9 @@ fn evicted(lab: &mut Lab, version: Version, protocol: u8, reply: bool) -> Result
     Ok(())
 }
 
-fn flows_full(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
-    let mut lab = Lab::with_sizes(&[(names::FLOWS, 8)])?;
+fn flows_full(_: &mut Lab) -> Result<()> {
+    // An odd number: of the last flow there is room for one half.
+    let mut lab = Lab::with_sizes(&[(names::FLOWS, 7)])?;
     for version in Version::ALL {
         for protocol in [TCP, UDP] {
             lab.reset()?;
@@ -176,8 +190,7 @@ fn flows_full(lab: &mut Lab) -> Result<()> {
 }
 
 /// SYNs and datagrams from addresses nobody has.
-fn flood(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
+fn flood(_: &mut Lab) -> Result<()> {
     let mut lab = Lab::with_sizes(&[(names::EMBRYONIC, 256)])?;
     let version = Version::V6;
     let mut tcp = Scene::new(&mut lab, version, TCP, Place::Remote)?;
