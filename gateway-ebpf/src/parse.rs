@@ -262,7 +262,7 @@ fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
 #[inline(always)]
 fn total<F: Frame>(frame: F, packet: &mut Packet, length: u32) -> Parsed {
     let carried = frame.length() - ETHERNET;
-    packet.total = if length == 0 { carried } else { length };
+    packet.total = if length == 0 && frame.segments() > 1 { carried } else { length };
     if packet.total > carried || packet.total + ETHERNET < packet.transport {
         return Parsed::Malformed;
     }

@@ -1,14 +1,14 @@
 //! Path MTU discovery and expiry of the TTL work through the gateway.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use gateway_tests::client;
-use gateway_tests::lab::{Keep, Node, address, veth};
+use gateway_tests::lab::{Keep, Node, Serving, address, veth};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway};
+use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway, ready};
 
 /// The smallest that IPv6 allows.
 const SMALL: u16 = 1280;
@@ -25,15 +25,17 @@ fn narrow_link_behind_the_node_is_found_by_the_sender() {
             assert!(echoed.is_ok(), "upload to {target} through {interface}: {echoed:?}");
         }
         for target in on_gateway(ECHO) {
-            // The first large datagram is lost to the discovery; the sender then fragments.
-            let measured = bed.world.client.block_on(|| async move {
-                let socket = client::udp(target).await?;
-                measure(&socket).await.ok();
-                measure(&socket).await
-            });
+            let measured = bed.world.client.block_on(|| measure_twice(target));
             assert!(measured.is_ok(), "datagram to {target} through {interface}: {measured:?}");
         }
     }
+}
+
+/// The first large datagram is lost to the discovery; the sender then fragments.
+async fn measure_twice(target: SocketAddr) -> io::Result<()> {
+    let socket = client::udp(target).await?;
+    measure(&socket).await.ok();
+    measure(&socket).await
 }
 
 /// Sends a datagram that is too large for the narrow link; the answer, which says how large it was, is small.
@@ -69,27 +71,46 @@ fn errors_of_a_router_before_the_client_reach_the_backend() {
         let _agent = bed.agent();
         let far = Far::lay(&bed);
         for target in on_gateway(WEB) {
-            let downloaded = far.client.block_on(|| crate::tcp::download(target, 2_000_000));
+            let downloaded = far.node.block_on(|| crate::tcp::download(target, 2_000_000));
             assert!(downloaded.is_ok(), "download from {target} of {backend:?}: {downloaded:?}");
         }
     }
 }
 
-/// A client behind a router, whose link to the router is narrower than both believe.
+#[test]
+fn errors_of_a_router_before_the_backend_reach_the_client() {
+    let bed = Bed::new();
+    let far = Far::lay(&bed);
+    let _server = Serving::plain(&far.node, SERVER).unwrap();
+    bed.publish_web(&ready(&[FAR]));
+    let _agent = bed.agent();
+    for target in on_gateway(WEB) {
+        let echoed = bed.world.client.block_on(|| crate::tcp::echo(target, 2_000_000));
+        assert!(echoed.is_ok(), "upload to {target}: {echoed:?}");
+    }
+    for target in on_gateway(ECHO) {
+        let measured = bed.world.client.block_on(|| measure_twice(target));
+        assert!(measured.is_ok(), "datagram to {target}: {measured:?}");
+    }
+}
+
+const FAR: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(198, 18, 3, 2)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0, 2))];
+
+/// A host behind a router; its link to the router is narrower than both ends believe.
 struct Far {
-    client: Node,
+    node: Node,
     _router: Node,
 }
 
 impl Far {
     fn lay(bed: &Bed) -> Far {
-        let client = Node::new("far", Keep::UntilDrop).unwrap();
+        let node = Node::new("far", Keep::UntilDrop).unwrap();
         let router = Node::new("router", Keep::UntilDrop).unwrap();
         router.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]).unwrap();
-        veth((&client, "eth0"), (&router, "near")).unwrap();
+        veth((&node, "eth0"), (&router, "near")).unwrap();
         veth((&router, "wide"), (&bed.world.gateway, "eth-router")).unwrap();
-        client
-            .ip("address add 198.18.3.2/24 dev eth0\naddress add 2001:db8:3::2/64 dev eth0 nodad\n\
+        node.ip("address add 198.18.3.2/24 dev eth0\naddress add 2001:db8:3::2/64 dev eth0 nodad\n\
                  route add default via 198.18.3.1\nroute add default via 2001:db8:3::1")
             .unwrap();
         router
@@ -104,7 +125,7 @@ impl Far {
             .ip("address add 198.18.2.1/24 dev eth-router\naddress add 2001:db8:2::1/64 dev eth-router nodad\n\
                  route add 198.18.3.0/24 via 198.18.2.2\nroute add 2001:db8:3::/64 via 2001:db8:2::2")
             .unwrap();
-        Far { client, _router: router }
+        Far { node, _router: router }
     }
 }
 
@@ -122,7 +143,7 @@ fn expired_ttl_is_answered() {
     let _agent = bed.agent();
     for (version, target) in on_gateway(ECHO).into_iter().enumerate() {
         let from = bed.world.client.enter(|| trace(target, 1)).unwrap();
-        assert_eq!(from, address::GATEWAY[version], "who says that the TTL has run out");
+        assert_eq!(from, address::NODE[version], "who says that the TTL has run out");
     }
 }
 

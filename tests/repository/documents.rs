@@ -51,3 +51,28 @@ fn every_stage_of_the_code_map_exists() {
         assert!(root().join(path).exists(), "the code map names {path}, which does not exist");
     }
 }
+
+fn section(document: &str, heading: &str) -> String {
+    let text = std::fs::read_to_string(root().join(document)).unwrap();
+    let begin = text.find(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("{document} has no {heading:?}"));
+    let rest = &text[begin + 4..];
+    rest[..rest.find("\n## ").unwrap_or(rest.len())].to_owned()
+}
+
+#[test]
+fn readme_tells_the_same_limits() {
+    let readme = section("README.md", "Limits");
+    for limit in section("ARCHITECTURE.md", "Limits").split("\n- ").skip(1) {
+        assert!(readme.contains(limit.trim_end()), "README.md does not tell of this limit: {limit}");
+    }
+}
+
+#[test]
+fn readme_shows_the_manifest_of_the_demo() {
+    let manifest = std::fs::read_to_string(root().join("deploy/examples/web.yaml")).unwrap();
+    let (_comment, manifest) = manifest.split_once('\n').unwrap();
+    assert!(
+        section("README.md", "The demo's manifests").contains(manifest),
+        "README.md should show web.yaml:\n{manifest}"
+    );
+}

@@ -21,7 +21,7 @@ use super::access_log::AccessLog;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin;
 use crate::agent::Agent;
-use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode};
+use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, heap};
 use crate::index::Change;
 use crate::source::files::Watcher;
 
@@ -147,6 +147,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    heap::share();
     log(options.log_format, options.log_level);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -211,7 +212,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 // Many backends and a network in motion: at most a tenth of the time goes there.
                 quiet = start + start.elapsed() * 10;
             }
-            _ = sweep.tick() => agent.borrow().sweep(),
+            _ = sweep.tick() => {
+                agent.borrow().sweep();
+                heap::trim();
+            }
             _ = write_log.tick(), if access_log.is_some() => {
                 if let Some(log) = &mut access_log
                     && let Err(error) = log.write(&agent)
@@ -252,7 +256,10 @@ fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // The agent before this one may have been killed; that none is running says the lock on the pin directory.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"));
+        }
+        // The agent before this one may have been killed.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

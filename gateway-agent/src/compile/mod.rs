@@ -19,7 +19,8 @@ use crate::ir::{Ir, Listener, ListenerName};
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
 
 pub fn compile(index: &Index) -> (Ir, Report) {
-    let mut report = Report { classes: gateways::classes(index), ..Report::default() };
+    let mut report = Report::default();
+    report.classes = gateways::classes(index, &mut report.problems);
     let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
     report.routes = routes::attach(index, &mut plans, &mut report.problems);
     backends::unread_slices(index, &mut report.problems);

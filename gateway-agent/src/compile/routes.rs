@@ -1,6 +1,6 @@
 //! Which routes attach to which listeners, and which of them wins.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::gateways::{Fate, ListenerPlan, Plan};
@@ -17,8 +17,9 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
     routes.sort_by_cached_key(|route| (route.protocol, route.meta.precedence()));
     let mut reports = Vec::with_capacity(routes.len());
     let mut winners: HashMap<(usize, usize), &Name> = HashMap::new();
+    let mut empty: BTreeSet<&Name> = BTreeSet::new();
     for route in routes {
-        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: Vec::new() };
+        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: BTreeSet::new() };
         let mut parents: Vec<(&ParentRef, Condition)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {
@@ -37,7 +38,7 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
             }
             continue;
         }
-        let (backends, resolved) = backends::resolve(index, route);
+        let (backends, resolved) = backends::resolve(index, route, &mut empty);
         let backends = Arc::new(backends);
         for &(gateway, listener) in &taken {
             let listener = &mut plans[gateway].listeners[listener];
@@ -49,6 +50,7 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
         });
         reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: parents.collect() });
     }
+    backends::empty_services(index, &empty, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
 }
@@ -106,7 +108,7 @@ struct Attachment<'p, 'a> {
     plans: &'p mut [Plan<'a>],
     winners: &'p mut HashMap<(usize, usize), &'a Name>,
     /// (Gateway, listener) that the route is attached to.
-    taken: Vec<(usize, usize)>,
+    taken: BTreeSet<(usize, usize)>,
 }
 
 impl Attachment<'_, '_> {
@@ -163,8 +165,7 @@ impl Attachment<'_, '_> {
     /// Attaches to a listener; says so where that brings no traffic.
     fn take(&mut self, gateway: usize, i: usize) -> Option<String> {
         let listener = &mut self.plans[gateway].listeners[i];
-        if !self.taken.contains(&(gateway, i)) {
-            self.taken.push((gateway, i));
+        if self.taken.insert((gateway, i)) {
             listener.attached += 1;
         }
         let name = &self.route.meta.name;

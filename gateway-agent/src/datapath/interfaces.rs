@@ -77,11 +77,11 @@ impl Interfaces {
             let there = links.iter().any(|l| l.index == *index);
             if !there {
                 tracing::info!(interface = interface.name, "interface has gone");
-                let _ = maps.interfaces.remove(index);
             }
             there
         });
         self.remove_stale_pins(links, pins);
+        remove_stale_interfaces(links, maps);
         for link in links.iter().filter(|l| l.ethernet) {
             let external = match &self.options.external[..] {
                 [] => network.is_external(link),
@@ -196,6 +196,18 @@ fn detach_clsact(network: &Network, link: &Link) -> bool {
         network.remove_empty_clsact(link);
     }
     detached
+}
+
+/// What an earlier agent has told the programs of interfaces too that have gone meanwhile.
+fn remove_stale_interfaces(links: &[Link], maps: &Maps) {
+    let mut stale = Vec::new();
+    let scanned = maps.interfaces.scan(|indexes, _| {
+        stale.extend(indexes.iter().filter(|index| !links.iter().any(|l| l.index == **index)).copied());
+    });
+    let removed = scanned.and_then(|()| stale.iter().try_for_each(|index| maps.interfaces.remove(index)));
+    if let Err(error) = removed {
+        tracing::warn!(%error, "map INTERFACES keeps interfaces that have gone");
+    }
 }
 
 /// XDP modes, in pins and for people.

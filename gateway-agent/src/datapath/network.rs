@@ -1,11 +1,10 @@
-//! The node's interfaces, its addresses and its ways to backends, kept until the kernel says that something changed.
+//! The node's interfaces and addresses, kept until the kernel says that something changed, and its ways to backends.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 
 use gateway_common::{Address, Interface};
-use hashbrown::HashMap;
 
 use super::netlink::{Client, Link};
 use crate::apply::Path;
@@ -18,7 +17,6 @@ pub struct Network {
     /// The same without the interfaces, in order, each once.
     addresses: Vec<IpAddr>,
     default_route_links: Vec<u32>,
-    paths: RefCell<HashMap<Address, Path>>,
     complained: Cell<bool>,
 }
 
@@ -30,14 +28,13 @@ impl Network {
             link_addresses: Vec::new(),
             addresses: Vec::new(),
             default_route_links: Vec::new(),
-            paths: RefCell::default(),
             complained: Cell::new(false),
         };
         network.refresh()?;
         Ok(network)
     }
 
-    /// Asks for everything anew. Ways to backends are asked for when they are wanted next.
+    /// Asks for everything anew.
     pub fn refresh(&mut self) -> io::Result<()> {
         let client = self.client.get_mut();
         self.links = client.links()?;
@@ -46,7 +43,6 @@ impl Network {
         self.addresses.sort_unstable();
         self.addresses.dedup();
         self.default_route_links = client.default_route_links()?;
-        self.paths.get_mut().clear();
         Ok(())
     }
 
@@ -84,11 +80,8 @@ impl Network {
         }
     }
 
+    /// Asks the kernel: the caller keeps what it says until something changes.
     pub fn path(&self, to: Address, local: bool) -> Path {
-        *self.paths.borrow_mut().entry(to).or_insert_with(|| self.find_path(to, local))
-    }
-
-    fn find_path(&self, to: Address, local: bool) -> Path {
         let route = match self.client.borrow_mut().route(ip(to)) {
             Ok(route) => route,
             Err(error) => {

@@ -101,6 +101,9 @@ pub struct Options {
     /// Only these scenarios.
     #[arg(long, value_enum, value_delimiter = ',')]
     scenarios: Vec<Scenario>,
+    /// Only Sluice alone with many listeners and backends.
+    #[arg(long, conflicts_with_all = ["contenders", "scenarios"])]
+    at_size: bool,
 }
 
 impl Options {
@@ -152,11 +155,15 @@ pub fn run(options: &Options) -> Result<()> {
     let load = build::target_directory()?.join("release/bench-load");
 
     let scale = sluice.as_deref().filter(|_| options.is_whole()).map(|sluice| (sluice, options.scale()));
-    let steps = options.rounds() * options.contenders().len() * options.scenarios().len();
+    let steps =
+        if options.at_size { 0 } else { options.rounds() * options.contenders().len() * options.scenarios().len() };
     let progress = Progress::begin(steps + scale.map_or(0, |(_, effort)| effort.steps()));
     let mut remarks = machine::remarks()?;
     let mut noise = Noise::default();
-    let mut observations = compare(options, &load, sluice.clone(), &progress, &mut noise, &mut remarks)?;
+    let mut observations = Vec::new();
+    if !options.at_size {
+        observations = compare(options, &load, sluice.clone(), &progress, &mut noise, &mut remarks)?;
+    }
     if let Some((sluice, effort)) = scale {
         observations.extend(scale::run(&load, sluice, effort, &progress, &mut noise)?);
     }
@@ -189,7 +196,7 @@ fn compare(
             for scenario in options.scenarios() {
                 let (name, rounds) = (contender.name(), options.rounds());
                 let what = format!("round {} of {rounds}: {name}, {}", round + 1, scenario.name());
-                progress.step(&what);
+                progress.step(&what)?;
                 if !contender.takes_part(*scenario) {
                     continue;
                 }
