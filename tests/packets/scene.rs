@@ -276,6 +276,16 @@ impl Scene {
         self.age_one(lab, &self.reply_key(), halves.reply, age)
     }
 
+    /// Makes the routes of both halves look as if they had been looked up so many ns ago.
+    pub fn age_routes(&self, lab: &mut Lab, age: u64) -> Result<()> {
+        for key in [self.forward_key(), self.reply_key()] {
+            let (table, mut flow) = lab.flow(&key)?.context("no such half")?;
+            flow.route.checked = crate::lab::now()? - age;
+            lab.put_flow(table, &key, &flow)?;
+        }
+        Ok(())
+    }
+
     pub fn age_one(&self, lab: &mut Lab, key: &FlowKey, flow: Flow, age: u64) -> Result<()> {
         let (table, _) = lab.flow(key)?.context("no such half")?;
         let last_seen = crate::lab::now()?.checked_sub(age).context("the machine has not run that long")?;

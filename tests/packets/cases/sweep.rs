@@ -94,6 +94,7 @@ fn busy_halves(lab: &mut Lab, version: Version) -> Result<()> {
             scene.client_sends(lab, &scene.confirmation())?;
             scene.backend_sends(lab, &down)?;
             scene.age(lab, 20 * SECOND)?;
+            scene.age_routes(lab, 0)?;
             let start = now()?;
             lab.run(hook, Port::Ext0, &scene.confirmation().frame())?
                 .forwarded(&scene.forwarded(&scene.confirmation()));
