@@ -18,7 +18,7 @@ use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Target};
+use crate::ir::{Ir, Protocol, Target};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
@@ -181,6 +181,7 @@ impl admin::Subject for Agent {
 
     fn snapshot(&self) -> Snapshot {
         let index = &self.index;
+        let routes = |protocol| index.routes().filter(|route| route.protocol == protocol).count();
         Snapshot {
             names: names(&self.datapath, &self.ir),
             fill: self.datapath.applier().fill(),
@@ -188,7 +189,8 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
-                ("Route", index.routes().count()),
+                ("TCPRoute", routes(Protocol::Tcp)),
+                ("UDPRoute", routes(Protocol::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
