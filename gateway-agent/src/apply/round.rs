@@ -221,7 +221,11 @@ impl Applier {
                     }
                     Ok(())
                 }
-                None => self.add_backend(backend, path, store),
+                None => {
+                    let added = self.add_backend(backend, path, store);
+                    applied.writes += usize::from(added.is_ok());
+                    added
+                }
             };
             if claimed.is_err() {
                 missing.push(key);

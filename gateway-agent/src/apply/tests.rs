@@ -284,3 +284,16 @@ fn a_backend_that_moves_to_another_interface_is_written_again() {
     assert_eq!(store.backends[&1].ifindex, 9);
     assert_eq!(store.backends[&1].source, Address::v4([198, 19, 255, 2]));
 }
+
+#[test]
+fn slots_and_ids_that_were_freed_are_used_again() {
+    // Room for two tables of 1021 slots and three backends, which is what a change needs at a time.
+    let (mut store, mut applier) = adopted(Capacity { slots: 2100, backends: 4, sets: 3, ..CAPACITY });
+    for round in 0..40 {
+        let backend = [1, 3, 4, 6, 7][round % 5];
+        let state = wanted(&[(1, vec![1], vec![(backend, 1)])]);
+        let applied = applier.apply(&state, path, &mut store);
+        assert_eq!(messages(&applied), Vec::<String>::new(), "in round {round}");
+        assert_holds(&store, &applier, &state);
+    }
+}
