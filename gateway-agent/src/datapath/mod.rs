@@ -64,6 +64,9 @@ pub struct Datapath {
 impl Datapath {
     /// Takes the pin directory, loads the programs, adopts what an earlier agent left, and attaches.
     pub fn open(directory: &Path, sizes: &Sizes, attach: AttachOptions) -> Result<Datapath, DatapathError> {
+        if object::bytes().is_none() {
+            return Err(LoadError::Stub.into());
+        }
         if let Some(missing) = features::missing_capabilities().map_err(DatapathError::Maps)? {
             return Err(DatapathError::Capabilities(missing));
         }
