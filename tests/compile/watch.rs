@@ -136,6 +136,17 @@ async fn a_file_moved_away_and_written_anew_never_loses_its_objects() {
 }
 
 #[tokio::test]
+async fn a_mode_set_after_the_file_is_written_hides_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut watched = Watched::new(&[("a.yaml", &service("a", 1))]);
+    watched.write("a.yaml", &service("a", 2));
+    std::fs::set_permissions(watched.path("a.yaml"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    assert_eq!(changes(&watched.next().await), ["+a:2"]);
+    std::fs::remove_file(watched.path("a.yaml")).expect("a file");
+    assert_eq!(changes(&watched.next().await), ["-a"]);
+}
+
+#[tokio::test]
 async fn a_deleted_file_holds_up_no_other() {
     let mut watched = Watched::new(&[("a.yaml", &service("a", 1)), ("b.yaml", &service("b", 1))]);
     std::fs::remove_file(watched.path("a.yaml")).expect("a file");

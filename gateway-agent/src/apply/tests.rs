@@ -13,7 +13,12 @@ const CAPACITY: Capacity = Capacity { listeners: 64, listener_ids: 64, sets: 64,
 type Spec = (u8, Vec<u8>, Vec<(u8, u8)>);
 
 fn backend(n: u8) -> maps::Backend {
-    maps::Backend { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP, local: n % 2 == 0 }
+    maps::Backend {
+        address: Address::v4([198, 18, 0, n]),
+        port: 80,
+        protocol: protocol::TCP,
+        local: n.is_multiple_of(2),
+    }
 }
 
 fn name(n: u8) -> ListenerName {
@@ -48,7 +53,7 @@ fn wanted(specs: &[Spec]) -> Wanted {
     wanted.addresses = specs
         .iter()
         .take(1)
-        .map(|(n, ..)| maps::GatewayAddress { address: Address::v4([198, 19, 0, 0]), exclusive: n % 2 == 0 })
+        .map(|(n, ..)| maps::GatewayAddress { address: Address::v4([198, 19, 0, 0]), exclusive: n.is_multiple_of(2) })
         .collect();
     wanted
 }

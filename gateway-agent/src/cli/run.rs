@@ -21,7 +21,7 @@ use super::access_log::AccessLog;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin;
 use crate::agent::Agent;
-use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, heap};
+use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
 use crate::source::files::Watcher;
 
@@ -147,7 +147,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
-    heap::share();
+    memory::share_heap();
     log(options.log_format, options.log_level);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -183,6 +183,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
     agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
+    memory::forget_start();
     tracing::info!(manifests = %options.manifests.display(), pins = %options.pin_dir.display(), "ready");
 
     let mut sweep = interval(Duration::from_secs(options.idle.sweep_interval));
@@ -214,7 +215,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             }
             _ = sweep.tick() => {
                 agent.borrow().sweep();
-                heap::trim();
+                memory::trim_heap();
             }
             _ = write_log.tick(), if access_log.is_some() => {
                 if let Some(log) = &mut access_log

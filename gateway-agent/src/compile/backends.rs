@@ -52,7 +52,7 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
     };
     if service.external {
         let message = format!("Service {name} is of type ExternalName, which has no endpoints; refer to another");
-        return Err((Reason::UnsupportedProtocol, message));
+        return Err((Reason::InvalidKind, message));
     }
     let Some(port) = *port else {
         return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));

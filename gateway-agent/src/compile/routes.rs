@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gateways::{Fate, ListenerPlan, Plan};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{From, GATEWAY_GROUP, Index, Kind, Name, ObjectId, ParentRef, Route};
+use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Index, Kind, Name, ObjectId, ParentRef, Route};
 use crate::source::{Problem, Severity};
 
 /// Attaches every route, the first by precedence first: it wins the listener (GEP-2644: all are accepted, the oldest
@@ -151,11 +151,11 @@ impl Attachment<'_, '_> {
             return Some(format!("listener {section} ({}) takes no {kind}", listener.spec.protocol));
         }
         let namespace = &self.route.meta.name.namespace;
-        let allowed = match &listener.spec.from {
-            From::All => true,
-            From::Same => *namespace == plan.gateway.meta.name.namespace,
-            From::Selector(selector) => self.index.selects(selector, namespace),
-            From::None => false,
+        let allowed = match &listener.spec.namespaces {
+            AllowedNamespaces::All => true,
+            AllowedNamespaces::Same => *namespace == plan.gateway.meta.name.namespace,
+            AllowedNamespaces::Selector(selector) => self.index.selects(selector, namespace),
+            AllowedNamespaces::None => false,
         };
         (!allowed).then(|| {
             format!("listener {section} takes no routes of namespace {namespace}; its allowedRoutes.namespaces decides")

@@ -270,7 +270,10 @@ fn report(before: Option<&Interface>, now: &Interface) {
     let (name, external) = (&now.name, now.external);
     match &now.tc {
         Ok(hook) => {
-            let xdp = now.xdp.as_ref().map_or_else(|why| why.as_str(), |mode| mode);
+            let xdp = match &now.xdp {
+                Ok(mode) => mode,
+                Err(why) => why.as_str(),
+            };
             tracing::info!(interface = name, hook, xdp, external, "attached");
         }
         Err(error) => {

@@ -4,9 +4,9 @@
 mod counters;
 mod events;
 mod features;
-pub mod heap;
 mod interfaces;
 mod maps;
+pub mod memory;
 mod netlink;
 mod network;
 mod object;

@@ -191,10 +191,10 @@ fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         let hostname = f.optional("hostname", read::text).is_some_and(|name| !name.is_empty());
         let tls = f.optional("tls", |_, _| Some(())).is_some();
         let routes = f.within("allowedRoutes", |f| {
-            let from = f.within("namespaces", allowed_namespaces).unwrap_or(From::Same);
-            Some((from, f.list("kinds", route_kind)))
+            let namespaces = f.within("namespaces", allowed_namespaces).unwrap_or(AllowedNamespaces::Same);
+            Some((namespaces, f.list("kinds", route_kind)))
         });
-        let (from, kinds) = routes.unwrap_or((From::Same, Box::default()));
+        let (namespaces, kinds) = routes.unwrap_or((AllowedNamespaces::Same, Box::default()));
         let protocol = match &*protocol? {
             "TCP" => ListenerProtocol::Forwarded(Protocol::Tcp),
             "UDP" => ListenerProtocol::Forwarded(Protocol::Udp),
@@ -209,18 +209,18 @@ fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
                 f.error_at(key, format!("means nothing to a {protocol} listener; remove it"));
             }
         }
-        Some(Listener { name: name?, port: port?, protocol, kinds, from })
+        Some(Listener { name: name?, port: port?, protocol, kinds, namespaces })
     })
 }
 
-fn allowed_namespaces(f: &mut Fields) -> Option<From> {
+fn allowed_namespaces(f: &mut Fields) -> Option<AllowedNamespaces> {
     let from = f.optional("from", read::text);
     let selector = f.optional("selector", selector);
     match from.as_deref() {
-        None | Some("Same") => Some(From::Same),
-        Some("All") => Some(From::All),
-        Some("None") => Some(From::None),
-        Some("Selector") => Some(selector.map_or(From::None, From::Selector)),
+        None | Some("Same") => Some(AllowedNamespaces::Same),
+        Some("All") => Some(AllowedNamespaces::All),
+        Some("None") => Some(AllowedNamespaces::None),
+        Some("Selector") => Some(selector.map_or(AllowedNamespaces::None, AllowedNamespaces::Selector)),
         Some(other) => {
             f.error_at("from", format!("is \"{other}\"; use All, Same, Selector or None"));
             None
