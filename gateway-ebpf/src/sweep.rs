@@ -69,6 +69,11 @@ extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow,
     let (key, flow, sweep) = unsafe { (&*key, &mut *flow, &mut *sweep) };
     let Some(config) = CONFIG.get(0) else { return 1 };
     let gone = has_gone(flow);
+    let patience = patience(config, key, flow);
+    // Most flows are neither: bottom halves are off while this runs.
+    if !gone && !is_idle(flow, sweep.now, patience) {
+        return 0;
+    }
     let half = crate::flow::established(&other_half(flow, key.protocol));
     if gone && key.protocol == protocol::TCP {
         // Its next packet is answered with a RST.
@@ -78,9 +83,7 @@ extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow,
         }
         return 0;
     }
-    let patience = patience(config, key, flow);
-    let half_is_idle = half.is_none_or(|half| is_idle(half, sweep.now, patience));
-    if !gone && (!is_idle(flow, sweep.now, patience) || !half_is_idle) {
+    if !gone && half.is_some_and(|half| !is_idle(half, sweep.now, patience)) {
         return 0;
     }
     crate::flow::end(key, flow, if gone { flow_state::GONE } else { flow.state });
