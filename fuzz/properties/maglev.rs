@@ -38,8 +38,8 @@ pub fn holds(data: &[u8]) {
     for (member, (whole, finer)) in members.iter().zip(&counts[1..]) {
         let finer = if used == 0 { 0.0 } else { *finer as f64 * left as f64 / used as f64 };
         let wanted = member.weight as f64 * length as f64 / total as f64;
-        // Off by one nested slot at the most.
-        let bound = if used == 0 { 1e-6 } else { left as f64 / used as f64 + 1e-3 };
+        // Off by one slot at the most: a nested one, or one of the table where that is 2 % of the share or less.
+        let bound = if used == 0 { f64::min(1.0, wanted * 0.02) } else { left as f64 / used as f64 } + 1e-3;
         assert!((*whole as f64 + finer - wanted).abs() <= bound, "{whole} + {finer} slots for {wanted}");
         assert!(member.weight > 0 || (*whole == 0 && finer == 0.0), "weight 0 has slots");
     }

@@ -15,7 +15,7 @@ use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
 use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
-use crate::emit::maps::{self, BackendKey, ip};
+use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts};
 use crate::ir::{Ir, Target};
@@ -26,6 +26,8 @@ pub struct Agent {
     index: Index,
     datapath: Datapath,
     ir: Ir,
+    /// What was made of it.
+    wanted: Wanted,
     statuses: Vec<ObjectStatus>,
     manifest_problems: Arc<[Problem]>,
     compile_problems: Vec<Problem>,
@@ -43,6 +45,7 @@ impl Agent {
             index: Index::new(node),
             datapath,
             ir: Ir::default(),
+            wanted: Wanted::default(),
             statuses: Vec::new(),
             manifest_problems: Arc::default(),
             compile_problems: Vec::new(),
@@ -67,7 +70,7 @@ impl Agent {
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
         if self.datapath.addresses() == self.index.node().addresses {
-            self.apply();
+            self.apply(Instant::now());
         } else {
             self.index.set_node_addresses(self.datapath.addresses().to_vec());
             self.compile();
@@ -79,18 +82,21 @@ impl Agent {
         let start = Instant::now();
         let (ir, report) = compile(&self.index);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
+        let start = Instant::now();
+        self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
         self.ir = ir;
-        let failed = self.apply();
+        let failed = self.apply(start);
         self.report(report, &failed);
     }
 
     /// Says which objects did not get into the maps, and why.
-    fn apply(&mut self) -> Vec<crate::apply::Problem> {
-        let start = Instant::now();
-        let wanted = maps::maps(&self.ir);
-        let applied = self.datapath.apply(&wanted);
+    fn apply(&mut self, start: Instant) -> Vec<crate::apply::Problem> {
+        let applied = self.datapath.apply(&self.wanted);
         let took = start.elapsed();
         self.durations.apply.observe(took.as_secs_f64());
+        if applied.backends_removed {
+            self.sweep();
+        }
         self.ready = true;
         self.names = None;
         let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();

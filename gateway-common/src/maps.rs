@@ -42,6 +42,7 @@ pub mod sizes {
     pub const HELD: usize = 1_024;
     /// Bytes.
     pub const EVENTS: usize = 1 << 20;
+    pub const INTERFACES: usize = 1_024;
     pub const XDP_PORTS: usize = 256;
 }
 
@@ -67,7 +68,7 @@ map_types! {
     Flow: 112 align 8,
     FragmentKey: 40 align 8,
     FragmentTrack: 48 align 8,
-    Interface: 8 align 1,
+    Interface: 40 align 8,
     HeldKey: 48 align 8,
     HeldFragment: 1544 align 8,
     Config: 56 align 8,
@@ -344,13 +345,17 @@ pub struct FragmentTrack {
     pub since: u32,
 }
 
-/// INTERFACES: value; the key is the ifindex (u32). Interfaces that have `ingress_xdp`: XDP cannot see whether a frame is for
-/// this host or only came by.
+/// INTERFACES: value; the key is the ifindex (u32) of an interface that has a program.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
+    /// XDP cannot see otherwise whether a frame is for this host or only came by.
     pub mac: [u8; 6],
     pub _pad: [u8; 2],
+    /// The interface's own address, IPv4 and IPv6: the source of what the node says as a router (RFC 1812 section 4.3.2.4).
+    /// Unset: such errors have the source that the packet was sent to.
+    pub v4: Address,
+    pub v6: Address,
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.

@@ -67,7 +67,7 @@ reasons! {
     StrayReset = 8, "stray_reset", Silent;
     /// The TTL or hop limit ran out at this hop.
     TtlExpired = 9, "ttl_expired", TimeExceeded;
-    /// The packet is larger than the MTU of its way out and must not be fragmented.
+    /// The packet is larger than the MTU of its way out; Sluice fragments none, also where DF is not set.
     PacketTooBig = 10, "packet_too_big", TooBig;
     /// The node has no route to the backend or back to the client, or does not forward.
     NoRoute = 11, "no_route", Refuse;

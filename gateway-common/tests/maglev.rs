@@ -48,8 +48,11 @@ impl Tables {
         shares
     }
 
-    /// What a single nested slot is worth: no share is off by more.
+    /// What a single nested slot is worth, or of the table if there is no nested one: no share is off by more.
     fn resolution(&self) -> f64 {
+        if self.nested.is_empty() {
+            return 1.0 / self.table.len() as f64;
+        }
         let left = self.table.iter().filter(|value| **value == slot::NESTED).count();
         left as f64 / self.table.len() as f64 / self.nested.len().max(1) as f64
     }
@@ -87,6 +90,10 @@ fn assert_shares(members: &[Member], tables: &Tables) {
             member.slot,
             member.weight
         );
+        // Up to 256 members, rounding to whole slots is for those that it costs 2 % at the most.
+        if tables.nested.is_empty() && members.len() <= 256 {
+            assert!((got - wanted).abs() <= wanted * 0.02, "slot {}: {got}, wanted {wanted}", member.slot);
+        }
         if member.weight == 0 {
             assert_eq!(got, 0.0, "weight 0 of slot {}", member.slot);
         }
@@ -106,24 +113,24 @@ fn assert_complete(members: &[Member], tables: &Tables) {
 
 #[test]
 fn equal_members_share_evenly_at_every_length() {
-    for (members, length) in [(1, 1021), (2, 1021), (3, 1021), (10, 1021), (64, 1021), (500, 16_381), (3_000, 65_521)] {
+    for members in [1, 2, 3, 10, 16, 17, 64, 65, 256, 500, 1_000, 3_000] {
         let members = equal(members);
-        let tables = tables(&members, length);
+        let tables = tables(&members, length(members.len()));
         assert_complete(&members, &tables);
         assert_shares(&members, &tables);
         let shares = tables.shares();
         let (least, most) = shares.values().fold((f64::MAX, 0.0_f64), |(l, m), s| (l.min(*s), m.max(*s)));
-        // Beyond a thousand members a nested slot is worth more than one of the table's.
-        let bound = if members.len() <= 1_000 { 1.02 } else { 1.12 };
+        // One slot more or less, of 64 or, beyond a thousand members, of fewer.
+        let bound = if members.len() <= 1_000 { 1.02 } else { 1.05 };
         assert!(most / least < bound, "{} members: from {least} to {most}", members.len());
     }
 }
 
 #[test]
 fn length_gives_every_member_some_slots() {
-    for members in [1, 64, 65, 1_024, 1_025, 4_000] {
+    for members in [1, 16, 17, 64, 65, 256, 257, 1_000] {
         assert!(LENGTHS.iter().any(|(length_of, _)| *length_of == length(members)));
-        assert!(usize::from(length(members)) >= 15 * members);
+        assert!(usize::from(length(members)) >= 63 * members);
     }
 }
 

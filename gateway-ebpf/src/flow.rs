@@ -134,6 +134,8 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
         && packet.acknowledgement == flow.handshake_ack
     {
         return Some(promote(frame, packet, flow, found));
+    } else if syn {
+        mend(&packet.key, flow);
     }
     *found = flow;
     Some(0)
@@ -146,6 +148,7 @@ fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
         if flow.flags & flow_flags::REPLIED != 0 {
             return Some(promote(frame, packet, flow, found));
         }
+        mend(&packet.key, flow);
     } else if flow.flags & flow_flags::REPLIED == 0 {
         flow.flags |= flow_flags::REPLIED;
         // SAFETY: as above.
@@ -155,6 +158,21 @@ fn udp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
     }
     *found = flow;
     Some(0)
+}
+
+/// Puts the reply half of a new flow back, if others have pushed it out.
+#[inline(never)]
+fn mend(key: &FlowKey, flow: &Flow) -> i32 {
+    let other = other_half(flow, key.protocol);
+    if embryonic(&other).is_some() {
+        return 0;
+    }
+    let Some(scratch) = scratch() else { return 0 };
+    reply_half(key, flow, &mut scratch.reply);
+    match EMBRYONIC.insert(&other, &scratch.reply, BPF_NOEXIST as u64) {
+        Ok(()) => 0,
+        Err(error) => error,
+    }
 }
 
 /// Moves both halves from EMBRYONIC to FLOWS, or neither. `flow` is either half.
@@ -285,7 +303,12 @@ fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, f
             port = if port + 1 == PORTS { 0 } else { port + 1 };
         }
         let other = other_half(flow, key.protocol);
-        if established(&other).is_some() || EMBRYONIC.insert(&other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+        if established(&other).is_some() {
+            continue;
+        }
+        // A reply half that has lost its forward half is taken over.
+        let how = if leads_to(&other, key) { BPF_ANY } else { BPF_NOEXIST };
+        if EMBRYONIC.insert(&other, &scratch.reply, how as u64).is_err() {
             continue;
         }
         if EMBRYONIC.insert(key, &*flow, BPF_ANY as u64).is_err() {
@@ -302,6 +325,17 @@ fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, f
         };
     }
     Reason::PortsExhausted as u32
+}
+
+/// Whether the half under `other` answers to the flow under `key`.
+#[inline(never)]
+fn leads_to(other: &FlowKey, key: &FlowKey) -> bool {
+    embryonic(other).is_some_and(|half| {
+        half.source == key.destination
+            && half.destination == key.source
+            && half.source_port == key.destination_port
+            && half.destination_port == key.source_port
+    })
 }
 
 #[inline(always)]

@@ -90,7 +90,7 @@ const IPV6: u64 = 0x80;
 impl Frame for Tc {
     const TC: bool = true;
     const PASS: i32 = aya_ebpf::bindings::TC_ACT_UNSPEC;
-    const DROP: i32 = aya_ebpf::bindings::TC_ACT_SHOT as i32;
+    const DROP: i32 = aya_ebpf::bindings::TC_ACT_SHOT;
 
     #[inline(always)]
     fn context(self) -> *mut c_void {

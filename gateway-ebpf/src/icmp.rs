@@ -2,13 +2,13 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_adjust_room};
-use gateway_common::{Flow, FlowKey, Reason, checksum, protocol};
+use gateway_common::{Address, Flow, FlowKey, Reason, checksum, protocol};
 
 use crate::count;
 use crate::flow;
 use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
 use crate::headers::*;
-use crate::maps::icmp_bucket;
+use crate::maps::{INTERFACES, icmp_bucket};
 use crate::parse::{Packet, address_v6, mapped, unmapped, words_v6};
 use crate::redirect;
 use crate::refuse::swap_macs;
@@ -24,45 +24,45 @@ const SECOND: u64 = 1_000_000_000;
 /// bpf_skb_adjust_room: leave CHECKSUM_UNNECESSARY alone.
 const NO_CSUM_RESET: u64 = 32;
 
-/// Type, code and second word of an error.
+/// Type and code (in one number), and the second word of an error.
 struct Error {
-    kind: u8,
-    code: u8,
+    kind: u32,
     rest: u32,
 }
+
+const PORT_UNREACHABLE_V4: u32 = 3 << 8 | 3;
+const PORT_UNREACHABLE_V6: u32 = 1 << 8 | 4;
+const FRAGMENTATION_NEEDED: u32 = 3 << 8 | 4;
+const TOO_BIG_V6: u32 = 2 << 8;
+const TIME_EXCEEDED_V4: u32 = 11 << 8;
+const TIME_EXCEEDED_V6: u32 = 3 << 8;
 
 /// Port unreachable.
 #[inline(always)]
 pub fn unreachable<F: Frame>(frame: F, packet: &Packet) -> i32 {
-    send(
-        frame,
-        packet,
-        if packet.v6 { Error { kind: 1, code: 4, rest: 0 } } else { Error { kind: 3, code: 3, rest: 0 } },
-    )
+    let kind = if packet.v6 { PORT_UNREACHABLE_V6 } else { PORT_UNREACHABLE_V4 };
+    send(frame, packet, Error { kind, rest: 0 })
 }
 
 #[inline(always)]
 pub fn time_exceeded<F: Frame>(frame: F, packet: &Packet) -> i32 {
-    send(
-        frame,
-        packet,
-        if packet.v6 { Error { kind: 3, code: 0, rest: 0 } } else { Error { kind: 11, code: 0, rest: 0 } },
-    )
+    let kind = if packet.v6 { TIME_EXCEEDED_V6 } else { TIME_EXCEEDED_V4 };
+    send(frame, packet, Error { kind, rest: 0 })
 }
 
 /// Fragmentation needed, packet too big.
 #[inline(always)]
 pub fn too_big<F: Frame>(frame: F, packet: &Packet, mtu: u16) -> i32 {
-    let rest = (mtu as u32).to_be();
-    send(frame, packet, if packet.v6 { Error { kind: 2, code: 0, rest } } else { Error { kind: 3, code: 4, rest } })
+    let kind = if packet.v6 { TOO_BIG_V6 } else { FRAGMENTATION_NEEDED };
+    send(frame, packet, Error { kind, rest: (mtu as u32).to_be() })
 }
 
 #[inline(always)]
 fn send<F: Frame>(frame: F, packet: &Packet, error: Error) -> i32 {
     if F::TC {
-        // XDP leaves to TC what needs an answer that grows.
-        send_tc(Tc(frame.context().cast()), packet, (error.kind as u32) << 8 | error.code as u32, error.rest)
+        send_tc(Tc(frame.context().cast()), packet, error.kind, error.rest)
     } else {
+        // XDP leaves to TC what needs an answer that grows.
         F::DROP
     }
 }
@@ -95,8 +95,7 @@ struct Answer6 {
     icmp: Icmp,
 }
 
-/// Puts new headers before the packet, of which a piece stays as the quotation. The source is the address that the packet was
-/// sent to.
+/// Puts new headers before the packet, of which a piece stays as the quotation.
 ///
 /// A transport checksum that is still to be filled in (CHECKSUM_PARTIAL) stays so, in the quotation: the bytes of the transport
 /// part will then sum up to the complement of the sum that is in its field now, whatever they are.
@@ -138,6 +137,22 @@ fn send_tc(frame: Tc, packet: &Packet, kind: u32, rest: u32) -> i32 {
     }
 }
 
+/// Who speaks: the address that the packet was sent to, or the interface's own where the node speaks as a router.
+#[inline(always)]
+fn source(frame: Tc, packet: &Packet, kind: u32) -> &Address {
+    if kind != PORT_UNREACHABLE_V4
+        && kind != PORT_UNREACHABLE_V6
+        && let Some(interface) = INTERFACES.get_ptr(frame.interface())
+    {
+        // SAFETY: a map value, which the agent replaces as a whole.
+        let own = unsafe { if packet.v6 { &(*interface).v6 } else { &(*interface).v4 } };
+        if *own != Address::UNSET {
+            return own;
+        }
+    }
+    &packet.key.destination
+}
+
 #[inline(always)]
 fn answer4(frame: Tc, packet: &Packet, sum: u64, kind: u32, rest: u32, quoted: u32) -> i32 {
     let Some(answer) = fixed::<Answer4, { ETHERNET as usize }>(frame) else { return Tc::DROP };
@@ -149,7 +164,7 @@ fn answer4(frame: Tc, packet: &Packet, sum: u64, kind: u32, rest: u32, quoted: u
     ip.fragment = DONT_FRAGMENT;
     ip.ttl = TTL;
     ip.protocol = protocol::ICMP;
-    ip.source = unmapped(&packet.key.destination);
+    ip.source = unmapped(source(frame, packet, kind));
     ip.destination = unmapped(&packet.key.source);
     let header = u16::from_ne_bytes([0x45, 0]) as u64
         + ip.length as u64
@@ -171,7 +186,7 @@ fn answer6(frame: Tc, packet: &Packet, mut sum: u64, kind: u32, rest: u32, quote
     ip.payload = payload;
     ip.next = protocol::ICMPV6;
     ip.hop_limit = TTL;
-    ip.source = words_v6(&packet.key.destination);
+    ip.source = words_v6(source(frame, packet, kind));
     ip.destination = words_v6(&packet.key.source);
     sum += payload as u64 + (protocol::ICMPV6 as u16).to_be() as u64;
     for i in 0..4 {

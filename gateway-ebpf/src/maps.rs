@@ -38,7 +38,7 @@ pub static EVENTS: RingBuf<Event, { sizes::EVENTS }> = RingBuf::new();
 #[btf_map]
 pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 #[btf_map]
-pub static INTERFACES: HashMap<u32, Interface, { sizes::XDP_PORTS }> = HashMap::new();
+pub static INTERFACES: HashMap<u32, Interface, { sizes::INTERFACES }> = HashMap::new();
 #[btf_map]
 pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
 

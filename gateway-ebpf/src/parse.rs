@@ -25,8 +25,6 @@ pub struct Packet {
     pub flags: u8,
     /// One of [`fragment`].
     pub fragment: u8,
-    /// IPv4: may be fragmented on its way.
-    pub may_fragment: bool,
 }
 
 /// Which part of a datagram a packet is.
@@ -69,7 +67,6 @@ impl Packet {
             ttl: 0,
             flags: 0,
             fragment: fragment::WHOLE,
-            may_fragment: false,
         }
     }
 
@@ -186,7 +183,6 @@ fn ipv4<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     packet.ttl = ip.ttl;
     packet.transport = ETHERNET + header;
     packet.fragment_id = ip.id as u32;
-    packet.may_fragment = ip.fragment & DONT_FRAGMENT == 0;
     packet.fragment = if ip.fragment & FRAGMENT_OFFSET != 0 {
         fragment::LATER
     } else if ip.fragment & MORE_FRAGMENTS != 0 {
@@ -225,7 +221,6 @@ fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     packet.key.destination = address_v6(&ip.destination);
     packet.ttl = ip.hop_limit;
     packet.fragment = fragment::WHOLE;
-    packet.may_fragment = false;
     let payload = u16::from_be(ip.payload) as u32;
     let mut next = ip.next;
     let mut offset = ETHERNET + 40;
@@ -267,7 +262,7 @@ fn ipv6<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
 #[inline(always)]
 fn total<F: Frame>(frame: F, packet: &mut Packet, length: u32) -> Parsed {
     let carried = frame.length() - ETHERNET;
-    packet.total = if length == 0 { carried } else { length };
+    packet.total = if length == 0 && frame.segments() > 1 { carried } else { length };
     if packet.total > carried || packet.total + ETHERNET < packet.transport {
         return Parsed::Malformed;
     }

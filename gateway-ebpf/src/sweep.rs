@@ -79,7 +79,8 @@ extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow,
         return 0;
     }
     let patience = patience(config, key, flow);
-    if !gone && !(is_idle(flow, sweep.now, patience) && half.is_none_or(|half| is_idle(half, sweep.now, patience))) {
+    let half_is_idle = half.is_none_or(|half| is_idle(half, sweep.now, patience));
+    if !gone && (!is_idle(flow, sweep.now, patience) || !half_is_idle) {
         return 0;
     }
     crate::flow::end(key, flow, if gone { flow_state::GONE } else { flow.state });

@@ -5,11 +5,15 @@ use std::sync::{Arc, LazyLock};
 
 use gateway_agent::source::files::load_dir;
 use gateway_agent::source::manifest::{Manifest, read};
-use gateway_agent::source::{Problem, Severity};
+use gateway_agent::source::{Problem, Strings};
 use proptest::prelude::*;
 
+/// What the fuzz target holds the reader to.
+#[path = "../../fuzz/properties/manifest.rs"]
+mod property;
+
 fn manifest(text: &str) -> Result<Manifest, Problem> {
-    read(&Arc::from("a.yaml"), text)
+    read(&Arc::from("a.yaml"), text, &mut Strings::default())
 }
 
 fn error(text: &str) -> String {
@@ -87,19 +91,13 @@ static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| {
     texts
 });
 
-/// Says something about the text, and places it inside of the text.
-fn is_answered(text: &str) {
-    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count() as u32 + 1;
-    let problems = match manifest(text) {
-        Ok(manifest) => {
-            let errors = manifest.problems.iter().filter(|p| p.severity == Severity::Error);
-            assert!(errors.count() > 0 || manifest.rejected.is_empty(), "rejected without a word: {text:?}");
-            manifest.problems
-        }
-        Err(problem) => vec![problem],
-    };
-    for problem in problems {
-        assert!((1..=lines).contains(&problem.origin.line), "{problem} in {text:?}");
+#[test]
+fn every_seed_of_the_fuzzer_is_answered() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/manifest");
+    let seeds: Vec<_> = std::fs::read_dir(seeds).expect("the seeds").map(|seed| seed.expect("a seed").path()).collect();
+    assert!(!seeds.is_empty());
+    for seed in seeds {
+        property::holds(&std::fs::read(seed).expect("a seed"));
     }
 }
 
@@ -108,19 +106,19 @@ proptest! {
 
     #[test]
     fn any_text_is_answered(text in "[ \\t\\n{}\\[\\],:&*!|>'\"%@#a-c0-9~?<=.-]{0,200}") {
-        is_answered(&text);
+        property::holds(text.as_bytes());
     }
 
     #[test]
     fn any_characters_are_answered(text in any::<String>()) {
-        is_answered(&text);
+        property::holds(text.as_bytes());
     }
 
     #[test]
     fn a_manifest_cut_short_is_answered(which in 0..TEXTS.len(), at in any::<prop::sample::Index>()) {
         let text = &TEXTS[which];
         let cut = at.index(text.len() + 1);
-        is_answered(text.get(..cut).unwrap_or(text));
+        property::holds(text.get(..cut).unwrap_or(text).as_bytes());
     }
 
     #[test]
@@ -136,7 +134,7 @@ proptest! {
         let start = at.index(text.len() + 1);
         let end = (start + length).min(text.len());
         if let (Some(head), Some(tail)) = (text.get(..start), text.get(end..)) {
-            is_answered(&format!("{head}{piece}{tail}"));
+            property::holds(format!("{head}{piece}{tail}").as_bytes());
         }
     }
 }

@@ -52,9 +52,9 @@ fn a_rejected_object_has_its_line_its_reason_and_exit_status_one() {
 #[test]
 fn every_mistake_in_an_object_is_in_its_verdict() {
     let verdicts = verdicts_of("wrong-types-reject-the-object");
-    let wrong: Vec<_> = verdicts.iter().filter(|v| v.verdict == Outcome::Rejected).collect();
-    assert_eq!(wrong.iter().map(|v| v.messages.len()).sum::<usize>(), 6, "{wrong:#?}");
-    assert!(wrong.iter().all(|v| v.object.as_deref() == Some("TCPRoute default/db")), "{wrong:#?}");
+    let wrong = of(&verdicts, "TCPRoute default/db");
+    assert_eq!((wrong.verdict, wrong.line, wrong.messages.len()), (Outcome::Rejected, 36, 6), "{wrong:#?}");
+    assert!(wrong.messages[5].starts_with("line 49: spec.rules[0].backendRefs[1].port: "), "{wrong:#?}");
 }
 
 #[test]

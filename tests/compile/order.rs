@@ -52,15 +52,21 @@ proptest! {
     }
 
     #[test]
-    fn what_was_there_before_does_not_matter(before in world(), after in world()) {
+    fn what_was_there_before_does_not_matter(before in world(), after in world(), clear_first: bool) {
         let mut fresh = Index::new(render::node());
         fresh.apply(after.iter().cloned().map(Change::Set));
         let mut changed = Index::new(render::node());
         changed.apply(before.iter().cloned().map(Change::Set));
-        for object in before.iter().filter(|object| !after.iter().any(|o| o.id() == object.id())) {
-            changed.apply([Change::Remove(object.id())]);
+        let gone = before.iter().filter(|object| !after.iter().any(|o| o.id() == object.id()));
+        let removals = gone.map(|object| Change::Remove(object.id()));
+        let additions = after.iter().cloned().map(Change::Set);
+        if clear_first {
+            changed.apply(removals);
+            changed.apply(additions);
+        } else {
+            changed.apply(additions);
+            changed.apply(removals);
         }
-        changed.apply(after.into_iter().map(Change::Set));
         prop_assert_eq!(compiled(&fresh), compiled(&changed));
     }
 }

@@ -24,7 +24,7 @@ fn time(text: &str) -> jiff::Timestamp {
 #[test]
 fn statuses_have_the_shape_of_the_gateway_api() {
     let mut statuses = statuses("observed-generation");
-    carry_times(&mut statuses, &[], time("2026-01-02T03:04:05Z"));
+    carry_times(&mut statuses, &[], time("2026-01-02T03:04:05.678Z"));
     let yes = |kind: &str, reason: &str, message: &str, generation: u32| {
         json!({"type": kind, "status": "True", "reason": reason, "message": message, "observedGeneration": generation,
                "lastTransitionTime": "2026-01-02T03:04:05Z"})

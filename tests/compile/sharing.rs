@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gateway_agent::compile::compile;
-use gateway_agent::index::{Change, Index};
+use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Object, ObjectId};
 use gateway_agent::ir::{Endpoint, Ir, Target};
 use gateway_agent::source::files::load_dir;
 
@@ -51,7 +51,7 @@ fn a_changed_slice_leaves_the_endpoints_of_other_services_alone() {
     let (before, _) = compile(&index);
     let (_other_dir, other) = two_services("198.18.1.3");
     let slice = other.slices().find(|s| &*s.meta.name.name == "two").expect("the slice").clone();
-    index.apply([Change::Set(gateway_agent::index::Object::EndpointSlice(slice))]);
+    index.apply([Change::Set(Object::EndpointSlice(slice))]);
     let (after, _) = compile(&index);
     assert!(Arc::ptr_eq(endpoints(&before, "default/one"), endpoints(&after, "default/one")));
     assert_ne!(endpoints(&before, "default/two"), endpoints(&after, "default/two"));
@@ -62,7 +62,29 @@ fn a_slice_written_again_as_it_was_keeps_its_endpoints() {
     let (_dir, mut index) = two_services("198.18.1.2");
     let (before, _) = compile(&index);
     let slice = index.slices().find(|s| &*s.meta.name.name == "two").expect("the slice").clone();
-    index.apply([Change::Set(gateway_agent::index::Object::EndpointSlice(slice))]);
+    index.apply([Change::Set(Object::EndpointSlice(slice))]);
     let (after, _) = compile(&index);
     assert!(Arc::ptr_eq(endpoints(&before, "default/two"), endpoints(&after, "default/two")));
+}
+
+#[test]
+fn a_removed_slice_takes_its_endpoints_with_it() {
+    let (_dir, mut index) = two_services("198.18.1.2");
+    let slice = index.slices().find(|s| &*s.meta.name.name == "two").expect("the slice").meta.name.clone();
+    index.apply([Change::Remove(ObjectId { kind: Kind::EndpointSlice, name: slice })]);
+    let (after, _) = compile(&index);
+    assert_eq!(endpoints(&after, "default/two").len(), 0);
+    assert_eq!(endpoints(&after, "default/one").len(), 1);
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_old_one() {
+    let (_dir, mut index) = two_services("198.18.1.2");
+    let slice = index.slices().find(|s| &*s.meta.name.name == "two").expect("the slice");
+    let mut moved = EndpointSlice::clone(slice);
+    moved.service = index.slices().find(|s| &*s.meta.name.name == "one").expect("the slice").service.clone();
+    index.apply([Change::Set(Object::EndpointSlice(moved.into()))]);
+    let (after, _) = compile(&index);
+    assert_eq!(endpoints(&after, "default/two").len(), 0);
+    assert_eq!(endpoints(&after, "default/one").len(), 2);
 }

@@ -115,6 +115,47 @@ async fn a_file_deleted_or_moved_away_takes_its_objects_with_it() {
 }
 
 #[tokio::test]
+async fn a_file_moved_away_and_written_anew_never_loses_its_objects() {
+    use std::io::Write;
+    let mut watched = Watched::new(&[("a.yaml", &service("a", 1))]);
+    // As vim saves: the old file becomes the backup, the new one is written under its name.
+    std::fs::rename(watched.path("a.yaml"), watched.path("a.yaml~")).expect("a rename");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let mut file = std::fs::File::create(watched.path("a.yaml")).expect("a file");
+    file.write_all(&service("a", 2).as_bytes()[..30]).expect("a write");
+    watched.quiet().await;
+    file.write_all(&service("a", 2).as_bytes()[30..]).expect("a write");
+    drop(file);
+    let batch = watched.next().await;
+    assert_eq!((changes(&batch), batch.problems.len()), (vec!["+a:2".to_owned()], 0));
+    // As git and rm do it.
+    std::fs::remove_file(watched.path("a.yaml")).expect("a file");
+    watched.write("a.yaml", &service("a", 3));
+    assert_eq!(changes(&watched.next().await), ["+a:3"]);
+    watched.quiet().await;
+}
+
+#[tokio::test]
+async fn a_mode_set_after_the_file_is_written_hides_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut watched = Watched::new(&[("a.yaml", &service("a", 1))]);
+    watched.write("a.yaml", &service("a", 2));
+    std::fs::set_permissions(watched.path("a.yaml"), std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    assert_eq!(changes(&watched.next().await), ["+a:2"]);
+    std::fs::remove_file(watched.path("a.yaml")).expect("a file");
+    assert_eq!(changes(&watched.next().await), ["-a"]);
+}
+
+#[tokio::test]
+async fn a_deleted_file_holds_up_no_other() {
+    let mut watched = Watched::new(&[("a.yaml", &service("a", 1)), ("b.yaml", &service("b", 1))]);
+    std::fs::remove_file(watched.path("a.yaml")).expect("a file");
+    watched.write("b.yaml", &service("b", 2));
+    assert_eq!(changes(&watched.next().await), ["+b:2"]);
+    assert_eq!(changes(&watched.next().await), ["-a"]);
+}
+
+#[tokio::test]
 async fn a_file_written_as_it_was_changes_nothing() {
     let mut watched = Watched::new(&[("a.yaml", &service("a", 1))]);
     watched.write("a.yaml", &service("a", 1));
@@ -244,5 +285,5 @@ async fn what_cannot_be_watched_says_what_to_do() {
     std::fs::write(dir.path().join("file"), "").expect("a file");
     let start = |path: &Path| Watcher::start(path.to_owned()).map(|_| ()).expect_err("no directory").to_string();
     assert!(start(&dir.path().join("gone")).contains("create it"));
-    assert!(start(&dir.path().join("file")).contains("takes a directory"));
+    assert!(start(&dir.path().join("file")).contains("name the directory"));
 }

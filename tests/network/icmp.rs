@@ -149,7 +149,7 @@ fn expired_ttl_is_answered() {
     let _agent = bed.agent();
     for (version, target) in on_gateway(ECHO).into_iter().enumerate() {
         let from = bed.world.client.enter(|| trace(target, 1)).unwrap();
-        assert_eq!(from, address::GATEWAY[version], "who says that the TTL has run out");
+        assert_eq!(from, address::NODE[version], "who says that the TTL has run out");
     }
 }
 

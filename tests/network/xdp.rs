@@ -47,6 +47,9 @@ fn established_flows_to_other_hosts_are_redirected_in_xdp() {
 fn local_pods_and_refusals_work_with_xdp() {
     let bed = Bed::web(&[address::POD_1]);
     bed.world.client.offload("c0", &["tx", "tso", "gso"], false).unwrap();
+    // XDP_TX needs it too.
+    let nothing = Manifests::new().unwrap();
+    let _peer = start(&bed.world.client, &nothing, &["c0"]);
     let _agent = start(&bed.world.gateway, &bed.manifests, &["eth-client"]);
     for (target, client) in on_gateway(WEB).into_iter().zip(address::CLIENT) {
         assert_eq!(bed.tcp(target).unwrap().seen.ip(), client);

@@ -2,6 +2,7 @@
 
 use gateway_common::Reason;
 
+use crate::net::Version;
 use crate::outcome::Outcome;
 use crate::packet::{Body, Packet};
 
@@ -54,7 +55,8 @@ impl Error {
 }
 
 impl Outcome {
-    /// The sender of `offending` gets an ICMP error that quotes it, from the address that it was sent to.
+    /// The sender of `offending` gets an ICMP error that quotes it: from the address that it was sent to, where the gateway
+    /// speaks for the host, or from the interface's own, where it is a router on the way (RFC 1812 section 4.3.2.4).
     #[track_caller]
     pub fn answered_with(&self, reason: Reason, error: Error, offending: &Packet) {
         self.answered_quoting(reason, error, offending, &offending.frame()[14..]);
@@ -75,7 +77,13 @@ impl Outcome {
             self.reasons
         );
         let (kind, code, rest) = error.header(v4);
-        let answer = Packet::icmp(offending.destination, offending.source, kind, code, rest, &packet[..quoted]);
+        let version = if v4 { Version::V4 } else { Version::V6 };
+        let from = match error {
+            Error::PortUnreachable => None,
+            Error::TimeExceeded | Error::TooBig { .. } => self.port.address(version),
+        };
+        let answer =
+            Packet::icmp(from.unwrap_or(offending.destination), offending.source, kind, code, rest, &packet[..quoted]);
         self.answered(reason, &Packet { id: 0, ttl: TTL, ..answer });
     }
 }

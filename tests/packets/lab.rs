@@ -12,11 +12,11 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey, Interface,
-    Listener, ListenerKey, Reason, listener_kind, names, reason::REASONS,
+    Address, Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey,
+    Interface, Listener, ListenerKey, Reason, listener_kind, names, reason::REASONS,
 };
 
-use crate::net::{self, Port, map_address};
+use crate::net::{self, Port, Version, map_address};
 use crate::outcome::{Hook, Outcome};
 
 /// What all tests of this process have provoked.
@@ -144,7 +144,9 @@ impl Lab {
         self.clear::<u32, Interface>(names::INTERFACES)?;
         for port in ports {
             let index = self.index(*port);
-            let value = Interface { mac: port.mac(), ..Interface::default() };
+            let own = |version| port.address(version).map_or(Address::UNSET, map_address);
+            let value =
+                Interface { mac: port.mac(), v4: own(Version::V4), v6: own(Version::V6), ..Interface::default() };
             self.hash_mut(names::INTERFACES)?.insert(index, value, 0)?;
         }
         Ok(())
@@ -218,7 +220,7 @@ impl Lab {
         let context = words(192, &[(36, index), (40, index), (164, segments), (176, gso_size)]);
         let program: &SchedClassifier = self.ebpf.program("ingress_tc").context("no ingress_tc")?.try_into()?;
         let (verdict, out) = run(program, frame, &context)?;
-        self.outcome(Hook::Tc, verdict, frame, out)
+        self.outcome(Hook::Tc, port, verdict, frame, out)
     }
 
     /// Runs `ingress_xdp` on a frame that arrives at a port.
@@ -227,7 +229,7 @@ impl Lab {
         let context = words(24, &[(4, frame.len() as u32), (12, self.index(port))]);
         let program: &Xdp = self.ebpf.program("ingress_xdp").context("no ingress_xdp")?.try_into()?;
         let (verdict, out) = run(program, frame, &context)?;
-        self.outcome(Hook::Xdp, verdict, frame, out)
+        self.outcome(Hook::Xdp, port, verdict, frame, out)
     }
 
     pub fn run(&mut self, hook: Hook, port: Port, frame: &[u8]) -> Result<Outcome> {
@@ -282,9 +284,17 @@ impl Lab {
         Ok(self.hash_mut::<FlowKey, Flow>(table.name())?.insert(key, flow, 0)?)
     }
 
+    pub fn remove_flow(&mut self, table: Table, key: &FlowKey) -> Result<()> {
+        Ok(self.hash_mut::<FlowKey, Flow>(table.name())?.remove(key)?)
+    }
+
     pub fn fragments(&mut self) -> Result<Vec<(FragmentKey, FragmentTrack)>> {
         let map: HashMap<_, FragmentKey, FragmentTrack> = self.hash_mut(names::FRAGMENTS)?;
         Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    pub fn put_fragment(&mut self, key: &FragmentKey, track: &FragmentTrack) -> Result<()> {
+        Ok(self.hash_mut::<FragmentKey, FragmentTrack>(names::FRAGMENTS)?.insert(key, track, 0)?)
     }
 
     pub fn held(&mut self) -> Result<usize> {
@@ -298,6 +308,10 @@ impl Lab {
 
     pub fn backend_counter(&mut self, id: u32) -> Result<Counter> {
         self.counter(names::BACKEND_COUNTERS, id)
+    }
+
+    pub fn has_map(&self, name: &str) -> bool {
+        self.ebpf.map(name).is_some()
     }
 
     /// The records written since the last call.
@@ -315,7 +329,7 @@ impl Lab {
         Ok(map.get(&0, 0)?.iter().sum())
     }
 
-    fn outcome(&mut self, hook: Hook, verdict: i32, input: &[u8], frame: Vec<u8>) -> Result<Outcome> {
+    fn outcome(&mut self, hook: Hook, port: Port, verdict: i32, input: &[u8], frame: Vec<u8>) -> Result<Outcome> {
         let drops = self.read_drops()?;
         let before = std::mem::replace(&mut self.drops, drops);
         let mut reasons = Vec::new();
@@ -325,7 +339,7 @@ impl Lab {
         }
         PROVOKED.lock().expect("no test panics while it holds this").extend(&reasons);
         assert_eq!(before[0], self.drops[0], "a drop was counted without a reason (index 0)");
-        Ok(Outcome { hook, verdict, input: input.to_vec(), frame, reasons })
+        Ok(Outcome { hook, port, verdict, input: input.to_vec(), frame, reasons })
     }
 
     fn read_drops(&mut self) -> Result<[u64; REASONS]> {
@@ -458,7 +472,7 @@ fn decode(record: &[u8]) -> Result<Event> {
         let mut octets = [0; 16];
         octets[..8].copy_from_slice(&high);
         octets[8..].copy_from_slice(&low);
-        Ok(gateway_common::Address { octets })
+        Ok(Address { octets })
     };
     let event = Event {
         time: long(0)?,

@@ -40,6 +40,15 @@ impl Port {
         [2, 0, 0, 0, 1, self as u8]
     }
 
+    /// The node's own on this interface, if it has one.
+    pub fn address(self, version: Version) -> Option<IpAddr> {
+        match self {
+            Port::Ext0 => Some(version.node()),
+            Port::Ext1 => Some(version.node_ext1()),
+            Port::Pod0 => None,
+        }
+    }
+
     /// Of the only host on the other end.
     pub fn peer_mac(self) -> Mac {
         [2, 0, 0, 0, 2, self as u8]

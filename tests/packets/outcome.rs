@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use gateway_common::Reason;
 
+use crate::net::Port;
 use crate::packet::Packet;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Went {
 #[derive(Debug)]
 pub struct Outcome {
     pub hook: Hook,
+    /// Where the frame came in.
+    pub port: Port,
     pub verdict: i32,
     pub input: Vec<u8>,
     pub frame: Vec<u8>,

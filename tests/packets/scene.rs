@@ -113,22 +113,22 @@ impl Scene {
 
     /// A TCP segment from the client.
     pub fn up(&self, flags: &str, seq: u32, ack: u32) -> Packet {
-        self.from_client(Packet::tcp(self.client, self.gateway, flags, seq, ack))
+        self.sent_by_client(Packet::tcp(self.client, self.gateway, flags, seq, ack))
     }
 
     /// A TCP segment from the backend.
     pub fn down(&self, flags: &str, seq: u32, ack: u32) -> Packet {
-        self.from_backend(Packet::tcp(self.backend, self.peer, flags, seq, ack))
+        self.sent_by_backend(Packet::tcp(self.backend, self.peer, flags, seq, ack))
     }
 
     /// A datagram from the client.
     pub fn request(&self, payload: &[u8]) -> Packet {
-        self.from_client(Packet::udp(self.client, self.gateway, payload))
+        self.sent_by_client(Packet::udp(self.client, self.gateway, payload))
     }
 
     /// A datagram from the backend.
     pub fn response(&self, payload: &[u8]) -> Packet {
-        self.from_backend(Packet::udp(self.backend, self.peer, payload))
+        self.sent_by_backend(Packet::udp(self.backend, self.peer, payload))
     }
 
     /// The first packet a client sends: a SYN with the usual options, or a datagram.
@@ -159,11 +159,11 @@ impl Scene {
         }
     }
 
-    pub fn from_client(&self, packet: Packet) -> Packet {
+    pub fn sent_by_client(&self, packet: Packet) -> Packet {
         packet.macs(Port::Ext0.peer_mac(), Port::Ext0.mac())
     }
 
-    pub fn from_backend(&self, packet: Packet) -> Packet {
+    pub fn sent_by_backend(&self, packet: Packet) -> Packet {
         packet.macs(self.place.port().peer_mac(), self.place.port().mac())
     }
 
@@ -274,6 +274,16 @@ impl Scene {
         let halves = self.halves(lab)?;
         self.age_one(lab, &self.forward_key(), halves.forward, age)?;
         self.age_one(lab, &self.reply_key(), halves.reply, age)
+    }
+
+    /// Makes the routes of both halves look as if they had been looked up so many ns ago.
+    pub fn age_routes(&self, lab: &mut Lab, age: u64) -> Result<()> {
+        for key in [self.forward_key(), self.reply_key()] {
+            let (table, mut flow) = lab.flow(&key)?.context("no such half")?;
+            flow.route.checked = crate::lab::now()? - age;
+            lab.put_flow(table, &key, &flow)?;
+        }
+        Ok(())
     }
 
     pub fn age_one(&self, lab: &mut Lab, key: &FlowKey, flow: Flow, age: u64) -> Result<()> {

@@ -45,7 +45,7 @@ pub fn kinds(scene: &Scene) -> Vec<Vec<u8>> {
     let quoted = scene.forwarded(&data).ip_packet();
     for kind in kinds {
         let error = Packet::icmp(scene.backend.ip(), scene.peer.ip(), *kind, 0, [0; 4], &quoted);
-        frames.push(scene.from_backend(error).frame());
+        frames.push(scene.sent_by_backend(error).frame());
     }
     if version == Version::V6 {
         frames.push(data.extension(extension::HOP_BY_HOP, &[5, 2, 0, 0, 1, 0]).frame());

@@ -4,7 +4,7 @@ use std::io;
 
 use gateway_common::{Counter, names};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, LabelSetEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -12,8 +12,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::stream::Writer;
-use super::{Snapshot, view};
+use super::{BackendName, Snapshot, view};
 use crate::emit::maps::ip;
+use crate::ir::ListenerName;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -42,8 +43,8 @@ pub fn write(snapshot: Snapshot, writer: &mut Writer) -> io::Result<()> {
 /// What one scrape has read.
 #[derive(Debug)]
 struct Scrape {
-    listeners: Vec<([(&'static str, String); 3], Counter)>,
-    backends: Vec<([(&'static str, String); 4], Counter)>,
+    listeners: Vec<(ListenerName, Counter)>,
+    backends: Vec<(BackendName, Counter)>,
     drops: Vec<(&'static str, u64)>,
     events_lost: u64,
     fill: Vec<view::MapFill>,
@@ -57,28 +58,17 @@ impl Scrape {
         let counters = &snapshot.counters;
         let mut listeners = Vec::with_capacity(snapshot.names.listeners.len());
         let mut live = 0;
-        for (id, name) in &snapshot.names.listeners {
-            let labels = [
-                ("namespace", name.namespace.to_string()),
-                ("gateway", name.gateway.to_string()),
-                ("listener", name.section.to_string()),
-            ];
-            let counter = counters.listener(*id)?;
+        for (id, name) in snapshot.names.listeners {
+            let counter = counters.listener(id)?;
             live += counter.established.saturating_sub(counter.closed);
-            listeners.push((labels, counter));
+            listeners.push((name, counter));
         }
         listeners.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         let mut backends = Vec::with_capacity(snapshot.names.backends.len());
-        for (id, name) in &snapshot.names.backends {
-            let labels = [
-                ("service", name.service.as_deref().unwrap_or_default().to_owned()),
-                ("address", ip(name.key.address).to_string()),
-                ("port", name.key.port.to_string()),
-                ("protocol", view::protocol(name.key.protocol).to_owned()),
-            ];
-            backends.push((labels, counters.backend(*id)?));
+        for (id, name) in snapshot.names.backends {
+            backends.push((name, counters.backend(id)?));
         }
-        backends.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        backends.sort_unstable_by(|(a, _), (b, _)| (&a.service, a.key).cmp(&(&b.service, b.key)));
         let mut fill = view::fill(&snapshot.fill, &snapshot.capacity);
         fill.push(view::MapFill { map: names::FLOWS, entries: live * 2, capacity: counters.flow_capacity().into() });
         Ok(Scrape {
@@ -94,8 +84,10 @@ impl Scrape {
     }
 }
 
-/// Name, help, and the values by the label that tells them apart (empty: there is no such label).
-type Measure = (&'static str, &'static str, &'static [(&'static str, fn(&Counter) -> u64)]);
+/// A value, and the label that tells it from the others of its kind (empty: there is no such label).
+type Value = (&'static str, fn(&Counter) -> u64);
+/// Name, help and values.
+type Measure = (&'static str, &'static str, &'static [Value]);
 
 const MEASURES: &[Measure] = &[
     ("picked", "New flows that got a backend", &[("", |c| c.picked)]),
@@ -143,33 +135,60 @@ impl Collector for Scrape {
     }
 }
 
-fn family<const N: usize>(
+fn family<Name: Labels>(
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
-    values: &[(&'static str, fn(&Counter) -> u64)],
-    rows: &[([(&'static str, String); N], Counter)],
+    values: &[Value],
+    rows: &[(Name, Counter)],
 ) -> std::fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (labels, counter) in rows {
+    for (name, counter) in rows {
         for (direction, value) in values {
-            let labels = Labels { object: labels, direction };
+            let labels = Row { name, direction };
             ConstCounter::new(value(counter)).encode(family.encode_family(&labels)?)?;
         }
     }
     Ok(())
 }
 
-#[derive(Debug)]
-struct Labels<'a, const N: usize> {
-    object: &'a [(&'static str, String); N],
-    /// Empty: none.
+/// The labels of an object. They are many, so that they are written out one object at a time.
+trait Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> std::fmt::Result;
+}
+
+impl Labels for ListenerName {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> std::fmt::Result {
+        [("namespace", &*self.namespace), ("gateway", &*self.gateway), ("listener", &*self.section)]
+            .as_slice()
+            .encode(encoder)
+    }
+}
+
+impl Labels for BackendName {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> std::fmt::Result {
+        let service = self.service.as_deref().unwrap_or_default();
+        let (address, port) = (ip(self.key.address).to_string(), self.key.port.to_string());
+        [
+            ("service", service),
+            ("address", &*address),
+            ("port", &*port),
+            ("protocol", view::protocol(self.key.protocol)),
+        ]
+        .as_slice()
+        .encode(encoder)
+    }
+}
+
+struct Row<'a, Name> {
+    name: &'a Name,
+    /// Empty: there is no such label.
     direction: &'static str,
 }
 
-impl<const N: usize> EncodeLabelSet for Labels<'_, N> {
-    fn encode(&self, encoder: &mut prometheus_client::encoding::LabelSetEncoder) -> std::fmt::Result {
-        self.object.as_slice().encode(encoder)?;
+impl<Name: Labels> EncodeLabelSet for Row<'_, Name> {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> std::fmt::Result {
+        self.name.encode(encoder)?;
         let direction = [("direction", self.direction)];
         direction[..usize::from(!self.direction.is_empty())].as_ref().encode(encoder)
     }

@@ -53,6 +53,7 @@ pub struct Names {
     pub backends: HashMap<u32, BackendName>,
 }
 
+#[derive(Debug)]
 pub struct BackendName {
     pub key: BackendKey,
     /// Of the first route that has it; `None`: nothing has it any more.

@@ -8,6 +8,8 @@ use std::task::{Context, Poll};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::mpsc;
 
+use crate::datapath::memory;
+
 /// Bytes of a part.
 const PART: usize = 32 * 1024;
 
@@ -29,6 +31,7 @@ pub fn stream(make: impl FnOnce(&mut Writer) -> io::Result<()> + Send + 'static)
         if let Err(error) = make(&mut writer).and_then(|()| writer.send()) {
             tracing::debug!(%error, "an answer was cut short");
         }
+        memory::trim_heap();
     });
     Reader(receiver)
 }

@@ -5,7 +5,7 @@ use hashbrown::{HashMap, HashSet};
 
 use super::ids::{Ids, Range, Ranges};
 use super::table::Table;
-use super::{Applier, Backend, MapStore, PresentListener, PresentSet, StoreError};
+use super::{Applier, MapStore, PresentBackend, PresentListener, PresentSet, StoreError};
 use crate::emit::maps::BackendKey;
 
 impl Applier {
@@ -23,7 +23,7 @@ impl Applier {
             if id == 0 || id >= capacity.backends.min(slot::FIRST_SPECIAL) || backends.contains_key(&key) {
                 stray_backends.push(id);
             } else {
-                backends.insert(key, Backend { id, value, wanted: 0 });
+                backends.insert(key, PresentBackend { id, value, users: 0, local_users: 0 });
             }
         }
         let listeners: HashMap<_, _> =
@@ -38,7 +38,7 @@ impl Applier {
             let range = Range { offset, length: u32::from(length) + u32::from(nested) };
             // Ranges that overlap are nobody's: their sets are written anew.
             if length > 0 && ranges.claim(range) {
-                sets.insert(id, PresentSet { range, content: None, complete: false, wanted: 0 });
+                sets.insert(id, PresentSet { range, content: None, missing: Vec::new(), wanted: 0 });
             }
         }
         let listener_ids: HashSet<u32> =
@@ -49,6 +49,7 @@ impl Applier {
             backend_ids: Ids::new(capacity.backends.min(slot::FIRST_SPECIAL), &backend_ids),
             listener_ids: Ids::new(capacity.listener_ids, &listener_ids),
             set_ids: Ids::new(capacity.sets, &sets.keys().copied().collect()),
+            idle_backends: backends.keys().copied().collect(),
             backends,
             stray_backends,
             listeners,
@@ -59,6 +60,7 @@ impl Applier {
             ranges,
             table: Table::default(),
             round: 0,
+            paths_changed: false,
         })
     }
 }

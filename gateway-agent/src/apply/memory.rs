@@ -13,7 +13,6 @@ pub struct Memory {
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
     pub writes: usize,
-    pub sweeps: usize,
     /// Ranges that a packet may still be reading: replaced since the last wait.
     pub read: Vec<BackendSet>,
     /// The next writes, after so many, fail.
@@ -29,7 +28,6 @@ impl Memory {
             slots: vec![0; capacity.slots as usize],
             backends: BTreeMap::new(),
             writes: 0,
-            sweeps: 0,
             read: Vec::new(),
             fail_after: None,
         }
@@ -156,11 +154,6 @@ impl MapStore for Memory {
     }
 
     fn reset_backend_counters(&mut self, _: u32) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn sweep(&mut self) -> Result<(), StoreError> {
-        self.sweeps += 1;
         Ok(())
     }
 

@@ -4,6 +4,8 @@
 //! listener points to a complete set. Only what differs is written, and only tables of changed sets are computed. What
 //! finds no room is reported and left out; the rest goes on.
 
+#![forbid(unsafe_code)]
+
 mod adopt;
 mod ids;
 #[cfg(test)]
@@ -16,7 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use gateway_common::{Address, Listener, ListenerKey};
+use gateway_common::{Address, Backend, Listener, ListenerKey};
 use hashbrown::HashMap;
 
 use crate::emit::maps::{BackendKey, Set, Wanted};
@@ -37,7 +39,9 @@ pub struct Path {
 /// What is in the maps, by identity.
 pub struct Applier {
     capacity: Capacity,
-    backends: HashMap<BackendKey, Backend>,
+    backends: HashMap<BackendKey, PresentBackend>,
+    /// Backends that may have no user any more.
+    idle_backends: Vec<BackendKey>,
     /// Ids in BACKENDS that belong to nothing.
     stray_backends: Vec<u32>,
     listeners: HashMap<ListenerKey, PresentListener>,
@@ -52,17 +56,21 @@ pub struct Applier {
     ranges: Ranges,
     table: Table,
     round: u32,
+    /// Values of backends are to be compared with the ways to them.
+    paths_changed: bool,
 }
 
-struct Backend {
+struct PresentBackend {
     id: u32,
-    value: gateway_common::Backend,
-    /// The round that wanted it last.
-    wanted: u32,
+    value: Backend,
+    /// Sets that have it, and those of them that call it local.
+    users: u32,
+    local_users: u32,
 }
 
 struct PresentListener {
     value: Listener,
+    /// The round that wanted it last.
     wanted: u32,
 }
 
@@ -70,8 +78,8 @@ struct PresentSet {
     range: Range,
     /// `None`: adopted, and not compared yet.
     content: Option<Arc<Set>>,
-    /// Every member has found room.
-    complete: bool,
+    /// Members that have found no room.
+    missing: Vec<BackendKey>,
     /// The round that needed it last.
     wanted: u32,
 }
@@ -83,6 +91,8 @@ pub struct Applied {
     pub writes: usize,
     /// Entries removed.
     pub removals: usize,
+    /// Flows of backends that have gone are to be ended now, by `sweep`.
+    pub backends_removed: bool,
     pub problems: Vec<Problem>,
 }
 
@@ -144,10 +154,16 @@ impl Applier {
             applied = Applied {
                 writes: applied.writes + again.writes,
                 removals: applied.removals + again.removals,
+                backends_removed: applied.backends_removed || again.backends_removed,
                 problems: again.problems,
             };
         }
         applied
+    }
+
+    /// The ways to backends may have changed: the next [`Applier::apply`] asks for all of them.
+    pub fn paths_changed(&mut self) {
+        self.paths_changed = true;
     }
 
     /// Ids freed by earlier calls may be taken again.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use gateway_common::{Address, BackendSet, Listener, ListenerKey, backend_flags, listener_kind};
+use gateway_common::{Address, Backend, BackendSet, Listener, ListenerKey, backend_flags, listener_kind};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::Range;
 use super::{
-    Applied, Applier, Backend, MapName, MapStore, Object, Path, PresentListener, PresentSet, Problem, ProblemKind,
-    StoreError,
+    Applied, Applier, MapName, MapStore, Object, Path, PresentBackend, PresentListener, PresentSet, Problem,
+    ProblemKind, StoreError,
 };
-use crate::emit::maps::{self, BackendKey, GatewayAddress, Wanted, ip};
+use crate::emit::maps::{self, BackendKey, GatewayAddress, Set, Wanted, ip};
 use crate::ir::ListenerName;
 
 /// What the listeners of a present set want instead of it.
@@ -22,19 +22,30 @@ struct Users {
     left: u32,
 }
 
+/// How a way to a backend is found.
+type PathOf<'a> = &'a dyn Fn(Address, bool) -> Path;
+
+/// What becomes of a wanted set.
+#[derive(Clone, Copy)]
+enum Place {
+    /// It is in the maps.
+    Present(u32),
+    /// Index of the sets that are to be made.
+    ToMake(usize),
+    /// It found no room.
+    Nowhere,
+}
+
 impl Applier {
-    pub(super) fn pass(
-        &mut self,
-        wanted: &Wanted,
-        path: &dyn Fn(Address, bool) -> Path,
-        store: &mut dyn MapStore,
-    ) -> Applied {
+    pub(super) fn pass(&mut self, wanted: &Wanted, path: PathOf<'_>, store: &mut dyn MapStore) -> Applied {
         self.round += 1;
         self.settle();
         let mut applied = Applied::default();
-        self.put_backends(wanted, path, store, &mut applied);
-        let set_ids = self.put_sets(wanted, store, &mut applied);
-        self.put_listeners(wanted, &set_ids, store, &mut applied);
+        if std::mem::take(&mut self.paths_changed) {
+            self.compare_backends(path, store, &mut applied);
+        }
+        let places = self.put_sets(wanted, path, store, &mut applied);
+        self.put_listeners(wanted, &places, store, &mut applied);
         self.put_addresses(wanted, store, &mut applied);
         self.remove_listeners(store, &mut applied);
         self.remove_sets(store, &mut applied);
@@ -42,97 +53,86 @@ impl Applier {
         applied
     }
 
-    fn put_backends(
+    /// Writes the backends whose way has changed.
+    fn compare_backends(&mut self, path: PathOf<'_>, store: &mut dyn MapStore, applied: &mut Applied) {
+        for (key, present) in self.backends.iter_mut().filter(|(_, b)| b.users > 0) {
+            if let Err(error) = present.update(key, path, store, applied) {
+                self.paths_changed = true;
+                applied.note(Err(error), || Object::Backend(*key));
+            }
+        }
+    }
+
+    /// Where the set of every listener address is, in the order of the addresses.
+    fn put_sets(
         &mut self,
         wanted: &Wanted,
-        path: &dyn Fn(Address, bool) -> Path,
+        path: PathOf<'_>,
         store: &mut dyn MapStore,
         applied: &mut Applied,
-    ) {
-        for backend in &wanted.backends {
-            let value = value(backend, path(backend.key.address, backend.local));
-            let problem = match self.backends.get_mut(&backend.key) {
-                Some(present) => {
-                    present.wanted = self.round;
-                    if present.value == value {
-                        continue;
+    ) -> Vec<Option<Place>> {
+        let mut to_make: Vec<&Arc<Set>> = Vec::new();
+        let mut place_to_make: HashMap<&Set, usize> = HashMap::new();
+        let mut places = Vec::with_capacity(wanted.listeners.len());
+        for address in wanted.listeners.iter().flat_map(|l| &l.addresses) {
+            places.push(address.set.as_ref().map(|set| match self.present(set, &address.key) {
+                Some(id) => Place::Present(id),
+                None => Place::ToMake(*place_to_make.entry(&**set).or_insert_with(|| {
+                    to_make.push(set);
+                    to_make.len() - 1
+                })),
+            }));
+        }
+        if to_make.is_empty() {
+            return places;
+        }
+        let in_place = self.sets_to_replace(wanted, &places, to_make.len());
+        let made: Vec<Place> = to_make
+            .iter()
+            .enumerate()
+            .map(|(j, set)| {
+                let of_content = self.set_of_content.get(*set).copied();
+                let made = self.put_set(set, of_content.or(in_place[j]), path, store, applied);
+                match (made, of_content) {
+                    (Ok(id), _) => Place::Present(id),
+                    (Err(error), of_content) => {
+                        applied.note(Err(error), || first_user(wanted, set));
+                        of_content.map_or(Place::Nowhere, Place::Present)
                     }
-                    let put = store.put_backend(present.id, value);
-                    if put.is_ok() {
-                        present.value = value;
-                    }
-                    put
                 }
-                None => self.add_backend(backend.key, value, store),
-            };
-            applied.note(problem, || Object::Backend(backend.key));
-        }
-    }
-
-    fn add_backend(
-        &mut self,
-        key: BackendKey,
-        value: gateway_common::Backend,
-        store: &mut dyn MapStore,
-    ) -> Result<(), StoreError> {
-        let id = self.backend_ids.take().ok_or(StoreError::Full(MapName::Backends))?;
-        let put = store.reset_backend_counters(id).and_then(|()| store.put_backend(id, value));
-        match put {
-            Ok(()) => drop(self.backends.insert(key, Backend { id, value, wanted: self.round })),
-            Err(_) => self.backend_ids.free(id),
-        }
-        put
-    }
-
-    /// The set id of every wanted set; `Err` is not in the maps.
-    fn put_sets(&mut self, wanted: &Wanted, store: &mut dyn MapStore, applied: &mut Applied) -> Vec<Option<u32>> {
-        let mut ids: Vec<Option<u32>> = vec![None; wanted.sets.len()];
-        for (id, set) in ids.iter_mut().zip(&wanted.sets) {
-            let present = self.set_of_content.get(set).and_then(|id| Some((*id, self.sets.get_mut(id)?)));
-            if let Some((present_id, present)) = present {
-                present.wanted = self.round;
-                if present.complete {
-                    *id = Some(present_id);
-                }
+            })
+            .collect();
+        for place in places.iter_mut().flatten() {
+            if let Place::ToMake(j) = *place {
+                *place = made[j];
             }
         }
-        if ids.iter().all(Option::is_some) {
-            return ids;
-        }
-        let (users, candidates) = self.users(wanted);
-        for (j, set) in wanted.sets.iter().enumerate() {
-            if ids[j].is_some() {
-                continue;
-            }
-            let of_content = self.set_of_content.get(set).copied();
-            // In place only where nobody else's connections would go to these backends.
-            let in_place = of_content.or_else(|| {
-                let id = candidates[j]?;
-                let free = self.sets.get(&id).is_some_and(|s| s.wanted != self.round);
-                (free && users.get(&id).is_some_and(|u| *u == Users { wanted: Some(j), left: 0 })).then_some(id)
-            });
-            match self.put_set(set, in_place, store, applied) {
-                Ok(id) => ids[j] = Some(id),
-                Err(error) => {
-                    ids[j] = of_content;
-                    let problem = Err(error);
-                    applied.note(problem, || first_user(wanted, j));
-                }
-            }
-        }
-        ids
+        places
     }
 
-    /// For every present set what its listeners want now, and for every wanted set the one that its first listener has.
-    fn users(&self, wanted: &Wanted) -> (HashMap<u32, Users>, Vec<Option<u32>>) {
+    /// The id of this set, if all of it is in the maps: nearly always the one that the listener has.
+    fn present(&mut self, set: &Arc<Set>, key: &ListenerKey) -> Option<u32> {
+        let has = |sets: &HashMap<u32, PresentSet>, id: u32| {
+            sets.get(&id).is_some_and(|s| s.content.as_ref().is_some_and(|content| Arc::ptr_eq(content, set)))
+        };
+        let of_listener = self.listeners.get(key).map(|l| l.value.backend_set).filter(|id| has(&self.sets, *id));
+        let id = of_listener.or_else(|| self.set_of_content.get(set).copied())?;
+        let present = self.sets.get_mut(&id)?;
+        present.wanted = self.round;
+        present.missing.is_empty().then_some(id)
+    }
+
+    /// For every set that is to be made the present one that it replaces under its id: where all listeners that have that one
+    /// want the same new one. Else connections would go to backends that are not their listener's for a moment.
+    fn sets_to_replace(&self, wanted: &Wanted, places: &[Option<Place>], to_make: usize) -> Vec<Option<u32>> {
         let mut users: HashMap<u32, Users> = HashMap::new();
         for present in self.listeners.values() {
             users.entry(present.value.backend_set).or_insert(Users { wanted: None, left: 0 }).left += 1;
         }
-        let mut candidates = vec![None; wanted.sets.len()];
+        let mut candidates = vec![None; to_make];
         let mut seen = HashSet::new();
-        for address in wanted.listeners.iter().flat_map(|l| &l.addresses) {
-            let (Some(j), Some(present)) = (address.set, self.listeners.get(&address.key)) else { continue };
+        for (address, place) in wanted.listeners.iter().flat_map(|l| &l.addresses).zip(places) {
+            let (Some(Place::ToMake(j)), Some(present)) = (*place, self.listeners.get(&address.key)) else { continue };
             let id = present.value.backend_set;
             let Some(users) = users.get_mut(&id).filter(|_| id != 0) else { continue };
             if *candidates[j].get_or_insert(id) == id && users.wanted.is_none() && seen.insert(id) {
@@ -142,65 +142,156 @@ impl Applier {
                 users.left -= 1;
             }
         }
-        (users, candidates)
+        let free = |id: &u32| self.sets.get(id).is_some_and(|s| s.wanted != self.round);
+        candidates
+            .into_iter()
+            .enumerate()
+            .map(|(j, id)| id.filter(free).filter(|id| users.get(id) == Some(&Users { wanted: Some(j), left: 0 })))
+            .collect()
     }
 
     fn put_set(
         &mut self,
-        set: &Arc<maps::Set>,
+        set: &Arc<Set>,
         in_place: Option<u32>,
+        path: PathOf<'_>,
         store: &mut dyn MapStore,
         applied: &mut Applied,
     ) -> Result<u32, StoreError> {
-        let complete = self.table.fill(set, |key| self.backends.get(key).map(|b| b.id));
+        let missing = self.claim(set, path, store, applied);
+        let placed = self.place_set(set, in_place, store, applied);
+        match placed {
+            Ok((id, range)) => self.keep_set(id, range, set, missing),
+            Err(_) => self.disclaim(set, &missing),
+        }
+        placed.map(|(id, _)| id)
+    }
+
+    fn place_set(
+        &mut self,
+        set: &Set,
+        in_place: Option<u32>,
+        store: &mut dyn MapStore,
+        applied: &mut Applied,
+    ) -> Result<(u32, Range), StoreError> {
+        self.table.fill(set, |key| self.backends.get(key).map(|b| b.id));
         if let Some(id) = in_place
-            && self.holds(id, store)
+            && let Some(range) = self.holds(id, store)
         {
-            self.keep_set(id, self.sets[&id].range, set, complete);
-            return Ok(id);
+            return Ok((id, range));
         }
         let range = self.take_range(store)?;
-        let id = match in_place {
-            Some(id) => Some(id),
-            None => self.set_ids.take(),
-        };
-        let Some(id) = id else {
-            self.return_range(range);
+        let Some(id) = in_place.or_else(|| self.set_ids.take()) else {
+            self.ranges.free(range);
             return Err(StoreError::Full(MapName::BackendSets));
         };
         let written =
             store.write_slots(range.offset, self.table.slots()).and_then(|()| store.put_set(id, self.table.at(range)));
         if let Err(error) = written {
-            self.return_range(range);
+            self.ranges.free(range);
             if in_place.is_none() {
                 self.set_ids.free(id);
             }
             return Err(error);
         }
         applied.writes += 1;
-        if let Some(old) = self.sets.get(&id) {
-            self.ranges.free(old.range);
-        }
-        self.keep_set(id, range, set, complete);
-        Ok(id)
+        Ok((id, range))
     }
 
-    /// Whether this set has the table that was just filled already: adopted, or as incomplete as before.
-    fn holds(&mut self, id: u32, store: &dyn MapStore) -> bool {
-        let (Some(present), slots) = (self.sets.get(&id), self.table.slots()) else { return false };
-        if present.range.length as usize != slots.len() || store.set(id).ok() != Some(self.table.at(present.range)) {
-            return false;
+    /// Makes the set a user of its backends; those that find no room are returned.
+    fn claim(
+        &mut self,
+        set: &Set,
+        path: PathOf<'_>,
+        store: &mut dyn MapStore,
+        applied: &mut Applied,
+    ) -> Vec<BackendKey> {
+        let mut missing = Vec::new();
+        for backend in set.backends() {
+            let key = backend.key();
+            let claimed = match self.backends.get_mut(&key) {
+                Some(present) => {
+                    present.users += 1;
+                    present.local_users += u32::from(backend.local);
+                    // Adopted, or now local.
+                    let compare = present.users == 1 || backend.local && present.local_users == 1;
+                    if compare && let Err(error) = present.update(&key, path, store, applied) {
+                        self.paths_changed = true;
+                        applied.note(Err(error), || Object::Backend(key));
+                    }
+                    Ok(())
+                }
+                None => self.add_backend(backend, path, store),
+            };
+            if claimed.is_err() {
+                missing.push(key);
+            }
+            applied.note_unless_ok(claimed, || Object::Backend(key));
+        }
+        missing
+    }
+
+    fn add_backend(
+        &mut self,
+        backend: &maps::Backend,
+        path: PathOf<'_>,
+        store: &mut dyn MapStore,
+    ) -> Result<(), StoreError> {
+        let key = backend.key();
+        let value = value(&key, backend.local, path);
+        let id = self.backend_ids.take().ok_or(StoreError::Full(MapName::Backends))?;
+        let put = store.reset_backend_counters(id).and_then(|()| store.put_backend(id, value));
+        match put {
+            Ok(()) => {
+                let local_users = u32::from(backend.local);
+                self.backends.insert(key, PresentBackend { id, value, users: 1, local_users });
+            }
+            Err(_) => self.backend_ids.free(id),
+        }
+        put
+    }
+
+    /// The set is no user of its backends any more.
+    fn disclaim(&mut self, set: &Set, missing: &[BackendKey]) {
+        for backend in set.backends() {
+            let key = backend.key();
+            let Some(present) = self.backends.get_mut(&key).filter(|_| !missing.contains(&key)) else { continue };
+            present.users -= 1;
+            present.local_users -= u32::from(backend.local);
+            if present.users == 0 {
+                self.idle_backends.push(key);
+            }
+        }
+    }
+
+    /// Where the table that was just filled is already: adopted, or as incomplete as before.
+    fn holds(&self, id: u32, store: &dyn MapStore) -> Option<Range> {
+        let (present, slots) = (self.sets.get(&id)?, self.table.slots());
+        if present.range.length as usize != slots.len() || store.set(id).ok()? != self.table.at(present.range) {
+            return None;
         }
         let mut held = vec![0; slots.len()];
-        store.read_slots(present.range.offset, &mut held).is_ok() && held == slots
+        store.read_slots(present.range.offset, &mut held).ok()?;
+        (held == slots).then_some(present.range)
     }
 
-    fn keep_set(&mut self, id: u32, range: Range, set: &Arc<maps::Set>, complete: bool) {
-        let present = PresentSet { range, content: Some(Arc::clone(set)), complete, wanted: self.round };
-        if let Some(PresentSet { content: Some(before), .. }) = self.sets.insert(id, present) {
-            self.set_of_content.remove(&before);
+    fn keep_set(&mut self, id: u32, range: Range, set: &Arc<Set>, missing: Vec<BackendKey>) {
+        let present = PresentSet { range, content: Some(Arc::clone(set)), missing, wanted: self.round };
+        if let Some(before) = self.sets.insert(id, present) {
+            self.drop_set(before, range);
         }
         self.set_of_content.insert(Arc::clone(set), id);
+    }
+
+    /// What a set leaves behind that is replaced or removed; `kept` is the range that goes on.
+    fn drop_set(&mut self, set: PresentSet, kept: Range) {
+        if set.range != kept {
+            self.ranges.free(set.range);
+        }
+        if let Some(content) = set.content {
+            self.set_of_content.remove(&content);
+            self.disclaim(&content, &set.missing);
+        }
     }
 
     /// Room for the table; what rests is only taken when there is no other, because that means waiting.
@@ -216,20 +307,18 @@ impl Applier {
         self.ranges.take(length).ok_or(StoreError::Full(MapName::Slots))
     }
 
-    fn return_range(&mut self, range: Range) {
-        self.ranges.free(range);
-    }
-
     fn put_listeners(
         &mut self,
         wanted: &Wanted,
-        set_ids: &[Option<u32>],
+        places: &[Option<Place>],
         store: &mut dyn MapStore,
         applied: &mut Applied,
     ) {
         let mut owners: HashMap<ListenerKey, &ListenerName> = HashMap::new();
         let mut bound: HashSet<u32> = self.listener_names.values().copied().collect();
+        let mut places = places.iter();
         for listener in &wanted.listeners {
+            let places: Vec<_> = places.by_ref().take(listener.addresses.len()).collect();
             let id = match self.listener_id(listener, &mut bound, store) {
                 Ok(id) => id,
                 Err(error) => {
@@ -239,7 +328,7 @@ impl Applier {
                     continue;
                 }
             };
-            for address in &listener.addresses {
+            for (address, place) in listener.addresses.iter().zip(places) {
                 if let Some(owner) = owners.get(&address.key) {
                     let (address, port) = (ip(address.key.address), address.key.port);
                     let error = ProblemKind::Taken { address, port, owner: (*owner).clone() };
@@ -247,11 +336,11 @@ impl Applier {
                     continue;
                 }
                 owners.insert(address.key, &listener.name);
-                let before = self.listeners.get(&address.key).map_or(0, |l| l.value.backend_set);
-                let backend_set = match address.set {
+                let backend_set = match place {
                     None => 0,
-                    // A set that found no room: the one before it, if it is still there.
-                    Some(j) => set_ids[j].unwrap_or(before),
+                    Some(Place::Present(id)) => *id,
+                    // The one before it goes on.
+                    Some(_) => self.listeners.get(&address.key).map_or(0, |l| l.value.backend_set),
                 };
                 if let Some(set) = self.sets.get_mut(&backend_set) {
                     set.wanted = self.round;
@@ -386,11 +475,8 @@ impl Applier {
             if removed.is_ok()
                 && let Some(set) = self.sets.remove(&id)
             {
-                self.ranges.free(set.range);
+                self.drop_set(set, Range { offset: 0, length: 0 });
                 self.set_ids.free(id);
-                if let Some(content) = set.content {
-                    self.set_of_content.remove(&content);
-                }
                 applied.removals += 1;
             }
             applied.note(removed, || Object::Datapath);
@@ -398,14 +484,12 @@ impl Applier {
     }
 
     fn remove_backends(&mut self, store: &mut dyn MapStore, applied: &mut Applied) {
-        let round = self.round;
-        let unwanted: Vec<(Option<BackendKey>, u32)> = self
-            .backends
-            .iter()
-            .filter(|(_, b)| b.wanted != round)
-            .map(|(key, b)| (Some(*key), b.id))
-            .chain(self.stray_backends.iter().map(|id| (None, *id)))
-            .collect();
+        let mut idle = std::mem::take(&mut self.idle_backends);
+        idle.sort_unstable();
+        idle.dedup();
+        let of_key = |key: BackendKey| self.backends.get(&key).filter(|b| b.users == 0).map(|b| (Some(key), b.id));
+        let unwanted: Vec<(Option<BackendKey>, u32)> =
+            idle.into_iter().filter_map(of_key).chain(self.stray_backends.iter().map(|id| (None, *id))).collect();
         let before = applied.removals;
         for (key, id) in unwanted {
             let removed = store.remove_backend(id);
@@ -416,13 +500,12 @@ impl Applier {
                 }
                 self.backend_ids.free(id);
                 applied.removals += 1;
+            } else {
+                self.idle_backends.extend(key);
             }
             applied.note(removed, || key.map_or(Object::Datapath, Object::Backend));
         }
-        if applied.removals > before {
-            let swept = store.sweep();
-            applied.note_unless_ok(swept, || Object::Datapath);
-        }
+        applied.backends_removed |= applied.removals > before;
     }
 }
 
@@ -441,19 +524,39 @@ impl Applied {
     }
 }
 
-fn first_user(wanted: &Wanted, set: usize) -> Object {
-    let user = wanted.listeners.iter().find(|l| l.addresses.iter().any(|a| a.set == Some(set)));
-    user.map_or(Object::Datapath, |l| Object::Listener(l.name.clone()))
+fn first_user(wanted: &Wanted, set: &Arc<Set>) -> Object {
+    let has = |l: &&maps::Listener| l.addresses.iter().any(|a| a.set.as_ref() == Some(set));
+    wanted.listeners.iter().find(has).map_or(Object::Datapath, |l| Object::Listener(l.name.clone()))
 }
 
-fn value(backend: &maps::Backend, path: Path) -> gateway_common::Backend {
-    let BackendKey { address, port, protocol } = backend.key;
-    gateway_common::Backend {
+impl PresentBackend {
+    /// Writes the value if it is not what it should be.
+    fn update(
+        &mut self,
+        key: &BackendKey,
+        path: PathOf<'_>,
+        store: &mut dyn MapStore,
+        applied: &mut Applied,
+    ) -> Result<(), StoreError> {
+        let value = value(key, self.local_users > 0, path);
+        if self.value != value {
+            store.put_backend(self.id, value)?;
+            self.value = value;
+            applied.writes += 1;
+        }
+        Ok(())
+    }
+}
+
+fn value(key: &BackendKey, local: bool, path: PathOf<'_>) -> Backend {
+    let BackendKey { address, port, protocol } = *key;
+    let path = path(address, local);
+    Backend {
         address,
         source: path.source,
         port,
-        flags: if backend.local { backend_flags::LOCAL } else { 0 },
+        flags: if local { backend_flags::LOCAL } else { 0 },
         protocol,
-        ifindex: if backend.local { path.ifindex } else { 0 },
+        ifindex: if local { path.ifindex } else { 0 },
     }
 }

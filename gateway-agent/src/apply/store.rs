@@ -24,8 +24,6 @@ pub trait MapStore {
     fn reset_listener_counters(&mut self, id: u32) -> Result<(), StoreError>;
     fn reset_backend_counters(&mut self, id: u32) -> Result<(), StoreError>;
 
-    /// Ends the flows of backends that are not in BACKENDS any more.
-    fn sweep(&mut self) -> Result<(), StoreError>;
     /// Returns when every packet that could still read what was replaced before the call is through.
     fn wait_for_readers(&mut self);
 }
@@ -79,6 +77,4 @@ pub enum StoreError {
     Full(MapName),
     #[error("cannot {action} map {}: {source}", .map.name())]
     Kernel { map: MapName, action: &'static str, source: io::Error },
-    #[error("the kernel did not run `sweep`: {0}")]
-    Sweep(String),
 }

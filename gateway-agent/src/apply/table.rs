@@ -4,7 +4,7 @@ use gateway_common::maglev::{self, Member, NESTED_LENGTH, Turn};
 use gateway_common::{hash::mix, slot};
 
 use super::ids::Range;
-use crate::emit::maps::{BackendKey, Set, To};
+use crate::emit::maps::{Backend, BackendKey, Set, To};
 
 /// Working memory, kept from set to set.
 #[derive(Default)]
@@ -24,8 +24,8 @@ impl Table {
         let mut complete = true;
         for share in &set.shares {
             let (slot, seed) = match &share.to {
-                To::Backend(key) => match id(key) {
-                    Some(id) => (id, seed(key)),
+                To::Backend(backend) => match id(&backend.key()) {
+                    Some(id) => (id, seed(backend)),
                     None => {
                         complete = false;
                         continue;
@@ -61,9 +61,9 @@ impl Table {
 }
 
 /// From the identity and never from the id: an agent that starts anew must make the same table.
-fn seed(key: &BackendKey) -> u64 {
-    let [high, low] = key.address.words();
-    mix(mix(mix(high) ^ low) ^ u64::from(key.port) << 8 ^ u64::from(key.protocol))
+fn seed(backend: &Backend) -> u64 {
+    let [high, low] = backend.address.words();
+    mix(mix(mix(high) ^ low) ^ u64::from(backend.port) << 8 ^ u64::from(backend.protocol))
 }
 
 #[cfg(test)]
@@ -72,12 +72,13 @@ mod tests {
     use crate::emit::maps::Share;
     use gateway_common::{Address, protocol};
 
-    fn key(n: u8) -> BackendKey {
-        BackendKey { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP }
+    fn backend(n: u8) -> Backend {
+        Backend { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP, local: false }
     }
 
     fn set(members: impl IntoIterator<Item = u8>) -> Set {
-        Set { shares: members.into_iter().map(|n| Share { to: To::Backend(key(n)), weight: 1 }).collect() }
+        let share = |n| Share { to: To::Backend(backend(n)), weight: 1 };
+        Set { shares: members.into_iter().map(share).collect(), idle: [].into() }
     }
 
     #[test]

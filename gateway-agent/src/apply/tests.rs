@@ -12,8 +12,13 @@ const CAPACITY: Capacity = Capacity { listeners: 64, listener_ids: 64, sets: 64,
 /// A listener by number, its addresses, and its shares as (backend, weight).
 type Spec = (u8, Vec<u8>, Vec<(u8, u8)>);
 
-fn backend(n: u8) -> BackendKey {
-    BackendKey { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP }
+fn backend(n: u8) -> maps::Backend {
+    maps::Backend {
+        address: Address::v4([198, 18, 0, n]),
+        port: 80,
+        protocol: protocol::TCP,
+        local: n.is_multiple_of(2),
+    }
 }
 
 fn name(n: u8) -> ListenerName {
@@ -22,35 +27,34 @@ fn name(n: u8) -> ListenerName {
 
 fn wanted(specs: &[Spec]) -> Wanted {
     let mut wanted = Wanted::default();
-    let (mut sets, mut backends, mut taken) = (HashMap::new(), BTreeSet::new(), BTreeSet::new());
+    let mut taken = BTreeSet::new();
     for (n, addresses, shares) in specs.iter().filter(|s| taken.insert(s.0)) {
         let mut merged = BTreeMap::new();
         for (backend, weight) in shares {
             *merged.entry(*backend).or_insert(0) += u64::from(*weight) + 1;
         }
-        backends.extend(merged.keys().copied());
-        let shares = merged.into_iter().map(|(b, weight)| Share { to: To::Backend(backend(b)), weight }).collect();
-        let set = Arc::new(Set { shares });
-        let set = (!set.shares.is_empty()).then(|| {
-            *sets.entry(Arc::clone(&set)).or_insert_with(|| {
-                wanted.sets.push(set);
-                wanted.sets.len() - 1
-            })
-        });
+        // Every third backend only keeps its connections.
+        let (idle, serving): (Vec<u8>, Vec<u8>) = merged.keys().partition(|b| *b % 3 == 2);
+        let share = |b: u8| Share { to: To::Backend(backend(b)), weight: merged[&b] };
+        let mut shares: Vec<Share> = serving.into_iter().map(share).collect();
+        if shares.is_empty() {
+            shares.push(Share { to: To::Empty, weight: 1 });
+        }
+        let idle = idle.into_iter().map(backend).collect();
+        let set = (!merged.is_empty()).then(|| Arc::new(Set { shares: shares.into(), idle }));
         let addresses: BTreeSet<u8> = addresses.iter().copied().collect();
         let at = |a| {
             let address = Address::v4([198, 19, 0, a]);
             ListenerKey { address, port: u16::from(*n) + 1, protocol: protocol::TCP, _pad: [0; 5] }
         };
-        let addresses = addresses.into_iter().map(|a| ListenerAddress { key: at(a), set }).collect();
+        let addresses = addresses.into_iter().map(|a| ListenerAddress { key: at(a), set: set.clone() }).collect();
         wanted.listeners.push(maps::Listener { name: name(*n), addresses });
     }
     wanted.addresses = specs
         .iter()
         .take(1)
-        .map(|(n, ..)| maps::GatewayAddress { address: Address::v4([198, 19, 0, 0]), exclusive: n % 2 == 0 })
+        .map(|(n, ..)| maps::GatewayAddress { address: Address::v4([198, 19, 0, 0]), exclusive: n.is_multiple_of(2) })
         .collect();
-    wanted.backends = backends.into_iter().map(|b| maps::Backend { key: backend(b), local: b % 2 == 0 }).collect();
     wanted
 }
 
@@ -66,12 +70,11 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
     for address in keys {
         let listener = store.listeners[&address.key];
         assert_eq!(listener.kind, listener_kind::L4);
-        let Some(set) = address.set else {
+        let Some(set) = &address.set else {
             assert_eq!(listener.backend_set, 0);
             continue;
         };
         // Every backend gets its share of hashes.
-        let set = &wanted.sets[set];
         let mut counts: BTreeMap<u32, u64> = BTreeMap::new();
         const HASHES: u64 = 4096;
         for i in 0..HASHES {
@@ -81,8 +84,12 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
         let total: u64 = set.shares.iter().map(|s| s.weight).sum();
         let known: BTreeMap<_, _> = applier.backend_ids().map(|(key, id)| (*key, id)).collect();
         for share in &set.shares {
-            let To::Backend(key) = share.to else { panic!("a share that the test did not make") };
-            let got = counts.remove(&known[&key]).unwrap_or(0) as f64 / HASHES as f64;
+            let slot = match share.to {
+                To::Backend(backend) => known[&backend.key()],
+                To::Invalid => slot::INVALID,
+                To::Empty => slot::EMPTY,
+            };
+            let got = counts.remove(&slot).unwrap_or(0) as f64 / HASHES as f64;
             let exact = share.weight as f64 / total as f64;
             assert!((got - exact).abs() < 0.05, "{got} instead of {exact}");
         }
@@ -94,7 +101,8 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
         assert_eq!(store.listeners[&key].kind, kind);
     }
     let present: BTreeSet<_> = store.backends.values().map(|b| (b.address, b.flags)).collect();
-    let expected: BTreeSet<_> = wanted.backends.iter().map(|b| (b.key.address, u8::from(b.local))).collect();
+    let sets = wanted.listeners.iter().flat_map(|l| &l.addresses).filter_map(|a| a.set.as_ref());
+    let expected: BTreeSet<_> = sets.flat_map(|s| s.backends()).map(|b| (b.address, u8::from(b.local))).collect();
     assert_eq!(present, expected);
     let used: BTreeSet<u32> = store.listeners.values().map(|l| l.backend_set).collect();
     for (id, set) in store.sets.iter().enumerate() {
@@ -166,10 +174,11 @@ fn one_changed_endpoint_writes_one_table_in_place() {
     applier.apply(&wanted(&[(1, vec![1, 2], vec![(1, 1), (2, 1)]), (2, vec![1], vec![(3, 1)])]), path, &mut store);
     let before = store.listeners.clone();
     store.writes = 0;
-    applier.apply(&wanted(&[(1, vec![1, 2], vec![(1, 1), (4, 1)]), (2, vec![1], vec![(3, 1)])]), path, &mut store);
+    let after = wanted(&[(1, vec![1, 2], vec![(1, 1), (4, 1)]), (2, vec![1], vec![(3, 1)])]);
+    let applied = applier.apply(&after, path, &mut store);
     assert_eq!(store.listeners, before, "the set changes behind its id");
     assert_eq!(store.writes, 4, "a backend, its slots, the set, the removed backend");
-    assert_eq!(store.sweeps, 1);
+    assert!(applied.backends_removed);
 }
 
 #[test]
@@ -230,7 +239,7 @@ fn a_table_that_finds_no_room_leaves_the_one_before_it() {
     let (mut store, mut applier) = adopted(Capacity { slots: 1500, ..CAPACITY });
     applier.apply(&wanted(&[(1, vec![1], vec![(1, 1)])]), path, &mut store);
     let before = store.slots.clone();
-    let applied = applier.apply(&wanted(&[(1, vec![1], vec![(1, 1), (2, 1)])]), path, &mut store);
+    let applied = applier.apply(&wanted(&[(1, vec![1], vec![(1, 1), (4, 1)])]), path, &mut store);
     let full = "map SLOTS is full; enlarge it with --max-slots";
     assert_eq!(messages(&applied), [format!("listener default/gw/1: {full}")]);
     assert_eq!(store.slots, before);
@@ -270,6 +279,7 @@ fn a_backend_that_moves_to_another_interface_is_written_again() {
     let state = wanted(&[(1, vec![1], vec![(2, 1)])]);
     applier.apply(&state, path, &mut store);
     assert_eq!(store.backends[&1].ifindex, 2);
+    applier.paths_changed();
     applier.apply(&state, |_, _| Path { source: Address::v4([198, 19, 255, 2]), ifindex: 9 }, &mut store);
     assert_eq!(store.backends[&1].ifindex, 9);
     assert_eq!(store.backends[&1].source, Address::v4([198, 19, 255, 2]));

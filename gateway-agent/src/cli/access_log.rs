@@ -42,7 +42,7 @@ impl AccessLog {
         let mut agent = agent.borrow_mut();
         let names = agent.names();
         let boot = boot_time();
-        for event in std::iter::once(first).chain(std::iter::from_fn(|| self.events.next())).take(BURST) {
+        for event in std::iter::once(first).chain(&mut self.events).take(BURST) {
             serde_json::to_writer(&mut self.to, &line(&event, names, boot))?;
             self.to.write_all(b"\n")?;
         }

@@ -3,12 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use serde::Serialize;
 use tabled::settings::Color;
 
@@ -25,9 +23,9 @@ pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
         Some(text) => text,
         None => table(&verdicts, output::coloured()),
     };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
+    let printed = output::print(&text)?;
     let rejected = verdicts.iter().any(|v| v.verdict == Outcome::Rejected);
-    Ok(if rejected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if rejected { ExitCode::FAILURE } else { printed })
 }
 
 /// What becomes of an object, or of what is none.
@@ -81,15 +79,16 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
         rows.insert((object.meta().origin.clone(), Some(object.id())), (outcome, messages));
     }
     for problem in loaded.problems.iter().chain(&report.problems) {
-        let (origin, message) = place(problem, &loaded.objects);
+        let line = if problem.object.is_some() { problem.start } else { problem.origin.line };
+        let place = Origin { file: problem.origin.file.clone(), line };
         let (outcome, messages) =
-            rows.entry((origin, problem.object.clone())).or_insert((Outcome::Accepted, Vec::new()));
+            rows.entry((place, problem.object.clone())).or_insert((Outcome::Accepted, Vec::new()));
         *outcome = (*outcome).max(match problem.severity {
             Severity::Error => Outcome::Rejected,
             Severity::Warning => Outcome::Warned,
             Severity::Note => Outcome::Ignored,
         });
-        messages.push(message);
+        messages.push(message(problem));
     }
     let verdict = |((origin, id), (verdict, messages)): ((Origin, Option<ObjectId>), (Outcome, Vec<String>))| Verdict {
         file: origin.file.to_string(),
@@ -101,23 +100,15 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
     rows.into_iter().map(verdict).collect()
 }
 
-/// A problem goes to the row of its object, if that is in force, and says its own line then.
-fn place(problem: &Problem, objects: &[Object]) -> (Origin, String) {
+/// With its own line, where that is not the row's.
+fn message(problem: &Problem) -> String {
+    let line = if problem.column > 0 && problem.object.is_some() {
+        format!("line {}: ", problem.origin.line)
+    } else {
+        String::new()
+    };
     let colon = if problem.field.is_empty() { "" } else { ": " };
-    let message = format!("{}{colon}{}", problem.field, problem.message);
-    let object = problem.object.as_ref().and_then(|id| {
-        let place = objects.binary_search_by(|object| object.id().cmp(id)).ok()?;
-        Some(objects[place].meta()).filter(|meta| meta.origin.file == problem.origin.file)
-    });
-    // A second object of the same name in the same file is a row of its own.
-    let elsewhere = problem.column == 0 && object.is_some_and(|meta| meta.origin != problem.origin);
-    match object {
-        Some(meta) if !elsewhere => {
-            let line = if problem.column > 0 { format!("line {}: ", problem.origin.line) } else { String::new() };
-            (meta.origin.clone(), line + &message)
-        }
-        _ => (problem.origin.clone(), message),
-    }
+    format!("{line}{}{colon}{}", problem.field, problem.message)
 }
 
 /// The conditions of an object, and the listener that each group of them is about.

@@ -21,7 +21,7 @@ use super::access_log::AccessLog;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin;
 use crate::agent::Agent;
-use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode};
+use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
 use crate::source::files::Watcher;
 
@@ -37,7 +37,7 @@ pub struct Options {
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
     /// Address of /metrics, /healthz and /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9470")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     admin_address: SocketAddr,
     /// The unix socket that `sluice status` and `sluice maps` ask.
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
@@ -147,6 +147,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
+    memory::share_heap();
     log(options.log_format, options.log_level);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
@@ -182,6 +183,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
     agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
+    memory::forget_start();
     tracing::info!(manifests = %options.manifests.display(), pins = %options.pin_dir.display(), "ready");
 
     let mut sweep = interval(Duration::from_secs(options.idle.sweep_interval));
@@ -211,7 +213,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 // Many backends and a network in motion: at most a tenth of the time goes there.
                 quiet = start + start.elapsed() * 10;
             }
-            _ = sweep.tick() => agent.borrow().sweep(),
+            _ = sweep.tick() => {
+                agent.borrow().sweep();
+                memory::trim_heap();
+            }
             _ = write_log.tick(), if access_log.is_some() => {
                 if let Some(log) = &mut access_log
                     && let Err(error) = log.write(&agent)
@@ -252,7 +257,10 @@ fn bind_socket(path: &Path) -> anyhow::Result<(UnixListener, SocketFile)> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
-        // The agent before this one may have been killed; that none is running says the lock on the pin directory.
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"));
+        }
+        // The agent before this one may have been killed.
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -1,12 +1,14 @@
 //! The backendRefs of a route: whether they may be followed, and the endpoints they lead to.
 
+use std::collections::BTreeSet;
+
 use super::{Condition, ConditionType, Reason};
-use crate::index::{BackendRef, Index, Kind, ObjectId, Route};
+use crate::index::{BackendRef, Index, Kind, Name, ObjectId, Route};
 use crate::ir::{self, BackendSet, Target};
 use crate::source::{Problem, Severity};
 
-/// What a route forwards to, and its condition `ResolvedRefs`.
-pub fn resolve(index: &Index, route: &Route) -> (BackendSet, Condition) {
+/// What a route forwards to, and its condition `ResolvedRefs`. Services without any endpoint are added to `empty`.
+pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Name>) -> (BackendSet, Condition) {
     let mut wrong: Option<Reason> = None;
     let mut messages = Vec::new();
     let mut refs = Vec::with_capacity(route.backends.len());
@@ -16,6 +18,9 @@ pub fn resolve(index: &Index, route: &Route) -> (BackendSet, Condition) {
             messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
             Target::Invalid
         });
+        if matches!(&target, Target::Endpoints { endpoints, .. } if endpoints.is_empty()) {
+            empty.insert(&backend.name);
+        }
         refs.push(ir::BackendRef { weight: backend.weight, target });
     }
     let condition = match wrong {
@@ -47,7 +52,7 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
     };
     if service.external {
         let message = format!("Service {name} is of type ExternalName, which has no endpoints; refer to another");
-        return Err((Reason::UnsupportedProtocol, message));
+        return Err((Reason::InvalidKind, message));
     }
     let Some(port) = *port else {
         return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));
@@ -60,6 +65,16 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
         return Err((Reason::BackendNotFound, message));
     };
     Ok(Target::Endpoints { service: all.service().clone(), endpoints: endpoints.clone() })
+}
+
+/// Services that routes send to, and that lead nowhere.
+pub fn empty_services(index: &Index, empty: &BTreeSet<&Name>, problems: &mut Vec<Problem>) {
+    for service in empty.iter().filter_map(|name| index.service(name)) {
+        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
+        let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
+                       name and protocol), so its share of connections is refused";
+        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, "", message));
+    }
 }
 
 /// EndpointSlices that hang in the air: most often a label forgotten in a manifest.

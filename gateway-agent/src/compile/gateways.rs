@@ -10,21 +10,27 @@ use crate::ir::{BackendSet, Protocol};
 use crate::source::{Problem, Severity};
 
 /// Every GatewayClass of this controller, by name.
-pub fn classes(index: &Index) -> Vec<ClassReport> {
-    let ours = index.classes().filter(|class| &*class.controller == super::CONTROLLER);
-    ours.map(|class| {
-        let accepted = if class.parameters {
-            let message =
-                "spec.parametersRef is not supported: Sluice takes its settings from its command line; remove it";
-            Condition::no(ConditionType::Accepted, Reason::InvalidParameters, message)
-        } else {
-            Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
-        };
-        let version = "Every version of the Gateway API up to v1.6 is read";
-        let version = Condition::yes(ConditionType::SupportedVersion, Reason::SupportedVersion, version);
-        ClassReport { subject: (&class.meta).into(), conditions: vec![accepted, version] }
-    })
-    .collect()
+pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<ClassReport> {
+    let (ours, others): (Vec<_>, Vec<_>) = index.classes().partition(|class| &*class.controller == super::CONTROLLER);
+    for class in others {
+        let id = ObjectId { kind: Kind::GatewayClass, name: class.meta.name.clone() };
+        let message = format!("belongs to controller {}, not to Sluice ({})", class.controller, super::CONTROLLER);
+        problems.push(Problem::of_object(Severity::Note, id, &class.meta.origin, "spec.controllerName", message));
+    }
+    ours.into_iter()
+        .map(|class| {
+            let accepted = if class.parameters {
+                let message =
+                    "spec.parametersRef is not supported: Sluice takes its settings from its command line; remove it";
+                Condition::no(ConditionType::Accepted, Reason::InvalidParameters, message)
+            } else {
+                Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
+            };
+            let version = "Every version of the Gateway API up to v1.6 is read";
+            let version = Condition::yes(ConditionType::SupportedVersion, Reason::SupportedVersion, version);
+            ClassReport { subject: (&class.meta).into(), conditions: vec![accepted, version] }
+        })
+        .collect()
 }
 
 /// A Gateway of ours on its way to the IR.

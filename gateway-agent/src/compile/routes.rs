@@ -1,11 +1,11 @@
 //! Which routes attach to which listeners, and which of them wins.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::gateways::{Fate, ListenerPlan, Plan};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{From, GATEWAY_GROUP, Index, Kind, Name, ObjectId, ParentRef, Route};
+use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Index, Kind, Name, ObjectId, ParentRef, Route};
 use crate::source::{Problem, Severity};
 
 /// Attaches every route, the first by precedence first: it wins the listener (GEP-2644: all are accepted, the oldest
@@ -17,8 +17,9 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
     routes.sort_by_cached_key(|route| (route.protocol, route.meta.precedence()));
     let mut reports = Vec::with_capacity(routes.len());
     let mut winners: HashMap<(usize, usize), &Name> = HashMap::new();
+    let mut empty: BTreeSet<&Name> = BTreeSet::new();
     for route in routes {
-        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: Vec::new() };
+        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: BTreeSet::new() };
         let mut parents: Vec<(&ParentRef, Condition)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {
@@ -37,7 +38,7 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
             }
             continue;
         }
-        let (backends, resolved) = backends::resolve(index, route);
+        let (backends, resolved) = backends::resolve(index, route, &mut empty);
         let backends = Arc::new(backends);
         for &(gateway, listener) in &taken {
             let listener = &mut plans[gateway].listeners[listener];
@@ -49,6 +50,7 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
         });
         reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: parents.collect() });
     }
+    backends::empty_services(index, &empty, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
 }
@@ -106,7 +108,7 @@ struct Attachment<'p, 'a> {
     plans: &'p mut [Plan<'a>],
     winners: &'p mut HashMap<(usize, usize), &'a Name>,
     /// (Gateway, listener) that the route is attached to.
-    taken: Vec<(usize, usize)>,
+    taken: BTreeSet<(usize, usize)>,
 }
 
 impl Attachment<'_, '_> {
@@ -149,11 +151,11 @@ impl Attachment<'_, '_> {
             return Some(format!("listener {section} ({}) takes no {kind}", listener.spec.protocol));
         }
         let namespace = &self.route.meta.name.namespace;
-        let allowed = match &listener.spec.from {
-            From::All => true,
-            From::Same => *namespace == plan.gateway.meta.name.namespace,
-            From::Selector(selector) => self.index.selects(selector, namespace),
-            From::None => false,
+        let allowed = match &listener.spec.namespaces {
+            AllowedNamespaces::All => true,
+            AllowedNamespaces::Same => *namespace == plan.gateway.meta.name.namespace,
+            AllowedNamespaces::Selector(selector) => self.index.selects(selector, namespace),
+            AllowedNamespaces::None => false,
         };
         (!allowed).then(|| {
             format!("listener {section} takes no routes of namespace {namespace}; its allowedRoutes.namespaces decides")
@@ -163,8 +165,7 @@ impl Attachment<'_, '_> {
     /// Attaches to a listener; says so where that brings no traffic.
     fn take(&mut self, gateway: usize, i: usize) -> Option<String> {
         let listener = &mut self.plans[gateway].listeners[i];
-        if !self.taken.contains(&(gateway, i)) {
-            self.taken.push((gateway, i));
+        if self.taken.insert((gateway, i)) {
             listener.attached += 1;
         }
         let name = &self.route.meta.name;

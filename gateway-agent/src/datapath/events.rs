@@ -15,8 +15,13 @@ impl Events {
         let data = MapData::from_pin(pins.map(names::EVENTS))?;
         RingBuf::try_from(Map::from_map_data(data)?).map(Events)
     }
+}
 
-    pub fn next(&mut self) -> Option<Event> {
+impl Iterator for Events {
+    type Item = Event;
+
+    /// `None`: there is none now.
+    fn next(&mut self) -> Option<Event> {
         loop {
             let item = self.0.next()?;
             if item.len() >= size_of::<Event>() {

@@ -12,6 +12,7 @@ use aya::programs::tc::{
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, XdpMode as AyaMode};
 use aya::util::KernelVersion;
 
+use super::maps::Maps;
 use super::netlink::Link;
 use super::network::Network;
 use super::pins::Pins;
@@ -70,7 +71,7 @@ impl Interfaces {
     }
 
     /// Attaches to what is new, tries again what failed before, and forgets what has gone.
-    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, ports: &Map<u32, [u32; 2]>) {
+    pub fn sync(&mut self, network: &Network, programs: &mut Programs, pins: &Pins, maps: &Maps) {
         let links = network.links();
         self.present.retain(|index, interface| {
             let there = links.iter().any(|l| l.index == *index);
@@ -80,22 +81,26 @@ impl Interfaces {
             there
         });
         self.remove_stale_pins(links, pins);
+        remove_stale_interfaces(links, maps);
         for link in links.iter().filter(|l| l.ethernet) {
             let external = match &self.options.external[..] {
                 [] => network.is_external(link),
                 names => names.contains(&link.name),
             };
+            if let Err(error) = maps.interfaces.put(&link.index, &network.interface(link)) {
+                tracing::warn!(interface = link.name, %error, "nothing is done in XDP there, and errors have another source");
+            }
             let before = self.present.get(&link.index);
             let interface = Interface {
                 name: link.name.clone(),
                 external,
                 tc: match before.map(|b| &b.tc) {
                     Some(Ok(hook)) => Ok(*hook),
-                    _ => self.attach_tc(link, programs, pins),
+                    _ => self.attach_tc(link, network, programs, pins),
                 },
                 xdp: match before.filter(|b| b.external == external).map(|b| &b.xdp) {
                     Some(Ok(mode)) => Ok(*mode),
-                    _ => self.attach_xdp(link, external, programs, pins, ports),
+                    _ => self.attach_xdp(link, external, programs, pins, &maps.xdp_ports),
                 },
             };
             report(before, &interface);
@@ -112,7 +117,13 @@ impl Interfaces {
         }
     }
 
-    fn attach_tc(&self, link: &Link, programs: &mut Programs, pins: &Pins) -> Result<&'static str, String> {
+    fn attach_tc(
+        &self,
+        link: &Link,
+        network: &Network,
+        programs: &mut Programs,
+        pins: &Pins,
+    ) -> Result<&'static str, String> {
         let pin = pins.link(TC, link.index);
         if self.clsact {
             unpin(&pin);
@@ -122,6 +133,8 @@ impl Interfaces {
         if pin.exists() {
             return Ok("tcx");
         }
+        // An agent before this one may have been told to use clsact.
+        detach_clsact(network, link);
         let mut attach = || -> Result<(), ProgramError> {
             let options = TcAttachOptions::TcxOrder(LinkOrder::first());
             let id = programs.tc.attach_with_options(&link.name, TcAttachType::Ingress, options)?;
@@ -169,11 +182,31 @@ impl Interfaces {
         }
         Ok(name)
     }
+}
 
-    /// Removes the clsact filters; links go with their pins.
-    pub fn detach_clsact(links: &[Link]) -> usize {
-        let detach = |link: &&Link| qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
-        links.iter().filter(|l| l.ethernet).filter(detach).count()
+/// Removes our filters of the clsact queueing discipline, and that with the last filter in it; says on how many interfaces.
+pub fn detach_filters(network: &Network) -> usize {
+    network.links().iter().filter(|l| l.ethernet && detach_clsact(network, l)).count()
+}
+
+/// Most interfaces have no filter of ours: that is no error.
+fn detach_clsact(network: &Network, link: &Link) -> bool {
+    let detached = qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
+    if detached {
+        network.remove_empty_clsact(link);
+    }
+    detached
+}
+
+/// What an earlier agent has told the programs of interfaces too that have gone meanwhile.
+fn remove_stale_interfaces(links: &[Link], maps: &Maps) {
+    let mut stale = Vec::new();
+    let scanned = maps.interfaces.scan(|indexes, _| {
+        stale.extend(indexes.iter().filter(|index| !links.iter().any(|l| l.index == **index)).copied());
+    });
+    let removed = scanned.and_then(|()| stale.iter().try_for_each(|index| maps.interfaces.remove(index)));
+    if let Err(error) = removed {
+        tracing::warn!(%error, "map INTERFACES keeps interfaces that have gone");
     }
 }
 
@@ -237,7 +270,10 @@ fn report(before: Option<&Interface>, now: &Interface) {
     let (name, external) = (&now.name, now.external);
     match &now.tc {
         Ok(hook) => {
-            let xdp = now.xdp.as_ref().map_or_else(|why| why.as_str(), |mode| mode);
+            let xdp = match &now.xdp {
+                Ok(mode) => mode,
+                Err(why) => why.as_str(),
+            };
             tracing::info!(interface = name, hook, xdp, external, "attached");
         }
         Err(error) => {

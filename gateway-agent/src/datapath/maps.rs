@@ -7,11 +7,10 @@ use std::path::Path;
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Listener,
-    ListenerKey, names, reason::REASONS, sizes,
+    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Interface,
+    Listener, ListenerKey, names, reason::REASONS, sizes,
 };
 
-use super::programs::Programs;
 use super::raw::{self, Map};
 use crate::apply::{Capacity, MapName, MapStore, StoreError};
 
@@ -108,6 +107,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<u32, Counter>(names::BACKEND_COUNTERS, MapType::PerCpuArray, n(sizes.backends), COUNTERS),
         of::<(), ()>(names::EVENTS, MapType::RingBuf, sizes::EVENTS, Lost("access log lines not yet written")),
         of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
+        of::<u32, Interface>(names::INTERFACES, MapType::Hash, sizes::INTERFACES, Lost("filled anew at once")),
         of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
     ]
 }
@@ -125,6 +125,7 @@ pub struct Maps {
     pub listener_counters: Map<u32, Counter>,
     pub backend_counters: Map<u32, Counter>,
     pub events_lost: Map<u32, u64>,
+    pub interfaces: Map<u32, Interface>,
     pub xdp_ports: Map<u32, [u32; 2]>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
     pub cpus: usize,
@@ -159,6 +160,7 @@ impl Maps {
             listener_counters: map!(names::LISTENER_COUNTERS),
             backend_counters: map!(names::BACKEND_COUNTERS),
             events_lost: map!(names::EVENTS_LOST),
+            interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
         })
@@ -173,15 +175,12 @@ fn failed(map: MapName, action: &'static str) -> impl FnOnce(io::Error) -> Store
     }
 }
 
-/// The maps as `apply` writes them, and the program that it runs.
-pub struct Store<'a> {
-    pub maps: &'a Maps,
-    pub programs: &'a Programs,
-}
+/// The maps as `apply` writes them.
+pub struct Store<'a>(pub &'a Maps);
 
 impl MapStore for Store<'_> {
     fn capacity(&self) -> Capacity {
-        let maps = self.maps;
+        let maps = self.0;
         Capacity {
             listeners: maps.listeners.entries(),
             listener_ids: maps.listener_counters.entries(),
@@ -194,63 +193,58 @@ impl MapStore for Store<'_> {
     fn listeners(&self) -> Result<Vec<(ListenerKey, Listener)>, StoreError> {
         let mut all = Vec::new();
         let scanned =
-            self.maps.listeners.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+            self.0.listeners.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
         scanned.map(|()| all).map_err(failed(MapName::Listeners, "read"))
     }
 
     fn backends(&self) -> Result<Vec<(u32, Backend)>, StoreError> {
         let mut all = Vec::new();
-        let scanned =
-            self.maps.backends.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
+        let scanned = self.0.backends.scan(|keys, values| all.extend(keys.iter().copied().zip(values.iter().copied())));
         scanned.map(|()| all).map_err(failed(MapName::Backends, "read"))
     }
 
     fn set(&self, id: u32) -> Result<BackendSet, StoreError> {
-        let set = self.maps.sets.get(&id).map_err(failed(MapName::BackendSets, "read"))?;
+        let set = self.0.sets.get(&id).map_err(failed(MapName::BackendSets, "read"))?;
         Ok(set.unwrap_or_default())
     }
 
     fn read_slots(&self, offset: u32, slots: &mut [u32]) -> Result<(), StoreError> {
-        self.maps.slots.read(offset, slots).map_err(failed(MapName::Slots, "read"))
+        self.0.slots.read(offset, slots).map_err(failed(MapName::Slots, "read"))
     }
 
     fn put_listener(&mut self, key: ListenerKey, value: Listener) -> Result<(), StoreError> {
-        self.maps.listeners.put(&key, &value).map_err(failed(MapName::Listeners, "write"))
+        self.0.listeners.put(&key, &value).map_err(failed(MapName::Listeners, "write"))
     }
 
     fn remove_listener(&mut self, key: ListenerKey) -> Result<(), StoreError> {
-        removed(self.maps.listeners.remove(&key)).map_err(failed(MapName::Listeners, "remove from"))
+        removed(self.0.listeners.remove(&key)).map_err(failed(MapName::Listeners, "remove from"))
     }
 
     fn put_backend(&mut self, id: u32, value: Backend) -> Result<(), StoreError> {
-        self.maps.backends.put(&id, &value).map_err(failed(MapName::Backends, "write"))
+        self.0.backends.put(&id, &value).map_err(failed(MapName::Backends, "write"))
     }
 
     fn remove_backend(&mut self, id: u32) -> Result<(), StoreError> {
-        removed(self.maps.backends.remove(&id)).map_err(failed(MapName::Backends, "remove from"))
+        removed(self.0.backends.remove(&id)).map_err(failed(MapName::Backends, "remove from"))
     }
 
     fn put_set(&mut self, id: u32, value: BackendSet) -> Result<(), StoreError> {
-        self.maps.sets.put(&id, &value).map_err(failed(MapName::BackendSets, "write"))
+        self.0.sets.put(&id, &value).map_err(failed(MapName::BackendSets, "write"))
     }
 
     fn write_slots(&mut self, offset: u32, slots: &[u32]) -> Result<(), StoreError> {
         let keys: Vec<u32> = (offset..).take(slots.len()).collect();
-        self.maps.slots.put_all(&keys, slots).map_err(|(_, error)| failed(MapName::Slots, "write")(error))
+        self.0.slots.put_all(&keys, slots).map_err(|(_, error)| failed(MapName::Slots, "write")(error))
     }
 
     fn reset_listener_counters(&mut self, id: u32) -> Result<(), StoreError> {
-        let reset = self.maps.listener_counters.reset_per_cpu(id, self.maps.cpus);
+        let reset = self.0.listener_counters.reset_per_cpu(id, self.0.cpus);
         reset.map_err(failed(MapName::ListenerCounters, "write"))
     }
 
     fn reset_backend_counters(&mut self, id: u32) -> Result<(), StoreError> {
-        let reset = self.maps.backend_counters.reset_per_cpu(id, self.maps.cpus);
+        let reset = self.0.backend_counters.reset_per_cpu(id, self.0.cpus);
         reset.map_err(failed(MapName::Backends, "write"))
-    }
-
-    fn sweep(&mut self) -> Result<(), StoreError> {
-        self.programs.sweep().map(drop).map_err(StoreError::Sweep)
     }
 
     fn wait_for_readers(&mut self) {

@@ -6,6 +6,7 @@ mod events;
 mod features;
 mod interfaces;
 mod maps;
+pub mod memory;
 mod netlink;
 mod network;
 mod object;
@@ -27,8 +28,8 @@ pub use counters::Counters;
 pub use events::Events;
 use interfaces::Interfaces;
 pub use interfaces::{Interface, Options as AttachOptions, XdpMode};
-use maps::Maps;
 pub use maps::Sizes;
+use maps::{Maps, Store};
 pub use netlink::Monitor;
 use network::Network;
 use pins::{PinError, Pins};
@@ -73,28 +74,29 @@ impl Datapath {
         let programs = Programs::load(&pins, sizes)?;
         let maps = Arc::new(Maps::open(pins.directory(), sizes).map_err(DatapathError::Maps)?);
         let network = Network::new().map_err(DatapathError::Network)?;
-        let applier = Applier::adopt(&mut store(&maps, &programs))?;
+        let applier = Applier::adopt(&mut Store(&maps))?;
         let mut datapath = Datapath { pins, programs, maps, network, interfaces: Interfaces::new(attach), applier };
         datapath.attach();
         Ok(datapath)
     }
 
-    /// Brings the maps to what is wanted.
+    /// Brings the maps to what is wanted. [`Datapath::sweep`] is for the caller, after backends were removed.
     pub fn apply(&mut self, wanted: &Wanted) -> Applied {
-        let Datapath { programs, maps, network, applier, .. } = self;
-        applier.apply(wanted, |address, local| network.path(address, local), &mut store(maps, programs))
+        let Datapath { maps, network, applier, .. } = self;
+        applier.apply(wanted, |address, local| network.path(address, local), &mut Store(maps))
     }
 
     /// Interfaces, addresses or routes have changed. What was applied must be applied again: ways to backends may differ.
     pub fn refresh_network(&mut self) -> io::Result<()> {
         self.network.refresh()?;
+        self.applier.paths_changed();
         self.attach();
         Ok(())
     }
 
     fn attach(&mut self) {
         let Datapath { interfaces, network, programs, pins, maps, .. } = self;
-        interfaces.sync(network, programs, pins, &maps.xdp_ports);
+        interfaces.sync(network, programs, pins, maps);
     }
 
     pub fn configure(&self, config: &Config) -> io::Result<()> {
@@ -130,10 +132,6 @@ impl Datapath {
     pub fn contents(&self) -> Contents {
         Contents(Arc::clone(&self.maps))
     }
-}
-
-fn store<'a>(maps: &'a Maps, programs: &'a Programs) -> maps::Store<'a> {
-    maps::Store { maps, programs }
 }
 
 /// Reads what is in the maps, for people; may be sent to another thread.
@@ -179,7 +177,7 @@ pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
     }
     let pins = Pins::take_existing(directory)?;
     let network = Network::new().map_err(DatapathError::Network)?;
-    let filters = Interfaces::detach_clsact(network.links());
+    let filters = interfaces::detach_filters(&network);
     let pins = pins.map_or(Ok(0), Pins::remove_all)?;
     Ok(Removed { pins, filters })
 }

@@ -3,10 +3,11 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::io::unix::AsyncFd;
@@ -22,6 +23,7 @@ pub struct Link {
     pub kind: Option<String>,
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
+    pub mac: [u8; 6],
 }
 
 impl Link {
@@ -63,19 +65,17 @@ impl Client {
         Ok(links)
     }
 
-    /// Global unicast addresses of the interfaces other than `lo`, in order, each once.
-    pub fn addresses(&mut self, links: &[Link]) -> io::Result<Vec<IpAddr>> {
+    /// Global unicast addresses of the interfaces other than `lo`, each with the interface's index.
+    pub fn addresses(&mut self, links: &[Link]) -> io::Result<Vec<(u32, IpAddr)>> {
         let mut addresses = Vec::new();
         self.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()), |message| {
             if let RouteNetlinkMessage::NewAddress(message) = message
                 && message.header.scope == AddressScope::Universe
                 && links.iter().any(|l| l.index == message.header.index && l.name != "lo")
             {
-                addresses.extend(own_address(&message));
+                addresses.extend(own_address(&message).map(|address| (message.header.index, address)));
             }
         })?;
-        addresses.sort_unstable();
-        addresses.dedup();
         Ok(addresses)
     }
 
@@ -122,7 +122,7 @@ impl Client {
             }
         });
         match answered {
-            Ok(()) => Ok(found),
+            Ok(_) => Ok(found),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
                 _ => Err(error),
@@ -130,7 +130,27 @@ impl Client {
         }
     }
 
-    fn dump(&mut self, request: RouteNetlinkMessage, each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    /// Removes the clsact queueing discipline of an interface if no filter is left in it; says whether it did.
+    pub fn remove_empty_clsact(&mut self, index: u32) -> io::Result<bool> {
+        let message = |handle, parent| {
+            let mut message = TcMessage::with_index(index as i32);
+            (message.header.handle, message.header.parent) = (handle, parent);
+            message
+        };
+        for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+            let filters = message(TcHandle::UNSPEC, TcHandle { major: u16::MAX, minor });
+            if self.dump(RouteNetlinkMessage::GetTrafficFilter(filters), |_| {})? > 0 {
+                return Ok(false);
+            }
+        }
+        let clsact = message(TcHandle { major: u16::MAX, minor: 0 }, TcHandle::CLSACT);
+        self.send(RouteNetlinkMessage::DelQueueDiscipline(clsact), NLM_F_REQUEST | NLM_F_ACK)?;
+        self.receive(false, |_| {})?;
+        Ok(true)
+    }
+
+    /// Says how many messages came, those that could not be read too.
+    fn dump(&mut self, request: RouteNetlinkMessage, each: impl FnMut(RouteNetlinkMessage)) -> io::Result<usize> {
         self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
         self.receive(true, each)
     }
@@ -148,7 +168,8 @@ impl Client {
     }
 
     /// Takes in the answer to the last request: one message, or many that end with NLMSG_DONE.
-    fn receive(&mut self, many: bool, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<()> {
+    fn receive(&mut self, many: bool, mut each: impl FnMut(RouteNetlinkMessage)) -> io::Result<usize> {
+        let mut count = 0;
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
@@ -158,10 +179,11 @@ impl Client {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&rest[..length]);
                 rest = &rest[length.next_multiple_of(4).min(rest.len())..];
                 let Ok(message) = message else {
+                    count += 1;
                     if many {
                         continue;
                     }
-                    return Ok(());
+                    return Ok(count);
                 };
                 if message.header.sequence_number != self.sequence {
                     continue;
@@ -169,12 +191,13 @@ impl Client {
                 match message.payload {
                     NetlinkPayload::InnerMessage(message) => {
                         each(message);
+                        count += 1;
                         if !many {
-                            return Ok(());
+                            return Ok(count);
                         }
                     }
                     NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-                    NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(()),
+                    NetlinkPayload::Done(_) | NetlinkPayload::Error(_) => return Ok(count),
                     _ => {}
                 }
             }
@@ -190,12 +213,19 @@ fn length(messages: &[u8]) -> Option<usize> {
 
 fn link(message: LinkMessage) -> Link {
     let is_ethernet = message.header.link_layer_type == LinkLayerType::Ether;
-    let mut link =
-        Link { index: message.header.index, name: String::new(), ethernet: false, kind: None, peer_elsewhere: false };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        ethernet: false,
+        kind: None,
+        peer_elsewhere: false,
+        mac: [0; 6],
+    };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
+            LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),

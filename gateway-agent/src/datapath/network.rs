@@ -1,11 +1,10 @@
-//! The node's interfaces, its addresses and its ways to backends, kept until the kernel says that something changed.
+//! The node's interfaces and addresses, kept until the kernel says that something changed, and its ways to backends.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::IpAddr;
 
-use gateway_common::Address;
-use hashbrown::HashMap;
+use gateway_common::{Address, Interface};
 
 use super::netlink::{Client, Link};
 use crate::apply::Path;
@@ -14,9 +13,10 @@ use crate::emit::maps::{address, ip};
 pub struct Network {
     client: RefCell<Client>,
     links: Vec<Link>,
+    link_addresses: Vec<(u32, IpAddr)>,
+    /// The same without the interfaces, in order, each once.
     addresses: Vec<IpAddr>,
     default_route_links: Vec<u32>,
-    paths: RefCell<HashMap<Address, Path>>,
     complained: Cell<bool>,
 }
 
@@ -25,22 +25,24 @@ impl Network {
         let mut network = Network {
             client: RefCell::new(Client::new()?),
             links: Vec::new(),
+            link_addresses: Vec::new(),
             addresses: Vec::new(),
             default_route_links: Vec::new(),
-            paths: RefCell::default(),
             complained: Cell::new(false),
         };
         network.refresh()?;
         Ok(network)
     }
 
-    /// Asks for everything anew. Ways to backends are asked for when they are wanted next.
+    /// Asks for everything anew.
     pub fn refresh(&mut self) -> io::Result<()> {
         let client = self.client.get_mut();
         self.links = client.links()?;
-        self.addresses = client.addresses(&self.links)?;
+        self.link_addresses = client.addresses(&self.links)?;
+        self.addresses = self.link_addresses.iter().map(|(_, address)| *address).collect();
+        self.addresses.sort_unstable();
+        self.addresses.dedup();
         self.default_route_links = client.default_route_links()?;
-        self.paths.get_mut().clear();
         Ok(())
     }
 
@@ -53,16 +55,33 @@ impl Network {
         &self.addresses
     }
 
+    /// What the programs must know of an interface.
+    pub fn interface(&self, link: &Link) -> Interface {
+        let mut interface = Interface { mac: link.mac, ..Interface::default() };
+        // The kernel lists the primary address first.
+        for (_, own) in self.link_addresses.iter().rev().filter(|(index, _)| *index == link.index) {
+            match own {
+                IpAddr::V4(_) => interface.v4 = address(*own),
+                IpAddr::V6(_) => interface.v6 = address(*own),
+            }
+        }
+        interface
+    }
+
     /// Whether traffic from outside the node comes in there: a device (without a link kind), or the way of a default route.
     pub fn is_external(&self, link: &Link) -> bool {
         link.ethernet && (link.kind.is_none() || self.default_route_links.contains(&link.index))
     }
 
-    pub fn path(&self, to: Address, local: bool) -> Path {
-        *self.paths.borrow_mut().entry(to).or_insert_with(|| self.find_path(to, local))
+    /// Removes the queueing discipline that held our filter, if nobody else's is in it.
+    pub fn remove_empty_clsact(&self, link: &Link) {
+        if let Err(error) = self.client.borrow_mut().remove_empty_clsact(link.index) {
+            tracing::warn!(interface = link.name, %error, "cannot remove the clsact queueing discipline");
+        }
     }
 
-    fn find_path(&self, to: Address, local: bool) -> Path {
+    /// Asks the kernel: the caller keeps what it says until something changes.
+    pub fn path(&self, to: Address, local: bool) -> Path {
         let route = match self.client.borrow_mut().route(ip(to)) {
             Ok(route) => route,
             Err(error) => {

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::mount::MountFlags;
 
 /// Of linux/magic.h.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 /// Where BPF file systems are mounted by custom.
 const CUSTOMARY: &str = "/sys/fs/bpf";
 
@@ -124,7 +124,7 @@ const LINKS: &str = "links";
 const PROGRAMS: &str = "programs";
 
 fn is_bpffs(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|s| s.f_type as i64 == BPF_FS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|s| s.f_type == BPF_FS_MAGIC)
 }
 
 /// A directory below /sys/fs/bpf gets the file system there, any other one gets it right on itself.

@@ -13,7 +13,7 @@ use aya_obj::programs::XdpAttachType;
 use super::maps::{Keep, Shape, Sizes, shapes};
 use super::pins::Pins;
 use super::raw::{self, Map};
-use super::{features, object};
+use super::{features, memory, object};
 use gateway_common::names;
 
 /// Names of the programs, as in the object and below the pin directory.
@@ -70,7 +70,8 @@ impl Programs {
         };
         // The instructions and their BTF are in the kernel now.
         drop(ebpf);
-        raw::trim_heap();
+        object::forget();
+        memory::trim_heap();
         programs.take_over_links(pins)?;
         for shape in &resized {
             let old = old(pins, shape.name);

@@ -278,15 +278,6 @@ pub fn wait_for_programs() {
     }
 }
 
-/// Gives memory that loading took back to the kernel.
-pub fn trim_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: no memory is passed; live allocations stay where they are.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 impl<K, V> AsFd for Map<K, V> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

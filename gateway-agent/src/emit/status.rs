@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -32,6 +32,8 @@ pub fn status(report: &Report) -> Vec<ObjectStatus> {
 
 /// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
 pub fn carry_times(statuses: &mut [ObjectStatus], before: &[ObjectStatus], now: Timestamp) {
+    // Kubernetes knows whole seconds.
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let before: HashMap<_, _> = before.iter().map(|s| ((s.kind, &s.metadata), s)).collect();
     for status in statuses {
         let old = before.get(&(status.kind, &status.metadata)).map(|s| s.status.conditions()).unwrap_or_default();
@@ -237,10 +239,14 @@ fn route_status(route: &RouteReport) -> RouteStatus {
     RouteStatus { parents: parents.collect() }
 }
 
+/// What a parentRef means that does not say: kept once, for there are many.
+static DEFAULT_PARENT: LazyLock<(Arc<str>, Arc<str>)> = LazyLock::new(|| (GATEWAY_GROUP.into(), "Gateway".into()));
+
 fn parent_ref(reference: &ParentRef) -> ParentRefStatus {
+    let (group, kind) = &*DEFAULT_PARENT;
     ParentRefStatus {
-        group: reference.group.clone().unwrap_or_else(|| GATEWAY_GROUP.into()),
-        kind: reference.kind.clone().unwrap_or_else(|| "Gateway".into()),
+        group: reference.group.as_ref().unwrap_or(group).clone(),
+        kind: reference.kind.as_ref().unwrap_or(kind).clone(),
         namespace: reference.namespace.clone(),
         name: reference.name.clone(),
         section_name: reference.section.clone(),

@@ -38,8 +38,8 @@ pub struct Index {
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
     namespaces: BTreeMap<Name, Arc<Namespace>>,
-    /// Service → its EndpointSlices.
-    slices_of: BTreeMap<Name, BTreeSet<Name>>,
+    /// Service → its EndpointSlices, sorted.
+    slices_of: BTreeMap<Name, Vec<Name>>,
     endpoints: BTreeMap<Name, ServiceEndpoints>,
 }
 
@@ -153,7 +153,11 @@ impl Index {
             Object::EndpointSlice(o) => {
                 self.forget_slice(&name, touched);
                 if let Some(service) = &o.service {
-                    self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+                    let slices = self.slices_of.entry(service.clone()).or_default();
+                    if let Err(place) = slices.binary_search(&name) {
+                        slices.reserve_exact(1);
+                        slices.insert(place, name.clone());
+                    }
                     touched.insert(service.clone());
                 }
                 self.slices.insert(name, o);
@@ -179,7 +183,7 @@ impl Index {
     fn forget_slice(&mut self, name: &Name, touched: &mut BTreeSet<Name>) {
         let Some(service) = self.slices.remove(name).and_then(|slice| slice.service.clone()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(name);
+            slices.retain(|slice| slice != name);
             if slices.is_empty() {
                 self.slices_of.remove(&service);
             }

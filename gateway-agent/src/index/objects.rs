@@ -193,7 +193,7 @@ pub struct Listener {
     pub protocol: ListenerProtocol,
     /// `allowedRoutes.kinds`; empty: every kind that fits the protocol.
     pub kinds: Box<[RouteKind]>,
-    pub from: From,
+    pub namespaces: AllowedNamespaces,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl fmt::Display for RouteKind {
 
 /// The namespaces whose routes a listener takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum AllowedNamespaces {
     Same,
     All,
     Selector(Selector),

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::manifest::{self, Manifest};
+use super::strings::Strings;
 use super::{Problem, Severity};
 use crate::index::{Change, Object, ObjectId, Origin};
 
@@ -18,10 +19,11 @@ pub struct Directory {
     path: PathBuf,
     /// By file name: the first wins where two say the same object.
     files: BTreeMap<Arc<str>, File>,
-    /// Which files have an object.
-    owners: BTreeMap<ObjectId, BTreeSet<Arc<str>>>,
+    /// Which files have an object, sorted; nearly always one.
+    owners: BTreeMap<ObjectId, Vec<Arc<str>>>,
     /// Objects that more than one file has.
     shared: BTreeSet<ObjectId>,
+    strings: Strings,
 }
 
 /// What a file said when it last could be read.
@@ -29,14 +31,21 @@ pub struct Directory {
 struct File {
     /// Of the content; a file written again as it was is no change.
     hash: Option<u64>,
-    objects: BTreeMap<ObjectId, Object>,
+    /// Sorted by kind and name, each once.
+    objects: Box<[Object]>,
     foreign: Vec<(Box<str>, Origin)>,
     problems: Vec<Problem>,
 }
 
 impl Directory {
     pub fn new(path: PathBuf) -> Directory {
-        Directory { path, files: BTreeMap::new(), owners: BTreeMap::new(), shared: BTreeSet::new() }
+        Directory {
+            path,
+            files: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            shared: BTreeSet::new(),
+            strings: Strings::default(),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -69,7 +78,7 @@ impl Directory {
                 if old.is_some_and(|file| file.hash == Some(hash)) {
                     return Vec::new();
                 }
-                Some(understand(&shown, bytes, hash, old))
+                Some(understand(&shown, bytes, hash, old, &mut self.strings))
             }
             Err(error) => {
                 let message = format!("cannot be read: {error}");
@@ -94,23 +103,13 @@ impl Directory {
     }
 
     fn replace(&mut self, name: Arc<str>, new: Option<File>) -> Vec<Change> {
-        let none = BTreeMap::new();
-        let had = self.files.get(&name).map_or(&none, |file| &file.objects);
-        let has = new.as_ref().map_or(&none, |file| &file.objects);
-        let touched: BTreeSet<ObjectId> = had.keys().chain(has.keys()).cloned().collect();
+        let had = self.files.get(&name).map_or(&[][..], |file| &file.objects);
+        let has = new.as_ref().map_or(&[][..], |file| &file.objects);
+        let touched: BTreeSet<ObjectId> = had.iter().chain(has).map(Object::id).collect();
         let before: Vec<Option<Object>> = touched.iter().map(|id| self.in_force(id).cloned()).collect();
         for id in &touched {
-            let owners = self.owners.entry(id.clone()).or_default();
-            if has.contains_key(id) {
-                owners.insert(name.clone());
-            } else {
-                owners.remove(&name);
-            }
-            match owners.len() {
-                0 => drop(self.owners.remove(id)),
-                1 => drop(self.shared.remove(id)),
-                _ => drop(self.shared.insert(id.clone())),
-            }
+            let owned = new.as_ref().is_some_and(|file| file.object(id).is_some());
+            self.set_owner(id, &name, owned);
         }
         match new {
             Some(file) => drop(self.files.insert(name, file)),
@@ -124,14 +123,30 @@ impl Directory {
         touched.into_iter().zip(before).filter_map(change).collect()
     }
 
+    fn set_owner(&mut self, id: &ObjectId, file: &Arc<str>, owned: bool) {
+        let owners = self.owners.entry(id.clone()).or_default();
+        match (owners.binary_search(file), owned) {
+            (Err(place), true) => {
+                owners.reserve_exact(1);
+                owners.insert(place, file.clone());
+            }
+            (Ok(place), false) => drop(owners.remove(place)),
+            (Ok(_), true) | (Err(_), false) => {}
+        }
+        match owners.len() {
+            0 => drop(self.owners.remove(id)),
+            1 => drop(self.shared.remove(id)),
+            _ => drop(self.shared.insert(id.clone())),
+        }
+    }
+
     fn in_force(&self, id: &ObjectId) -> Option<&Object> {
         let first = self.owners.get(id)?.first()?;
-        self.files.get(first)?.objects.get(id)
+        self.files.get(first)?.object(id)
     }
 
     fn shared_problems(&self, id: &ObjectId) -> impl Iterator<Item = Problem> {
-        let objects =
-            self.owners.get(id).into_iter().flatten().filter_map(|name| self.files.get(name)?.objects.get(id));
+        let objects = self.owners.get(id).into_iter().flatten().filter_map(|name| self.files.get(name)?.object(id));
         let origins: Vec<Origin> = objects.map(|object| object.meta().origin.clone()).collect();
         let first = origins.first().cloned();
         let id = id.clone();
@@ -157,6 +172,13 @@ impl Directory {
             problem.origin = origin.clone();
             problem
         })
+    }
+}
+
+impl File {
+    fn object(&self, id: &ObjectId) -> Option<&Object> {
+        let place = self.objects.binary_search_by(|o| (o.kind(), &o.meta().name).cmp(&(id.kind, &id.name))).ok()?;
+        Some(&self.objects[place])
     }
 }
 
@@ -189,7 +211,7 @@ fn hash(bytes: &[u8]) -> u64 {
 }
 
 /// Takes in what a file says now. Where it makes no sense, what it said before stays.
-fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>) -> File {
+fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>, strings: &mut Strings) -> File {
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -200,35 +222,33 @@ fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>) -
             return keep(old, Some(hash), problem);
         }
     };
-    let Manifest { objects, rejected, foreign, mut problems } = match manifest::read(shown, &text) {
+    let Manifest { objects, rejected, foreign, mut problems } = match manifest::read(shown, &text, strings) {
         Ok(manifest) => manifest,
         Err(problem) => return keep(old, Some(hash), problem),
     };
-    let mut file = File { hash: Some(hash), foreign, ..File::default() };
+    let mut by_id: BTreeMap<ObjectId, Object> = BTreeMap::new();
     for object in objects {
-        let id = object.id();
-        match file.objects.get(&id) {
-            None => drop(file.objects.insert(id, object)),
-            Some(first) => {
-                let message =
-                    format!("is also in line {} of this file, which wins; remove one", first.meta().origin.line);
-                problems.push(Problem::of_object(Severity::Error, id, &object.meta().origin, "", message));
+        match by_id.entry(object.id()) {
+            Entry::Vacant(place) => drop(place.insert(object)),
+            Entry::Occupied(first) => {
+                let line = first.get().meta().origin.line;
+                let message = format!("is also in line {line} of this file, which wins; remove one");
+                problems.push(Problem::of_object(Severity::Error, object.id(), &object.meta().origin, "", message));
             }
         }
     }
     for id in rejected {
-        let Some(object) = old.and_then(|old| old.objects.get(&id)) else { continue };
-        if let Entry::Vacant(place) = file.objects.entry(id) {
+        let Some(object) = old.and_then(|old| old.object(&id)) else { continue };
+        if let Entry::Vacant(place) = by_id.entry(id) {
             let message = "is wrong as it is written now; its last good version stays in force";
             let id = place.key();
-            let origin = problems.iter().find(|p| p.object.as_ref() == Some(id)).map(|p| p.origin.clone());
-            let origin = origin.unwrap_or_else(|| object.meta().origin.clone());
+            let start = problems.iter().find(|p| p.object.as_ref() == Some(id)).map_or(1, |p| p.start);
+            let origin = Origin { file: shown.clone(), line: start };
             problems.push(Problem::of_object(Severity::Warning, id.clone(), &origin, "", message));
             place.insert(object.clone());
         }
     }
-    file.problems = problems;
-    file
+    File { hash: Some(hash), objects: by_id.into_values().collect(), foreign, problems }
 }
 
 /// The file as it was, with a problem more.

@@ -14,14 +14,17 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchMask};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Problem;
-use super::directory::Directory;
+use super::directory::{Directory, is_manifest};
 use crate::index::{Change, Object};
 use crate::source::Severity;
 
 /// Changes that come this close together are one.
 const SETTLE: Duration = Duration::from_millis(1);
+/// How long a file may be away and come back as if it had only changed: its objects' connections live on.
+const GRACE: Duration = Duration::from_millis(100);
 /// How often a directory that has gone is looked for.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -62,12 +65,14 @@ impl Watcher {
     /// Reads the directory and goes on watching it in a task of its own. Nothing falls between the two.
     pub fn start(dir: PathBuf) -> Result<(Loaded, mpsc::Receiver<Batch>), SourceError> {
         let mut directory = Directory::new(dir);
-        let inotify = watch(directory.path())?;
+        let watch = watch(directory.path())?;
         let loaded = load(&mut directory)?;
         let (sender, receiver) = mpsc::channel(16);
+        let said = loaded.problems.as_slice().into();
+        let follower = Follower { directory, watch, news: News::default(), said, sender: sender.clone() };
         tokio::spawn(async move {
             tokio::select! {
-                () = follow(directory, inotify, &sender) => {}
+                () = follower.run() => {}
                 () = sender.closed() => {}
             }
         });
@@ -109,8 +114,8 @@ fn watch(dir: &Path) -> Result<Watch, SourceError> {
 
 fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
     let advice = match cause.kind() {
-        io::ErrorKind::NotFound => "; create it, or correct --manifests",
-        io::ErrorKind::NotADirectory => "; --manifests takes a directory, not a file",
+        io::ErrorKind::NotFound => "; create it, or name another",
+        io::ErrorKind::NotADirectory => "; name the directory of the file",
         io::ErrorKind::PermissionDenied => "; let the user that runs sluice read it",
         _ if matches!(cause.raw_os_error(), Some(24 | 28)) => {
             "; raise the sysctls fs.inotify.max_user_instances and max_user_watches"
@@ -121,86 +126,113 @@ fn failed(doing: &'static str, path: &Path, cause: io::Error) -> SourceError {
 }
 
 /// Sends a batch whenever something changed.
-async fn follow(mut directory: Directory, mut watch: Watch, sender: &mpsc::Sender<Batch>) {
-    let mut said: Arc<[Problem]> = directory.problems().into();
-    loop {
-        let mut news = News::default();
-        let heard = news.wait(&mut watch).await;
-        let mut changes = Vec::new();
-        let mut gone = None;
-        if news.everything || heard.is_err() {
-            match directory.read_all() {
-                Ok(all) => changes = all,
-                Err(error) => gone = Some(error),
-            }
-        } else {
-            let names = news.files.iter().filter(|(name, seen)| seen.is_worth_reading(&directory, name));
-            let names: Vec<&String> = names.map(|(name, _)| name).collect();
-            changes = names.into_iter().flat_map(|name| directory.read_file(name)).collect();
-        }
-        if news.lost || heard.is_err() {
-            gone = gone.or(heard.err());
-            match self::watch(directory.path()) {
-                // What happened before the new watch is found by reading everything again.
-                Ok(new) => {
-                    watch = new;
-                    changes.extend(directory.read_all().unwrap_or_default());
+struct Follower {
+    directory: Directory,
+    watch: Watch,
+    news: News,
+    /// The problems that were sent last.
+    said: Arc<[Problem]>,
+    sender: mpsc::Sender<Batch>,
+}
+
+impl Follower {
+    /// Until the receiver is gone.
+    async fn run(mut self) {
+        loop {
+            let sent = match self.changes().await {
+                Ok(changes) => self.send(changes, None).await,
+                Err(error) => {
+                    let sent = self.send(Vec::new(), Some(error)).await;
+                    self.come_back().await;
+                    let changes = self.directory.read_all().unwrap_or_default();
+                    sent.and(self.send(changes, None).await)
                 }
-                Err(error) => gone = gone.or(Some(error.cause)),
+            };
+            if sent.is_err() {
+                return;
             }
         }
-        let mut problems = directory.problems();
-        let missing = gone.is_some();
+    }
+
+    /// Waits for files to change, and reads them.
+    async fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
+        let heard = self.news.wait(&mut self.watch).await;
+        heard.map_err(|cause| failed("watch the directory", self.directory.path(), cause))?;
+        if self.news.lost {
+            // What happened before there was a new watch is found by reading everything.
+            self.watch = watch(self.directory.path())?;
+        }
+        if self.news.lost || self.news.everything {
+            self.news = News::default();
+            let changes = self.directory.read_all();
+            return changes.map_err(|cause| failed("read the directory", self.directory.path(), cause));
+        }
+        let seen = self.news.take().into_iter();
+        let names = seen.filter(|(name, seen)| seen.is_worth_reading(&self.directory, name));
+        let names: Vec<String> = names.map(|(name, _)| name).collect();
+        Ok(names.iter().flat_map(|name| self.directory.read_file(name)).collect())
+    }
+
+    /// Sends what is new. `Err`: nobody is there to read it.
+    async fn send(&mut self, changes: Vec<Change>, gone: Option<SourceError>) -> Result<(), ()> {
+        let mut problems = self.directory.problems();
         if let Some(error) = gone {
-            let message = format!("cannot be watched: {error}; what its files said stays in force");
-            let shown: Arc<str> = directory.path().to_string_lossy().into();
+            let shown: Arc<str> = self.directory.path().to_string_lossy().into();
+            let message = format!("{error}; what its files said stays in force");
             problems.push(Problem::of_file(&shown, Severity::Error, message));
         }
-        if !changes.is_empty() || *problems != *said {
-            said = problems.into();
-            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
-                return;
-            }
+        if changes.is_empty() && *problems == *self.said {
+            return Ok(());
         }
-        if missing {
-            watch = come_back(directory.path()).await;
-            let changes = directory.read_all().unwrap_or_default();
-            said = directory.problems().into();
-            if sender.send(Batch { changes, problems: said.clone() }).await.is_err() {
+        self.said = problems.into();
+        self.sender.send(Batch { changes, problems: self.said.clone() }).await.map_err(|_| ())
+    }
+
+    /// Waits for a directory that has gone.
+    async fn come_back(&mut self) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            if let Ok(watch) = watch(self.directory.path()) {
+                self.watch = watch;
+                self.news = News::default();
                 return;
             }
         }
     }
 }
 
-/// Waits for a directory that has gone.
-async fn come_back(dir: &Path) -> Watch {
-    loop {
-        tokio::time::sleep(RETRY).await;
-        if let Ok(watch) = watch(dir) {
-            return watch;
-        }
-    }
-}
-
-/// What happened to a file, the stronger last.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What happened to a file last.
+#[derive(Clone, Copy)]
 enum Seen {
     /// Its owner or mode: of interest if it could not be read.
     Touched,
     /// A name for it: complete if it is a link; if not, its writer has yet to write and close it.
     Created,
-    /// Written and closed, renamed or deleted.
+    /// Written and closed, or renamed into place.
     Complete,
+    /// Deleted or renamed, as of then. Many editors and `git` do that only to put a new file in its place.
+    Gone(Instant),
 }
 
 impl Seen {
+    fn of(mask: EventMask) -> Seen {
+        if mask.intersects(EventMask::DELETE | EventMask::MOVED_FROM) {
+            Seen::Gone(Instant::now())
+        } else if mask.contains(EventMask::ATTRIB) {
+            Seen::Touched
+        } else if mask.contains(EventMask::CREATE) {
+            Seen::Created
+        } else {
+            Seen::Complete
+        }
+    }
+
     fn is_worth_reading(self, directory: &Directory, name: &str) -> bool {
         match self {
             Seen::Touched => directory.is_unreadable(name),
             Seen::Created => std::fs::symlink_metadata(directory.path().join(name))
                 .is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1),
-            Seen::Complete => true,
+            Seen::Complete | Seen::Gone(_) => true,
         }
     }
 }
@@ -216,39 +248,57 @@ struct News {
 }
 
 impl News {
-    /// Waits for something to happen, and for it to be over.
+    /// Waits for something to happen that does not only look like it, and for it to be over.
     async fn wait(&mut self, watch: &mut Watch) -> io::Result<()> {
-        while self.files.is_empty() && !self.everything && !self.lost {
-            match watch.next().await {
-                Some(event) => self.note(&event?),
-                None => self.lost = true,
-            }
+        while !self.everything && !self.lost && !self.files.values().any(|seen| !matches!(seen, Seen::Gone(_))) {
+            let patience = self.files.values().filter_map(|seen| match seen {
+                Seen::Gone(when) => Some(*when + GRACE),
+                _ => None,
+            });
+            let event = match patience.min() {
+                None => watch.next().await,
+                Some(deadline) => match tokio::time::timeout_at(deadline, watch.next()).await {
+                    Ok(event) => event,
+                    Err(_) => break,
+                },
+            };
+            self.note(event)?;
         }
         tokio::time::sleep(SETTLE).await;
-        while let Some(Some(event)) = watch.next().now_or_never() {
-            self.note(&event?);
+        while let Some(event) = watch.next().now_or_never() {
+            self.note(event)?;
         }
         Ok(())
     }
 
-    fn note(&mut self, event: &EventOwned) {
+    /// The names to act on now. Files that went only just now stay behind.
+    fn take(&mut self) -> Vec<(String, Seen)> {
+        let now = Instant::now();
+        let is_due = |_: &String, seen: &mut Seen| !matches!(seen, Seen::Gone(when) if *when + GRACE > now);
+        self.files.extract_if(.., is_due).collect()
+    }
+
+    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<()> {
+        let Some(event) = event.transpose()? else {
+            self.lost = true;
+            return Ok(());
+        };
         if event.mask.contains(EventMask::Q_OVERFLOW) {
             self.everything = true;
         }
         if event.mask.intersects(EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::IGNORED) {
             self.lost = true;
         }
-        let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return };
+        let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return Ok(()) };
         if name.starts_with("..") {
             self.everything = true;
-            return;
+        } else if is_manifest(name) {
+            match (Seen::of(event.mask), self.files.get(name)) {
+                // A changed mode takes nothing back of what was seen before.
+                (Seen::Touched, Some(_)) => {}
+                (seen, _) => drop(self.files.insert(name.to_owned(), seen)),
+            }
         }
-        let seen = match event.mask {
-            mask if mask.contains(EventMask::ATTRIB) => Seen::Touched,
-            mask if mask.contains(EventMask::CREATE) => Seen::Created,
-            _ => Seen::Complete,
-        };
-        let before = self.files.entry(name.to_owned()).or_insert(seen);
-        *before = seen.max(*before);
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::read::{self, Fields, Reader};
-use super::yaml::{Node, Position, Value};
+use super::yaml::{Node, Value};
 use crate::index::*;
 use crate::ir::Protocol;
 
@@ -72,8 +72,8 @@ struct Metadata {
 pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     let object = reader.fields(node, |f| {
         f.known(&["apiVersion", "kind", "status"]);
-        let metadata = f.required("metadata", |r, n| metadata(r, kind, n, node.at));
-        let namespace = metadata.as_ref().map_or_else(|| "default".into(), |m| m.meta.name.namespace.clone());
+        let metadata = f.required("metadata", |r, n| metadata(r, kind, n));
+        let namespace = metadata.as_ref().map(|m| m.meta.name.namespace.clone()).unwrap_or_default();
         match kind {
             Kind::GatewayClass => {
                 let spec = f.required("spec", gateway_class_spec);
@@ -105,7 +105,7 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
                 let content = slice(f);
                 let (Metadata { meta, labels }, (ports, endpoints)) = (metadata?, content?);
                 let service = labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
-                let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: (&**name).into() });
+                let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: f.intern(name) });
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
             }
             Kind::Namespace => {
@@ -119,8 +119,8 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
     object.filter(|_| reader.is_fine())
 }
 
-fn metadata(reader: &mut Reader, kind: Kind, node: &Node, start: Position) -> Option<Metadata> {
-    let origin = reader.origin(start);
+fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
+    let origin = reader.origin();
     reader.fields(node, |f| {
         f.known(METADATA);
         let name = f.required("name", read::name);
@@ -128,11 +128,13 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node, start: Position) -> Op
         if !kind.namespaced() && namespace.is_some() {
             f.error_at("namespace", format!("a {kind} belongs to no namespace; remove it"));
         }
-        let namespace = namespace.filter(|_| kind.namespaced());
-        let namespace = namespace.unwrap_or_else(|| if kind.namespaced() { "default".into() } else { Arc::from("") });
+        let namespace = match namespace.filter(|_| kind.namespaced()) {
+            Some(namespace) => namespace,
+            None => f.intern(if kind.namespaced() { "default" } else { "" }),
+        };
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
-        let labels = f.optional("labels", strings).unwrap_or_default();
+        let labels = f.optional("labels", read::strings).unwrap_or_default();
         let name = Name { namespace, name: name? };
         Some(Metadata { meta: Meta { name, generation, created, origin }, labels })
     })
@@ -189,10 +191,10 @@ fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         let hostname = f.optional("hostname", read::text).is_some_and(|name| !name.is_empty());
         let tls = f.optional("tls", |_, _| Some(())).is_some();
         let routes = f.within("allowedRoutes", |f| {
-            let from = f.within("namespaces", allowed_namespaces).unwrap_or(From::Same);
-            Some((from, f.list("kinds", route_kind)))
+            let namespaces = f.within("namespaces", allowed_namespaces).unwrap_or(AllowedNamespaces::Same);
+            Some((namespaces, f.list("kinds", route_kind)))
         });
-        let (from, kinds) = routes.unwrap_or((From::Same, Box::default()));
+        let (namespaces, kinds) = routes.unwrap_or((AllowedNamespaces::Same, Box::default()));
         let protocol = match &*protocol? {
             "TCP" => ListenerProtocol::Forwarded(Protocol::Tcp),
             "UDP" => ListenerProtocol::Forwarded(Protocol::Udp),
@@ -207,18 +209,18 @@ fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
                 f.error_at(key, format!("means nothing to a {protocol} listener; remove it"));
             }
         }
-        Some(Listener { name: name?, port: port?, protocol, kinds, from })
+        Some(Listener { name: name?, port: port?, protocol, kinds, namespaces })
     })
 }
 
-fn allowed_namespaces(f: &mut Fields) -> Option<From> {
+fn allowed_namespaces(f: &mut Fields) -> Option<AllowedNamespaces> {
     let from = f.optional("from", read::text);
     let selector = f.optional("selector", selector);
     match from.as_deref() {
-        None | Some("Same") => Some(From::Same),
-        Some("All") => Some(From::All),
-        Some("None") => Some(From::None),
-        Some("Selector") => Some(selector.map_or(From::None, From::Selector)),
+        None | Some("Same") => Some(AllowedNamespaces::Same),
+        Some("All") => Some(AllowedNamespaces::All),
+        Some("None") => Some(AllowedNamespaces::None),
+        Some("Selector") => Some(selector.map_or(AllowedNamespaces::None, AllowedNamespaces::Selector)),
         Some(other) => {
             f.error_at("from", format!("is \"{other}\"; use All, Same, Selector or None"));
             None
@@ -228,7 +230,7 @@ fn allowed_namespaces(f: &mut Fields) -> Option<From> {
 
 fn selector(reader: &mut Reader, node: &Node) -> Option<Selector> {
     reader.fields(node, |f| {
-        let labels = f.optional("matchLabels", strings).unwrap_or_default().into_iter();
+        let labels = f.optional("matchLabels", read::strings).unwrap_or_default().into_iter();
         let expressions = f.list("matchExpressions", requirement);
         let labels = labels.map(|(key, value)| Requirement { key, test: LabelTest::In([value].into()) });
         Some(Selector(labels.chain(expressions).collect()))
@@ -264,7 +266,7 @@ fn requirement(reader: &mut Reader, node: &Node) -> Option<Requirement> {
 
 fn route_kind(reader: &mut Reader, node: &Node) -> Option<RouteKind> {
     reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_else(|| GATEWAY_GROUP.into());
+        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(GATEWAY_GROUP));
         Some(RouteKind { group, kind: f.required("kind", read::name)? })
     })
 }
@@ -321,8 +323,8 @@ fn parent_ref(reader: &mut Reader, node: &Node) -> Option<ParentRef> {
 
 fn backend_ref(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<BackendRef> {
     reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_default();
-        let kind = f.optional("kind", read::name).unwrap_or_else(|| "Service".into());
+        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(""));
+        let kind = f.optional("kind", read::name).unwrap_or_else(|| f.intern("Service"));
         let namespace = f.optional("namespace", read::name).unwrap_or_else(|| namespace.clone());
         let name = f.required("name", read::name);
         let port = f.optional("port", read::port);
@@ -366,7 +368,7 @@ fn service_spec(reader: &mut Reader, node: &Node) -> Option<(bool, Box<[ServiceP
         let ports = f.list("ports", |r, n| {
             r.fields(n, |f| {
                 f.known(&["appProtocol", "nodePort"]);
-                let name = f.optional("name", read::text).unwrap_or_default();
+                let name = f.optional("name", read::text).unwrap_or_else(|| f.intern(""));
                 let port = f.required("port", read::port);
                 let protocol = port_protocol(f);
                 let target = f.optional("targetPort", target_port).flatten();
@@ -426,7 +428,7 @@ fn slice(f: &mut Fields) -> Option<SliceContent> {
     let ports = f.list("ports", |r, n| {
         r.fields(n, |f| {
             f.known(&["appProtocol"]);
-            let name = f.optional("name", read::text).unwrap_or_default();
+            let name = f.optional("name", read::text).unwrap_or_else(|| f.intern(""));
             let protocol = port_protocol(f);
             let port = f.optional("port", read::port);
             Some(SlicePort { name, protocol: protocol?, port })
@@ -444,7 +446,7 @@ fn endpoint(reader: &mut Reader, node: &Node, v4: bool) -> Option<SliceEndpoint>
         });
         let health = f.within("conditions", |f| Some(health(f))).unwrap_or(Health::Ready);
         // v1beta1 had the node among the topology labels.
-        let topology = f.optional("topology", strings).unwrap_or_default();
+        let topology = f.optional("topology", read::strings).unwrap_or_default();
         let host = topology.iter().find(|(key, _)| &**key == "kubernetes.io/hostname").map(|(_, v)| Arc::from(&**v));
         let node = f.optional("nodeName", read::text).or(host);
         match addresses?.first() {
@@ -479,13 +481,4 @@ fn health(f: &mut Fields) -> Health {
         (false, true) => Health::LastResort,
         (false, false) => Health::NotReady,
     }
-}
-
-/// A mapping of strings: labels.
-fn strings(reader: &mut Reader, node: &Node) -> Option<Labels> {
-    let Value::Mapping(entries) = &node.value else {
-        reader.error(node.at, "must be a mapping of strings");
-        return None;
-    };
-    entries.iter().map(|e| Some((e.key.as_ref().into(), read::string(reader, &e.value)?.into()))).collect()
 }

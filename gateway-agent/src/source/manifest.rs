@@ -7,7 +7,7 @@ use serde::de::IgnoredAny;
 use super::kinds;
 use super::read::Reader;
 use super::yaml::{self, Broken, Node, Position, Value};
-use super::{Problem, Severity};
+use super::{Problem, Severity, Strings};
 use crate::index::{Kind, Name, Object, ObjectId, Origin};
 
 /// What a file says.
@@ -23,11 +23,12 @@ pub struct Manifest {
 }
 
 /// Reads a text. `Err`: it is no YAML at all, so nothing can be said of its objects.
-pub fn read(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
+pub fn read(file: &Arc<str>, text: &str, strings: &mut Strings) -> Result<Manifest, Problem> {
     let documents =
         yaml::documents(text).map_err(|broken| broken_json(text).unwrap_or(broken)).map_err(|broken| Problem {
             origin: Origin { file: file.clone(), line: broken.at.line },
             column: broken.at.column,
+            start: broken.at.line,
             severity: Severity::Error,
             object: None,
             field: "".into(),
@@ -35,7 +36,7 @@ pub fn read(file: &Arc<str>, text: &str) -> Result<Manifest, Problem> {
         })?;
     let mut manifest = Manifest::default();
     for document in &documents {
-        manifest.take(file, document, None);
+        manifest.take(file, document, None, strings);
     }
     Ok(manifest)
 }
@@ -52,8 +53,8 @@ fn broken_json(text: &str) -> Option<Broken> {
 
 impl Manifest {
     /// `inherited`: apiVersion and kind for the items of a typed list, which may leave them out.
-    fn take(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>) {
-        let mut nobody = Reader::new(file.clone(), None);
+    fn take(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
+        let mut nobody = Reader::new(file.clone(), None, node.at, strings);
         let Value::Mapping(_) = &node.value else {
             nobody.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
             return self.problems.extend(nobody.into_problems());
@@ -67,14 +68,14 @@ impl Manifest {
         };
         if let Some(item_kind) = kind.strip_suffix("List") {
             let inherited = (!item_kind.is_empty()).then_some((api_version, item_kind));
-            return self.take_list(file, node, inherited);
+            return self.take_list(file, node, inherited, strings);
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let Some(kind) = kinds::kind_named(group, kind) else {
-            return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin(node.at)));
+            return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin()));
         };
         let id = identify(kind, node);
-        let mut reader = Reader::new(file.clone(), Some(id.clone()));
+        let mut reader = Reader::new(file.clone(), Some(id.clone()), node.at, strings);
         if kinds::versions(kind).contains(&version) {
             match kinds::object(&mut reader, kind, node) {
                 Some(object) => self.objects.push(object),
@@ -93,12 +94,12 @@ impl Manifest {
         self.problems.extend(reader.into_problems());
     }
 
-    fn take_list(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>) {
+    fn take_list(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
         let Some(items) = field(node, "items").filter(|items| !items.is_null()) else { return };
         match &items.value {
-            Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited)),
+            Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited, strings)),
             _ => {
-                let mut nobody = Reader::new(file.clone(), None);
+                let mut nobody = Reader::new(file.clone(), None, node.at, strings);
                 nobody.error_in("items", items.at, "must be a list");
                 self.problems.extend(nobody.into_problems());
             }

@@ -8,6 +8,8 @@ mod kinds;
 pub mod manifest;
 mod problem;
 mod read;
+mod strings;
 mod yaml;
 
 pub use problem::{Problem, Severity};
+pub use strings::Strings;

@@ -24,6 +24,8 @@ pub struct Problem {
     pub origin: Origin,
     /// From 1; 0: not known, the object as a whole.
     pub column: u32,
+    /// The line the object starts in; that of the place if there is no object.
+    pub start: u32,
     pub severity: Severity,
     /// `None`: the file, or an object that does not say what it is.
     pub object: Option<ObjectId>,
@@ -38,6 +40,7 @@ impl Problem {
         Problem {
             origin: Origin { file: file.clone(), line: 1 },
             column: 0,
+            start: 1,
             severity,
             object: None,
             field: "".into(),
@@ -56,6 +59,7 @@ impl Problem {
         Problem {
             origin: origin.clone(),
             column: 0,
+            start: origin.line,
             severity,
             object: Some(id),
             field: field.into(),

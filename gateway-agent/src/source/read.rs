@@ -3,13 +3,15 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use super::yaml::{Node, Position, Value};
-use super::{Problem, Severity};
-use crate::index::{ObjectId, Origin};
+use super::yaml::{Entry, Node, Position, Value};
+use super::{Problem, Severity, Strings};
+use crate::index::{Labels, ObjectId, Origin};
 
 /// Collects what is wrong while an object is read.
-pub struct Reader {
+pub struct Reader<'s> {
+    strings: &'s mut Strings,
     file: Arc<str>,
+    start: Position,
     path: Vec<Step>,
     object: Option<ObjectId>,
     problems: Vec<Problem>,
@@ -21,10 +23,10 @@ enum Step {
     Item(usize),
 }
 
-impl Reader {
-    /// `object`: whom the problems are about, if that can be told.
-    pub fn new(file: Arc<str>, object: Option<ObjectId>) -> Reader {
-        Reader { file, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
+impl<'s> Reader<'s> {
+    /// `object`: whom the problems are about, if that can be told; `start`: where it starts.
+    pub fn new(file: Arc<str>, object: Option<ObjectId>, start: Position, strings: &'s mut Strings) -> Reader<'s> {
+        Reader { strings, file, start, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
     }
 
     /// Nothing was wrong so far.
@@ -36,8 +38,9 @@ impl Reader {
         self.problems
     }
 
-    pub fn origin(&self, at: Position) -> Origin {
-        Origin { file: self.file.clone(), line: at.line }
+    /// Where the object starts.
+    pub fn origin(&self) -> Origin {
+        Origin { file: self.file.clone(), line: self.start.line }
     }
 
     pub fn error(&mut self, at: Position, message: impl Into<Box<str>>) {
@@ -55,16 +58,16 @@ impl Reader {
     }
 
     fn record(&mut self, severity: Severity, at: Position, message: Box<str>) {
-        let origin = self.origin(at);
-        let field = self.path().into();
-        self.problems.push(Problem {
-            origin,
+        let problem = Problem {
+            origin: Origin { file: self.file.clone(), line: at.line },
             column: at.column,
+            start: self.start.line,
             severity,
             object: self.object.clone(),
-            field,
+            field: self.path().into(),
             message,
-        });
+        };
+        self.problems.push(problem);
     }
 
     /// `spec.rules[0].backendRefs`
@@ -82,7 +85,7 @@ impl Reader {
         text
     }
 
-    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader) -> T) -> T {
+    fn within<T>(&mut self, step: Step, read: impl FnOnce(&mut Reader<'s>) -> T) -> T {
         self.path.push(step);
         let result = read(self);
         self.path.pop();
@@ -113,13 +116,13 @@ impl Reader {
 }
 
 /// A mapping whose fields are being read. Null is as good as absent.
-pub struct Fields<'r, 'n> {
-    pub reader: &'r mut Reader,
+pub struct Fields<'r, 's, 'n> {
+    reader: &'r mut Reader<'s>,
     node: &'n Node<'n>,
     asked: Vec<&'static str>,
 }
 
-impl<'n> Fields<'_, 'n> {
+impl<'s, 'n> Fields<'_, 's, 'n> {
     fn find(&mut self, key: &'static str) -> Option<&'n Node<'n>> {
         self.asked.push(key);
         let Value::Mapping(entries) = &self.node.value else { return None };
@@ -130,7 +133,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn optional<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+        read: impl FnOnce(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Option<T> {
         let node = self.find(key)?;
         self.reader.within(Step::Field(key.into()), |r| read(r, node))
@@ -140,7 +143,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn required<T>(
         &mut self,
         key: &'static str,
-        read: impl FnOnce(&mut Reader, &'n Node<'n>) -> Option<T>,
+        read: impl FnOnce(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Option<T> {
         if self.find(key).is_none() {
             let at = self.node.at;
@@ -154,7 +157,7 @@ impl<'n> Fields<'_, 'n> {
     pub fn list<T>(
         &mut self,
         key: &'static str,
-        mut read: impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+        mut read: impl FnMut(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
     ) -> Box<[T]> {
         self.optional(key, |r, node| items(r, node, &mut read)).unwrap_or_default()
     }
@@ -162,6 +165,11 @@ impl<'n> Fields<'_, 'n> {
     /// A mapping that may be missing.
     pub fn within<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
         self.optional(key, |r, node| r.fields(node, read))
+    }
+
+    /// A string that may be kept elsewhere already.
+    pub fn intern(&mut self, text: &str) -> Arc<str> {
+        self.reader.strings.intern(text)
     }
 
     /// Fields of the API that Sluice has no use for.
@@ -176,10 +184,10 @@ impl<'n> Fields<'_, 'n> {
     }
 }
 
-pub fn items<'n, T>(
-    reader: &mut Reader,
+pub fn items<'s, 'n, T>(
+    reader: &mut Reader<'s>,
     node: &'n Node<'n>,
-    read: &mut impl FnMut(&mut Reader, &'n Node<'n>) -> Option<T>,
+    read: &mut impl FnMut(&mut Reader<'s>, &'n Node<'n>) -> Option<T>,
 ) -> Option<Box<[T]>> {
     let Value::Sequence(items) = &node.value else {
         reader.error(node.at, format!("must be a list, but is {}", describe(node)));
@@ -190,9 +198,22 @@ pub fn items<'n, T>(
     read.collect::<Vec<Option<T>>>().into_iter().collect()
 }
 
+/// A mapping of strings: labels.
+pub fn strings(reader: &mut Reader, node: &Node) -> Option<Labels> {
+    let Value::Mapping(entries) = &node.value else {
+        reader.error(node.at, format!("must be a mapping of strings, but is {}", describe(node)));
+        return None;
+    };
+    let pair = |entry: &Entry| {
+        let value = reader.within(Step::Field(entry.key.as_ref().into()), |r| string(r, &entry.value).map(Box::from));
+        Some((Box::from(&*entry.key), value?))
+    };
+    entries.iter().map(pair).collect()
+}
+
 /// A string. Plain numbers and booleans are none, as for the Kubernetes API.
 pub fn text(reader: &mut Reader, node: &Node) -> Option<Arc<str>> {
-    string(reader, node).map(Arc::from)
+    string(reader, node).map(|text| reader.strings.intern(text))
 }
 
 pub fn string<'n>(reader: &mut Reader, node: &'n Node) -> Option<&'n str> {

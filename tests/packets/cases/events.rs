@@ -168,8 +168,7 @@ fn refused_and_picked(lab: &mut Lab, version: Version) -> Result<()> {
 }
 
 /// A reader that does not read loses events, never packets.
-pub fn full(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
+pub fn full(_: &mut Lab) -> Result<()> {
     let mut lab = Lab::with_sizes(&[(names::EVENTS, 4096)])?;
     configure(&mut lab)?;
     let version = Version::V4;

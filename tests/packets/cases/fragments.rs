@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use gateway_common::{HELD_PER_DATAGRAM, Reason, protocol::UDP};
+use gateway_common::{FRAGMENT_SECONDS, FragmentTrack, HELD_PER_DATAGRAM, Reason, protocol::UDP};
 
 use crate::answer::Error;
 use crate::cases::Cases;
@@ -28,6 +28,7 @@ pub fn add(cases: &mut Cases) {
             });
         }
     }
+    cases.each("fragments/that_come_before_their_flow", before_the_flow);
     cases.each("fragments/of_two_datagrams_do_not_mix", two_datagrams);
     cases.each("fragments/too_many_before_the_first", too_many);
     cases.each("fragments/too_large_to_hold", too_large);
@@ -36,6 +37,7 @@ pub fn add(cases: &mut Cases) {
     cases.one("fragments/with_other_ipv6_extensions", with_extensions);
     cases.one("fragments/with_ipv4_options", with_options);
     cases.each("fragments/to_a_shared_address", shared_address);
+    cases.each("fragments/of_a_new_datagram_with_an_old_id", old_id);
     cases.each("fragments/of_the_nodes_own_datagrams_arrive", the_nodes_own);
     cases.each("fragments/of_others_pass_in_any_order", others_pass);
 }
@@ -84,6 +86,19 @@ fn out_of_order(lab: &mut Lab, version: Version, place: Place, order: [usize; 3]
     all_arrive(lab, Port::Ext0, &request.fragments(0xabcd, &CUTS), place.port(), wanted, order)
 }
 
+/// The datagram that opens the flow comes in the wrong order.
+fn before_the_flow(lab: &mut Lab, version: Version) -> Result<()> {
+    for order in [[2, 1, 0], [1, 0, 2]] {
+        lab.reset()?;
+        let scene = Scene::new(lab, version, UDP, Place::Pod)?;
+        let request = scene.request(&payload());
+        let wanted = scene.forwarded(&request).fragments(0xabcd, &CUTS);
+        all_arrive(lab, Port::Ext0, &request.fragments(0xabcd, &CUTS), Port::Pod0, wanted, order)?;
+        assert_eq!(scene.halves(lab)?.table, Table::Embryonic);
+    }
+    Ok(())
+}
+
 fn reply_out_of_order(lab: &mut Lab, version: Version, place: Place, order: [usize; 3]) -> Result<()> {
     let mut scene = Scene::new(lab, version, UDP, place)?;
     scene.establish(lab)?;
@@ -114,7 +129,9 @@ fn all_arrive(
             held(&outcome);
         }
     }
-    sent.extend(wire.received());
+    // One of those that waited is the outcome of the first one's run.
+    let waited = order.iter().take_while(|i| **i != 0).count();
+    sent.extend(wire.received(waited));
     let network = |frames: Vec<Vec<u8>>| -> std::collections::BTreeSet<Vec<u8>> {
         frames.into_iter().map(|frame| frame[12..].to_vec()).collect()
     };
@@ -234,6 +251,25 @@ fn shared_address(lab: &mut Lab, version: Version) -> Result<()> {
         all_arrive(lab, Port::Ext0, &request.fragments(4, &CUTS), Port::Pod0, wanted, order)?;
     }
     Ok(())
+}
+
+/// Ids come round again (RFC 6864): what an older datagram of the same id left behind is not followed.
+fn old_id(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut old = Scene::new(lab, version, UDP, Place::Remote)?;
+    old.establish(lab)?;
+    let mut new = old.client_port(40_001);
+    new.peer.set_port(0);
+    new.establish(lab)?;
+    let (before, after) = (old.request(&payload()), new.request(&payload()));
+    for frame in before.fragments(9, &CUTS) {
+        lab.tc(Port::Ext0, &frame)?;
+    }
+    for (key, track) in lab.fragments()?.into_iter().filter(|(_, track)| track.flow == old.forward_key()) {
+        let since = track.since.checked_sub(FRAGMENT_SECONDS + 2).context("the machine has not run that long")?;
+        lab.put_fragment(&key, &FragmentTrack { since, ..track })?;
+    }
+    let wanted = new.forwarded(&after).fragments(9, &CUTS);
+    all_arrive(lab, Port::Ext0, &after.fragments(9, &CUTS), Port::Ext1, wanted, [1, 0, 2])
 }
 
 /// What was held for an address that is shared, and is the node's, reaches its socket whole.

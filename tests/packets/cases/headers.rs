@@ -172,6 +172,8 @@ fn contradictory(scene: &Scene) -> Vec<(&'static str, Vec<u8>)> {
         ("TCP header past the end", changed(&segment, transport + 12, &[0xf0])),
         ("UDP length below its header", changed(&datagram, transport + 4, &[0, 7])),
         ("UDP length past the end", changed(&datagram, transport + 4, &[0, 200])),
+        // Only an skb of merged segments may have none (BIG TCP).
+        ("no IP length", changed(&segment, length_field, &[0, 0])),
         ("IP length past the end", changed(&segment, length_field, &[3, 0])),
     ];
     if version == Version::V4 {

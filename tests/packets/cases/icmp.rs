@@ -91,7 +91,7 @@ fn to_the_client(lab: &mut Lab, version: Version, protocol: u8, place: Place) ->
         for from in [router(version, Port::Ext1), scene.backend.ip()] {
             for quoted in quotations(version, &sent) {
                 let error = Packet::icmp(from, scene.peer.ip(), kind, code, rest, &got.ip_packet()[..quoted]);
-                let error = scene.from_backend(error);
+                let error = scene.sent_by_backend(error);
                 // The client knows the gateway only.
                 let gateway = scene.gateway.ip();
                 let wanted =
@@ -120,7 +120,7 @@ fn to_the_backend(lab: &mut Lab, version: Version, protocol: u8, place: Place) -
         for from in [router(version, Port::Ext0), scene.client.ip()] {
             for quoted in quotations(version, &sent) {
                 let error = Packet::icmp(from, scene.gateway.ip(), kind, code, rest, &got.ip_packet()[..quoted]);
-                let error = scene.from_client(error);
+                let error = scene.sent_by_client(error);
                 // A pod knows the client's side; another backend knows the node only.
                 let seen_from = if place == Place::Pod { from } else { scene.peer.ip() };
                 let wanted =
@@ -142,7 +142,7 @@ fn about_a_new_flow(lab: &mut Lab, version: Version) -> Result<()> {
     let error = Packet::icmp(scene.backend.ip(), scene.peer.ip(), kind, code, rest, &got.ip_packet());
     let seen = Packet { ttl: got.ttl, ..sent.clone() };
     let wanted = Packet::icmp(scene.gateway.ip(), scene.client.ip(), kind, code, rest, &seen.ip_packet());
-    lab.tc(Port::Ext1, &scene.from_backend(error).frame())?.forwarded(&wanted.hop());
+    lab.tc(Port::Ext1, &scene.sent_by_backend(error).frame())?.forwarded(&wanted.hop());
     Ok(())
 }
 
@@ -153,7 +153,7 @@ fn never_answered(lab: &mut Lab, version: Version) -> Result<()> {
     let got = scene.forwarded(&scene.confirmation());
     let (kind, code, rest) = errors(version)[2];
     let error = Packet::icmp(scene.backend.ip(), scene.peer.ip(), kind, code, rest, &got.ip_packet()).ttl(1);
-    lab.tc(Port::Ext1, &scene.from_backend(error).frame())?.dropped(Reason::TtlExpired);
+    lab.tc(Port::Ext1, &scene.sent_by_backend(error).frame())?.dropped(Reason::TtlExpired);
     Ok(())
 }
 
@@ -165,7 +165,7 @@ fn no_state(lab: &mut Lab, version: Version) -> Result<()> {
     let got = scene.forwarded(&scene.confirmation());
     for (kind, code, rest) in errors(version) {
         let error = Packet::icmp(scene.backend.ip(), scene.peer.ip(), kind, code, rest, &got.ip_packet());
-        lab.tc(Port::Ext1, &scene.from_backend(error).frame())?;
+        lab.tc(Port::Ext1, &scene.sent_by_backend(error).frame())?;
     }
     let after = scene.halves(lab)?;
     assert_eq!((after.table, after.forward.state), (Table::Flows, before.forward.state));
@@ -182,6 +182,6 @@ fn absent_checksum(lab: &mut Lab) -> Result<()> {
     let seen = Packet { ttl: got.ttl, ..sent.clone() };
     let error = Packet::icmp(scene.backend.ip(), scene.peer.ip(), 3, 3, [0; 4], &got.ip_packet());
     let wanted = Packet::icmp(scene.gateway.ip(), scene.client.ip(), 3, 3, [0; 4], &seen.ip_packet());
-    lab.tc(Port::Ext1, &scene.from_backend(error).frame())?.forwarded(&wanted.hop());
+    lab.tc(Port::Ext1, &scene.sent_by_backend(error).frame())?.forwarded(&wanted.hop());
     Ok(())
 }

@@ -16,7 +16,7 @@ mod udp;
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use crate::lab::Lab;
@@ -25,6 +25,7 @@ use crate::pool::Pool;
 
 pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     let mut cases = Cases { pool: pool.clone(), trials: Vec::new() };
+    cases.one("object/release_carries_no_trace", no_trace);
     events::add(&mut cases);
     fragments::add(&mut cases);
     headers::add(&mut cases);
@@ -39,6 +40,12 @@ pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     tcp::add(&mut cases);
     udp::add(&mut cases);
     cases.trials
+}
+
+/// aya-log brings a map of its own, and its cost for every packet: only a debug object has it.
+fn no_trace(lab: &mut Lab) -> Result<()> {
+    ensure!(!lab.has_map("AYA_LOGS"), "the release object logs");
+    Ok(())
 }
 
 /// The list of tests that grows.

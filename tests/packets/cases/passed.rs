@@ -104,7 +104,7 @@ fn echo_requests(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
     };
     for kind in kinds {
         let packet = Packet::icmp(version.client(), version.gateway(), *kind, 0, [0, 1, 0, 2], &[9; 56]);
-        lab.run(hook, Port::Ext0, &scene.from_client(packet).frame())?.untouched();
+        lab.run(hook, Port::Ext0, &scene.sent_by_client(packet).frame())?.untouched();
     }
     Ok(())
 }
@@ -114,7 +114,7 @@ fn other_protocols(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
     for protocol in [2, 4, 41, 47, 50, 51, 59, 132, 255] {
         let body = Body::Raw { protocol, bytes: vec![0x11; 64] };
         let packet = Packet::new(version.client(), version.gateway(), body);
-        lab.run(hook, Port::Ext0, &scene.from_client(packet).frame())?.untouched();
+        lab.run(hook, Port::Ext0, &scene.sent_by_client(packet).frame())?.untouched();
     }
     Ok(())
 }
@@ -135,7 +135,7 @@ fn icmp_errors_about_others(lab: &mut Lab, version: Version, hook: Hook) -> Resu
     let quoted = scene.up("A", 1, 2).ip_packet();
     for payload in [&quoted[..], &quoted[..version.header() + 8], &quoted[..12], b""] {
         let error = Packet::icmp(version.client(), version.gateway(), kind, code, [0; 4], payload);
-        lab.run(hook, Port::Ext0, &scene.from_client(error).frame())?.untouched();
+        lab.run(hook, Port::Ext0, &scene.sent_by_client(error).frame())?.untouched();
     }
     Ok(())
 }

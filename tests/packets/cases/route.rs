@@ -1,7 +1,11 @@
 //! The way out: what is looked up, what is kept, and which frames XDP takes.
 
 use anyhow::Result;
-use gateway_common::{Flow, Reason, protocol::TCP, protocol::UDP, route_kind};
+use gateway_common::{
+    Reason,
+    protocol::{TCP, UDP},
+    route_kind,
+};
 
 use crate::answer::{Error, reset};
 use crate::cases::Cases;
@@ -23,7 +27,10 @@ pub fn add(cases: &mut Cases) {
         for protocol in [TCP, UDP] {
             let name = if protocol == TCP { "tcp" } else { "udp" };
             cases.each(&format!("route/{name}_frames_arrive_whole_{place:?}"), move |lab, v| {
-                on_the_wire(lab, v, protocol, place)
+                on_the_wire(lab, v, protocol, place, &[])
+            });
+            cases.each(&format!("route/{name}_frames_by_xdp_arrive_whole_{place:?}"), move |lab, v| {
+                on_the_wire(lab, v, protocol, place, &[Port::Ext0, Port::Ext1])
             });
         }
     }
@@ -34,24 +41,13 @@ pub fn add(cases: &mut Cases) {
     cases.each("route/answers_arrive_at_the_sender", answers_on_the_wire);
 }
 
-/// Sets when the route of a half was looked up.
-fn checked(lab: &mut Lab, scene: &Scene, age: u64) -> Result<()> {
-    for key in [scene.forward_key(), scene.reply_key()] {
-        if let Some((table, flow)) = lab.flow(&key)? {
-            let mut route = flow.route;
-            route.checked = now()? - age;
-            lab.put_flow(table, &key, &Flow { route, ..flow })?;
-        }
-    }
-    Ok(())
-}
-
 fn kept(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     let mut scene = Scene::new(lab, version, TCP, place)?;
     scene.establish(lab)?;
     // One packet of each side more, and the route of each half is known.
     scene.client_sends(lab, &scene.up("A", C, B))?;
     scene.backend_sends(lab, &scene.down("A", B, C))?;
+    scene.age_routes(lab, 0)?;
     let up = scene.up("PA", C, B).data(b"up");
     lab.tc(Port::Ext0, &up.frame())?.forwarded_whole(&scene.forwarded(&up));
     let down = scene.down("PA", B, C).data(b"down");
@@ -72,7 +68,7 @@ fn looked_up_again(lab: &mut Lab, version: Version) -> Result<()> {
     scene.establish(lab)?;
     scene.client_sends(lab, &scene.up("A", C, B))?;
     let before = scene.halves(lab)?.forward.route.checked;
-    checked(lab, &scene, 2 * SECOND)?;
+    scene.age_routes(lab, 2 * SECOND)?;
     scene.client_sends(lab, &scene.up("A", C, B))?;
     let after = scene.halves(lab)?.forward.route.checked;
     assert!(after >= before, "{after} is not after {before}");
@@ -83,7 +79,7 @@ fn looked_up_again(lab: &mut Lab, version: Version) -> Result<()> {
 fn disappears(lab: &mut Lab, version: Version) -> Result<()> {
     let mut scene = Scene::new(lab, version, TCP, Place::Pod)?;
     scene.establish(lab)?;
-    checked(lab, &scene, 2 * SECOND)?;
+    scene.age_routes(lab, 2 * SECOND)?;
     ip(&format!("route del {} dev pod0\n", version.pod()))?;
     let packet = scene.up("PA", C, B).data(b"x");
     let outcome = lab.tc(Port::Ext0, &packet.frame());
@@ -110,6 +106,7 @@ fn xdp(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
         }
         let before = scene.halves(lab)?.forward;
         for length in [0, 1, 2, 513, 1200] {
+            scene.age_routes(lab, 0)?;
             let data = vec![0xee; length];
             let (up, down) = match protocol {
                 TCP => (scene.up("PA", C, B).data(&data), scene.down("PA", B, C).data(&data)),
@@ -154,10 +151,10 @@ fn xdp_leaves(lab: &mut Lab, version: Version) -> Result<()> {
     for frame in &fragments {
         lab.xdp(Port::Ext0, frame)?.untouched();
     }
-    checked(lab, &scene, 2 * SECOND)?;
+    scene.age_routes(lab, 2 * SECOND)?;
     lab.xdp(Port::Ext0, &scene.up("A", C, B).frame())?.untouched();
     scene.client_sends(lab, &scene.up("A", C, B))?;
-    scene.client_sends(lab, &scene.up("A", C, B))?;
+    scene.age_routes(lab, 0)?;
     let packet = scene.up("A", C, B);
     lab.xdp(Port::Ext0, &packet.frame())?.forwarded_whole(&scene.forwarded(&packet));
     // The way out takes no XDP frames any longer.
@@ -173,6 +170,7 @@ fn peer(lab: &mut Lab, version: Version) -> Result<()> {
     lab.backend(BACKEND, entry)?;
     scene.establish(lab)?;
     scene.client_sends(lab, &scene.up("A", C, B))?;
+    scene.age_routes(lab, 0)?;
     let up = scene.up("PA", C, B).data(b"into the pod");
     lab.tc(Port::Ext0, &up.frame())?.forwarded_whole(&scene.forwarded(&up));
     let halves = scene.halves(lab)?;
@@ -182,15 +180,16 @@ fn peer(lab: &mut Lab, version: Version) -> Result<()> {
 }
 
 /// Through attached programs, over the wire, to the other host: MAC addresses and all, whatever the kind of redirect.
-fn on_the_wire(lab: &mut Lab, version: Version, protocol: u8, place: Place) -> Result<()> {
+fn on_the_wire(lab: &mut Lab, version: Version, protocol: u8, place: Place, xdp: &[Port]) -> Result<()> {
     lab.attach()?;
+    lab.xdp_ports(xdp)?;
     let mut scene = Scene::new(lab, version, protocol, place)?;
     let mut client = Wire::open(Port::Ext0)?;
     let mut backend = if place == Place::Near { None } else { Some(Wire::open(place.port())?) };
 
     let opening = scene.opening();
     client.send(&opening.frame())?;
-    let got = backend.as_mut().unwrap_or(&mut client).received();
+    let got = backend.as_mut().unwrap_or(&mut client).received(1);
     assert_eq!(got.len(), 1, "{got:02x?}");
     if scene.peer.port() == 0 {
         let at = 14 + version.header();
@@ -241,7 +240,7 @@ fn answers_on_the_wire(lab: &mut Lab, version: Version) -> Result<()> {
     let request =
         scene.request(b"hello").to(port_of(version.gateway(), 81)).macs(Port::Ext0.peer_mac(), Port::Ext0.mac());
     client.send(&request.frame())?;
-    let got = client.received();
+    let got = client.received(1);
     assert_eq!(got.len(), 1, "{got:02x?}");
     let quoted = got[0].len() - 14 - version.header() - 8;
     let (kind, code, rest) = Error::PortUnreachable.header(request.is_v4());

@@ -8,8 +8,9 @@ use gateway_common::{
 
 use crate::answer::reset;
 use crate::cases::Cases;
-use crate::lab::{Lab, Table};
+use crate::lab::{Lab, Table, now};
 use crate::net::{Port, Version, port_of};
+use crate::outcome::Hook;
 use crate::scene::{BACKEND, BACKEND_ISN, CLIENT_ISN, Place, Scene};
 
 const C: u32 = CLIENT_ISN + 1;
@@ -52,6 +53,7 @@ pub fn add(cases: &mut Cases) {
             scene.backend_sends(lab, &scene.down("R", B, 0))
         })
     });
+    cases.each("sweep/every_packet_says_that_its_half_is_busy", busy_halves);
     cases.each("sweep/one_busy_half_keeps_both", one_busy_half);
     cases.each("sweep/leaves_what_is_in_use", leaves_the_rest);
     cases.each("sweep/udp_of_a_gone_backend_picks_anew", udp_gone);
@@ -76,6 +78,31 @@ fn idle(lab: &mut Lab, version: Version, time: u64, bring: impl Fn(&mut Lab, &mu
         scene.age(lab, time + SECOND)?;
         lab.sweep()?;
         scene.gone(lab)?;
+    }
+    Ok(())
+}
+
+fn busy_halves(lab: &mut Lab, version: Version) -> Result<()> {
+    for hook in Hook::BOTH {
+        for protocol in [TCP, UDP] {
+            lab.reset()?;
+            lab.xdp_ports(&[Port::Ext0, Port::Ext1])?;
+            let mut scene = Scene::new(lab, version, protocol, Place::Remote)?;
+            scene.establish(lab)?;
+            let down = if protocol == TCP { scene.down("A", B, C) } else { scene.response(b"x") };
+            // One more each way, so that XDP finds the routes.
+            scene.client_sends(lab, &scene.confirmation())?;
+            scene.backend_sends(lab, &down)?;
+            scene.age(lab, 20 * SECOND)?;
+            scene.age_routes(lab, 0)?;
+            let start = now()?;
+            lab.run(hook, Port::Ext0, &scene.confirmation().frame())?
+                .forwarded(&scene.forwarded(&scene.confirmation()));
+            let halves = scene.halves(lab)?;
+            assert!(halves.forward.last_seen >= start && halves.reply.last_seen < start, "{hook:?}, {protocol}");
+            lab.run(hook, Port::Ext1, &down.frame())?.forwarded(&scene.returned(&down));
+            assert!(scene.halves(lab)?.reply.last_seen >= start, "{hook:?}, {protocol}");
+        }
     }
     Ok(())
 }

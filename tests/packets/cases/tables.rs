@@ -19,8 +19,14 @@ pub fn add(cases: &mut Cases) {
     for (table, name) in [(Table::Flows, "established"), (Table::Embryonic, "embryonic")] {
         cases.each(&format!("tables/ports_exhausted_by_{name}_flows"), move |lab, v| ports_exhausted(lab, v, table));
     }
+    cases.each("tables/ports_of_many_connections", many_ports);
     cases.each("tables/port_of_another_connection_is_not_taken", port_taken);
     cases.each("tables/same_client_port_through_two_listeners_to_one_pod", two_listeners);
+    for protocol in [TCP, UDP] {
+        let name = if protocol == TCP { "tcp" } else { "udp" };
+        cases.each(&format!("tables/{name}_evicted_reply_half"), move |lab, v| evicted(lab, v, protocol, true));
+        cases.each(&format!("tables/{name}_evicted_forward_half"), move |lab, v| evicted(lab, v, protocol, false));
+    }
     cases.one("tables/flows_full", flows_full);
     cases.one("tables/flood_evicts_no_established_flow", flood);
     cases.one("tables/events_full", crate::cases::events::full);
@@ -75,6 +81,19 @@ fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> 
     Ok(())
 }
 
+/// Every connection has a port of its own, from both ranges. ([`Scene::learn`] looks at each.)
+fn many_ports(lab: &mut Lab, version: Version) -> Result<()> {
+    let scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    let mut ports = std::collections::BTreeSet::new();
+    for n in 0..500 {
+        let mut scene = scene.client_port(10_000 + n);
+        scene.start(lab, &scene.opening())?;
+        assert!(ports.insert(scene.peer.port()), "port {} twice", scene.peer.port());
+    }
+    assert!(ports.iter().any(|port| *port < 32_768) && ports.iter().any(|port| *port > 60_999));
+    Ok(())
+}
+
 /// The port where the search starts is in use: another one is found.
 fn port_taken(lab: &mut Lab, version: Version) -> Result<()> {
     for table in [Table::Flows, Table::Embryonic] {
@@ -116,9 +135,27 @@ fn two_listeners(lab: &mut Lab, version: Version) -> Result<()> {
     Ok(())
 }
 
-fn flows_full(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
-    let mut lab = Lab::with_sizes(&[(names::FLOWS, 8)])?;
+/// A flood may push one half of a new flow out of EMBRYONIC and leave the other: the client's next try must work.
+fn evicted(lab: &mut Lab, version: Version, protocol: u8, reply: bool) -> Result<()> {
+    for place in Place::ALL {
+        lab.reset()?;
+        let mut scene = Scene::new(lab, version, protocol, place)?;
+        let first_peer = scene.peer;
+        scene.start(lab, &scene.opening())?;
+        let key = if reply { scene.reply_key() } else { scene.forward_key() };
+        lab.remove_flow(Table::Embryonic, &key)?;
+        scene.peer = first_peer;
+        scene.start(lab, &scene.opening())?;
+        scene.backend_sends(lab, &scene.opening_answer())?;
+        scene.client_sends(lab, &scene.confirmation())?;
+        assert_eq!(scene.halves(lab)?.table, Table::Flows, "{place:?}");
+    }
+    Ok(())
+}
+
+fn flows_full(_: &mut Lab) -> Result<()> {
+    // An odd number: of the last flow there is room for one half.
+    let mut lab = Lab::with_sizes(&[(names::FLOWS, 7)])?;
     for version in Version::ALL {
         for protocol in [TCP, UDP] {
             lab.reset()?;
@@ -153,8 +190,7 @@ fn flows_full(lab: &mut Lab) -> Result<()> {
 }
 
 /// SYNs and datagrams from addresses nobody has.
-fn flood(lab: &mut Lab) -> Result<()> {
-    let _ = lab;
+fn flood(_: &mut Lab) -> Result<()> {
     let mut lab = Lab::with_sizes(&[(names::EMBRYONIC, 256)])?;
     let version = Version::V6;
     let mut tcp = Scene::new(&mut lab, version, TCP, Place::Remote)?;

@@ -34,6 +34,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("tcp/urgent_data_options_and_ecn_pass", urgent_and_options);
     cases.each("tcp/hairpin", hairpin);
     cases.each("tcp/replies_are_translated_on_any_interface", reply_elsewhere);
+    cases.each("tcp/fragments_of_a_segment", fragments);
     cases.each("tcp/running_connection_keeps_its_backend", keeps_its_backend);
 }
 
@@ -296,6 +297,18 @@ fn reply_elsewhere(lab: &mut Lab, version: Version) -> Result<()> {
     let ack = scene.confirmation().macs(Port::Ext1.peer_mac(), Port::Ext1.mac());
     lab.tc(Port::Ext1, &ack.frame())?.forwarded(&scene.forwarded(&ack));
     assert_eq!(scene.halves(lab)?.table, Table::Flows);
+    Ok(())
+}
+
+/// Rare, but the network may do it to whoever allows it.
+fn fragments(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut scene = Scene::new(lab, version, TCP, Place::Pod)?;
+    scene.establish(lab)?;
+    let segment = scene.up("PA", C, B).data(&[4; 1_000]);
+    let wanted = scene.forwarded(&segment).fragments(8, &[504]);
+    for (frame, wanted) in segment.fragments(8, &[504]).iter().zip(&wanted) {
+        lab.tc(Port::Ext0, frame)?.forwarded_frame(wanted);
+    }
     Ok(())
 }
 

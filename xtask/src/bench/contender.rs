@@ -43,7 +43,10 @@ impl Contender {
 
     /// Where the load goes: to the gateway, or without one to the backends in turn.
     pub fn targets(self, scenario: Scenario) -> Vec<SocketAddrV4> {
-        let port = if scenario == Scenario::Bulk { BULK_PORT } else { PORT };
+        let port = match scenario {
+            Scenario::Bulk | Scenario::Paced => BULK_PORT,
+            Scenario::Connections | Scenario::Latency | Scenario::Udp => PORT,
+        };
         match self {
             Contender::Direct => BACKENDS.map(|address| SocketAddrV4::new(address, port)).to_vec(),
             _ => vec![SocketAddrV4::new(GATEWAY, port)],

@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measurements against peers. Each writes `target/bench/NAME.json` (rows), `NAME.svg` and a table.
 
 mod contender;
+mod interrupt;
 mod l4;
 mod machine;
 mod network;
@@ -12,7 +13,7 @@ mod sluice;
 mod stats;
 mod svg;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -23,9 +24,12 @@ pub enum Bench {
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
-    match bench {
+    interrupt::watch()?;
+    let result = match bench {
         Bench::L4(options) => l4::run(options),
-    }
+    };
+    // What was interrupted fails in one way or another: this is the reason for all of them.
+    if interrupt::came() { bail!("interrupted; nothing was left behind and nothing was written") } else { result }
 }
 
 /// A bar that says what is measured and how long it will still take; plain lines in a pipe.
@@ -42,12 +46,15 @@ impl Progress {
         Progress { bar }
     }
 
-    fn step(&self, what: &str) {
+    /// Says what begins now, unless it is not to begin any more.
+    fn step(&self, what: &str) -> Result<()> {
+        ensure!(!interrupt::came(), "interrupted before {what}");
         if self.bar.is_hidden() {
             eprintln!("· {what}");
         }
         self.bar.set_message(what.to_owned());
         self.bar.inc(1);
+        Ok(())
     }
 
     fn end(self) {

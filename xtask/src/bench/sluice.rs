@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::interrupt;
 use super::network::{BACKENDS, BULK_PORT, GATEWAY, PORT};
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::{Endpoint, Manifests, Node, Process, gateway, route, service, slice, wait_for};
@@ -72,7 +73,11 @@ impl Drop for Sluice<'_> {
     fn drop(&mut self) {
         // The programs would stay attached without their agent, so that the next contender would run behind them.
         self.process = None;
-        if let Err(error) = self.node.run(&format!("{} uninstall", self.program.display())) {
+        let gone = self.node.run(&format!("{} uninstall", self.program.display()));
+        // After Ctrl-C the node may be gone already, and its programs with it.
+        if let Err(error) = gone
+            && !interrupt::came()
+        {
             eprintln!("{error:#}");
         }
     }

@@ -1,6 +1,6 @@
-//! Bulk throughput: a few connections over which servers send as fast as they can.
+//! Bulk throughput: a few connections over which servers send, at a rate or as fast as they can.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,11 +13,13 @@ use crate::{Outcome, Run};
 /// What one read takes and one write gives.
 pub const CHUNK: usize = 128 * 1024;
 
-pub fn run(run: &Run, connections: usize) -> Result<Outcome> {
+pub fn run(run: &Run, connections: usize, mbit: u64) -> Result<Outcome> {
+    let rate = mbit * 1_000_000 / 8 / connections as u64;
     let bytes = AtomicU64::new(0);
     let streams = (0..connections).map(|i| {
         let target = run.targets[i % run.targets.len()];
-        let stream = TcpStream::connect(target).with_context(|| format!("cannot connect to {target}"))?;
+        let mut stream = TcpStream::connect(target).with_context(|| format!("cannot connect to {target}"))?;
+        stream.write_all(&rate.to_be_bytes())?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(stream)
     });

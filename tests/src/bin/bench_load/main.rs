@@ -54,6 +54,9 @@ enum Role {
         run: Run,
         #[arg(long, default_value_t = 4)]
         connections: usize,
+        /// Mbit/s of all of them together; 0: as much as goes.
+        #[arg(long, default_value_t = 0)]
+        mbit: u64,
     },
     /// UDP datagrams of 64 bytes that servers send back.
     Datagrams {
@@ -112,7 +115,7 @@ fn main() -> Result<()> {
     let outcome = match options.role {
         Role::Serve(options) => return server::serve(&options),
         Role::Connections { run, concurrency, sources } => connections::run(&run, concurrency, &sources)?,
-        Role::Bulk { run, connections } => bulk::run(&run, connections)?,
+        Role::Bulk { run, connections, mbit } => bulk::run(&run, connections, mbit)?,
         Role::Datagrams { run, flows, window } => datagrams::run(&run, flows, window)?,
     };
     println!("{}", report(outcome));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,6 +12,9 @@ use gateway_tests::lab::raise_open_files;
 
 use crate::bulk::CHUNK;
 use crate::events::{Events, READ};
+
+/// Of a connection that wants a certain rate.
+const BURSTS_PER_SECOND: u64 = 1000;
 
 #[derive(Args)]
 pub struct Options {
@@ -122,12 +125,36 @@ fn send_back(socket: &UdpSocket) {
     }
 }
 
+/// Every connection says first how many bytes a second it wants, 0 for as many as it can take.
 fn send_without_end(listener: &TcpListener) {
     for connection in listener.incoming().flatten() {
-        std::thread::spawn(move || {
-            let chunk = vec![b'b'; CHUNK];
-            let mut connection = connection;
-            while connection.write_all(&chunk).is_ok() {}
-        });
+        // It ends when its client goes.
+        std::thread::spawn(move || send(connection));
+    }
+}
+
+fn send(mut connection: TcpStream) -> std::io::Result<()> {
+    let mut rate = [0; 8];
+    connection.read_exact(&mut rate)?;
+    let rate = u64::from_be_bytes(rate);
+    let chunk = vec![b'b'; CHUNK];
+    if rate == 0 {
+        loop {
+            connection.write_all(&chunk)?;
+        }
+    }
+    let mut left = 0;
+    let mut next = Instant::now();
+    loop {
+        left += rate / BURSTS_PER_SECOND;
+        while left > 0 {
+            let size = left.min(CHUNK as u64);
+            connection.write_all(&chunk[..size as usize])?;
+            left -= size;
+        }
+        next += Duration::from_secs(1) / BURSTS_PER_SECOND as u32;
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        // Who was held up does not catch up.
+        next = next.max(Instant::now());
     }
 }
