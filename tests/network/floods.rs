@@ -155,17 +155,25 @@ fn floods_from_forged_sources_evict_no_established_connection() {
 #[test]
 fn honest_clients_get_through_during_a_flood() {
     let bed = Bed::web(&[address::POD_1, address::REMOTE]);
-    let _agent = bed.agent();
+    let agent = bed.agent();
     std::thread::scope(|scope| {
         let flooding = scope.spawn(|| bed.world.client.enter(|| flood(on_gateway(WEB)[0], syn, 150_000)).unwrap());
-        let mut answered = 0;
+        let (mut asked, mut served) = (0, 0);
         while !flooding.is_finished() {
             let split = split_tcp(&bed.world.client, on_gateway(WEB)[0], 50);
-            answered += 50;
-            assert_eq!(split.get("pod-1").unwrap_or(&0) + split.get("remote").unwrap_or(&0), 50, "{split:?}");
+            asked += 50;
+            served += split.get("pod-1").unwrap_or(&0) + split.get("remote").unwrap_or(&0);
         }
-        assert!(answered > 0);
+        // What waits to be confirmed may be pushed out by the flood before the client gets to it.
+        assert!(served > 0 && served * 100 >= asked * 98, "{served} of {asked} served; {}", refusals(&agent));
     });
+}
+
+/// What was refused, by reason.
+fn refusals(agent: &Agent) -> String {
+    let page = agent.page("/metrics").unwrap();
+    let told = page.lines().filter(|line| line.starts_with("sluice_packets_refused_total") && !line.ends_with(" 0"));
+    told.collect::<Vec<_>>().join("; ")
 }
 
 /// Sends packets of this kind, each from another forged source.

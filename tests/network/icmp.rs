@@ -18,11 +18,14 @@ fn narrow_link_behind_the_node_is_found_by_the_sender() {
     // Only the node knows of the narrow link: the ends have agreed on segments for 1500 bytes.
     for (backend, interface) in [(address::POD_1, "pod-1"), (address::REMOTE, "eth-remote")] {
         let bed = Bed::web(&[backend]);
-        let _agent = bed.agent();
+        let agent = bed.agent();
         bed.world.gateway.run(&format!("ip link set {interface} mtu {SMALL}")).unwrap();
+        let told = || agent.metric("sluice_packets_refused_total", &["packet_too_big"]).unwrap();
         for target in on_gateway(WEB) {
+            let before = told();
             let echoed = bed.world.client.block_on(|| crate::tcp::echo(target, 2_000_000));
             assert!(echoed.is_ok(), "upload to {target} through {interface}: {echoed:?}");
+            assert!(told() > before, "a veth takes packets of any size: the node must have told of its link's");
         }
         for target in on_gateway(ECHO) {
             let measured = bed.world.client.block_on(|| measure_twice(target));
@@ -55,11 +58,14 @@ async fn measure(socket: &tokio::net::UdpSocket) -> io::Result<()> {
 fn narrow_link_towards_the_client_is_found_by_the_backend() {
     for backend in [address::POD_1, address::REMOTE] {
         let bed = Bed::web(&[backend]);
-        let _agent = bed.agent();
+        let agent = bed.agent();
         bed.world.gateway.run(&format!("ip link set eth-client mtu {SMALL}")).unwrap();
+        let told = || agent.metric("sluice_packets_refused_total", &["packet_too_big"]).unwrap();
         for target in on_gateway(WEB) {
+            let before = told();
             let downloaded = bed.world.client.block_on(|| crate::tcp::download(target, 2_000_000));
             assert!(downloaded.is_ok(), "download from {target}: {downloaded:?}");
+            assert!(told() > before, "a veth takes packets of any size: the node must have told of its link's");
         }
     }
 }

@@ -97,7 +97,7 @@ fn own_port(bed: &Bed, backend: [IpAddr; 2]) {
         .unwrap();
 }
 
-/// Runs both ends of one connection, each on its own node. Reads fail when they take too long.
+/// Runs both ends of one connection, each on its own node.
 fn talk(
     bed: &Bed,
     node: &Node,
@@ -110,19 +110,27 @@ fn talk(
         scope.spawn(|| {
             node.enter(|| {
                 let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)).unwrap();
+                // Holds for accept() too.
+                SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
                 listening.wait();
                 let (stream, _) = listener.accept().unwrap();
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                be_patient(&stream);
                 server(stream);
             });
         });
         listening.wait();
         bed.world.client.enter(|| {
             let stream = TcpStream::connect_timeout(&target, PATIENCE).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            be_patient(&stream);
             client(stream);
         });
     });
+}
+
+/// Fails reads and writes that take too long.
+fn be_patient(stream: &TcpStream) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }
 
 #[test]
