@@ -277,6 +277,11 @@ fn padding(lab: &mut Lab, version: Version) -> Result<()> {
     Ok(())
 }
 
+/// The RST that a segment of the backend becomes.
+pub fn onward(scene: &Scene) -> Packet {
+    scene.down("RA", B, C).header(|header| header.window_size = 0)
+}
+
 fn gone_backend(lab: &mut Lab, version: Version) -> Result<()> {
     for from_client in [true, false] {
         lab.reset()?;
@@ -291,6 +296,10 @@ fn gone_backend(lab: &mut Lab, version: Version) -> Result<()> {
             (Port::Ext1, scene.down("PA", B, C).data(b"hello?"))
         };
         lab.xdp(port, &packet.frame())?.untouched();
+        if !from_client {
+            // The client is told first: it may have nothing to send.
+            lab.tc(port, &packet.frame())?.answered(Reason::BackendGone, &scene.returned(&onward(&scene)));
+        }
         lab.tc(port, &packet.frame())?.answered(Reason::BackendGone, &reset(&packet));
     }
     Ok(())
