@@ -99,9 +99,7 @@ fn stray_reset(lab: &mut Lab, version: Version, hook: Hook) -> Result<()> {
         let packet = scene.up(flags, C, 0);
         lab.run(hook, Port::Ext0, &packet.frame())?.dropped(Reason::StrayReset);
         let elsewhere = packet.to(port_of(version.gateway(), 81));
-        let outcome = lab.run(hook, Port::Ext0, &elsewhere.frame())?;
-        assert_eq!(outcome.went(), Went::Dropped);
-        assert_eq!(outcome.reasons.len(), 1);
+        lab.run(hook, Port::Ext0, &elsewhere.frame())?.dropped(Reason::StrayReset);
     }
     Ok(())
 }
