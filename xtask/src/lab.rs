@@ -78,7 +78,7 @@ pub fn enter(node: &str, command: &[String]) -> Result<()> {
         bail!("the lab has no node {node:?}; it has: {} (`cargo xtask lab up` makes it)", names.join(", "));
     };
     let mut nsenter = Command::new("nsenter");
-    nsenter.args(["--net", "--mount", "--target", &held.pid.to_string(), "--"]);
+    nsenter.args(["--net", "--mount", "--root", "--target", &held.pid.to_string(), "--"]);
     if command.is_empty() {
         nsenter.args(["sh", "-i"]).env("PS1", format!("{node}# "));
     } else {
