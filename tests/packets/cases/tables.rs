@@ -54,6 +54,13 @@ fn taken(scene: &Scene, port: u16) -> Result<(FlowKey, Flow)> {
     Ok((key(scene.backend, peer, scene.protocol), flow))
 }
 
+/// The forward half of all that are [`taken`].
+fn takers(scene: &Scene) -> Result<(FlowKey, Flow)> {
+    let client = port_of(scene.client.ip(), 9);
+    let (_, flow) = taken(scene, 9)?;
+    Ok((key(client, scene.gateway, scene.protocol), Flow { flags: 0, ..flow }))
+}
+
 fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> {
     // EMBRYONIC has room for some of the ports only.
     for protocol in [TCP, UDP] {
@@ -63,6 +70,8 @@ fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> 
             let (key, flow) = taken(&scene, port)?;
             lab.put_flow(if table == Table::Embryonic && port < 20_000 { table } else { Table::Flows }, &key, &flow)?;
         }
+        let (key, flow) = takers(&scene)?;
+        lab.put_flow(Table::Flows, &key, &flow)?;
         let before = lab.flows(Table::Embryonic)?.len();
         let packet = scene.opening();
         let outcome = lab.tc(Port::Ext0, &packet.frame())?;
@@ -105,6 +114,8 @@ fn port_taken(lab: &mut Lab, version: Version) -> Result<()> {
 
         lab.reset()?;
         let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+        let (forward, flow) = takers(&scene)?;
+        lab.put_flow(table, &forward, &flow)?;
         let (key, flow) = taken(&scene, first)?;
         lab.put_flow(table, &key, &flow)?;
         scene.start(lab, &opening)?;

@@ -1,4 +1,5 @@
-//! `cargo xtask bench NAME`: measurements against peers. Each writes `target/bench/NAME.json` (rows), `NAME.svg` and a table.
+//! `cargo xtask bench NAME`: measurements against peers. Each writes `target/bench/NAME.json` (rows), `NAME.svg`, `NAME.md`
+//! and prints a table.
 
 mod contender;
 mod interrupt;

@@ -1,4 +1,4 @@
-//! Rows to a file of JSON, a picture and a table on the terminal.
+//! Rows to a file of JSON, a picture, a page and a table on the terminal.
 
 use anyhow::{Context, Result};
 use tabled::builder::Builder;
@@ -18,7 +18,12 @@ pub fn write(bench: &'static str, observations: &[Observation], remarks: &[Strin
     let rows = stats::rows(bench, observations, BASELINE);
     let folder = build::target_directory()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    for (end, text) in [("json", serde_json::to_string_pretty(&rows)? + "\n"), ("svg", svg::draw(&rows, remarks))] {
+    let files = [
+        ("json", serde_json::to_string_pretty(&rows)? + "\n"),
+        ("svg", svg::draw(&rows, remarks)),
+        ("md", markdown(&rows, remarks)),
+    ];
+    for (end, text) in files {
         let path = folder.join(format!("{bench}.{end}"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("wrote {}", path.display());
@@ -48,21 +53,14 @@ pub fn groups(rows: &[Row]) -> Vec<Vec<&Row>> {
 
 /// A line for each scenario and measure, a column for each contender: median, spread, and the ratio to Sluice.
 fn table(rows: &[Row]) -> String {
-    let mut contenders: Vec<&str> = Vec::new();
-    for row in rows {
-        if !contenders.contains(&row.contender) {
-            contenders.push(row.contender);
-        }
-    }
+    let contenders = contenders(rows);
     let mut builder = Builder::default();
     builder.push_record(["scenario", "measure"].into_iter().chain(contenders.iter().copied()));
     for group in groups(rows) {
-        let find = |contender: &str| group.iter().find(|row| row.contender == contender);
-        let reference = find(REFERENCE).map(|row| row.median);
+        let find = |contender: &str| group.iter().find(|row| row.contender == contender).copied();
+        let reference = find(REFERENCE);
         let mut record = vec![group[0].scenario.to_owned(), format!("{} ({})", group[0].measure, group[0].unit)];
-        record.extend(
-            contenders.iter().map(|contender| find(contender).map_or(String::new(), |row| cell(row, reference))),
-        );
+        record.extend(contenders.iter().map(|c| find(c).map_or(String::new(), |row| cell(row, reference))));
         builder.push_record(record);
     }
     let mut table = builder.build();
@@ -70,13 +68,38 @@ fn table(rows: &[Row]) -> String {
     table.to_string()
 }
 
-fn cell(row: &Row, reference: Option<f64>) -> String {
-    let spread = format!("{}\n{}…{}", number(row.median), number(row.min), number(row.max));
-    match reference {
-        Some(reference) if row.contender != REFERENCE && reference > 0.0 && row.median > 0.0 => {
-            format!("{} ×{:.2}\n{}…{}", number(row.median), row.median / reference, number(row.min), number(row.max))
+/// The same for a page: medians only, then the remarks.
+fn markdown(rows: &[Row], remarks: &[String]) -> String {
+    let contenders = contenders(rows);
+    let mut text = format!("| | {} |\n|---|{}\n", contenders.join(" | "), "---:|".repeat(contenders.len()));
+    for group in groups(rows) {
+        let find = |contender: &&str| group.iter().find(|row| row.contender == *contender);
+        let cells = contenders.iter().map(|c| find(c).map_or(String::new(), |row| number(row.median)));
+        let cells = cells.collect::<Vec<_>>().join(" | ");
+        text += &format!("| {}: {} ({}) | {cells} |\n", group[0].scenario, group[0].measure, group[0].unit);
+    }
+    text + "\n" + &remarks.iter().map(|remark| format!("- {remark}\n")).collect::<String>()
+}
+
+/// In the order in which they were first seen.
+fn contenders(rows: &[Row]) -> Vec<&'static str> {
+    let mut contenders = Vec::new();
+    for row in rows {
+        if !contenders.contains(&row.contender) {
+            contenders.push(row.contender);
         }
-        _ => spread,
+    }
+    contenders
+}
+
+fn cell(row: &Row, reference: Option<&Row>) -> String {
+    let (median, spread) = (number(row.median), format!("{}…{}", number(row.min), number(row.max)));
+    match reference {
+        // To something that cannot be told from nothing there is no ratio.
+        Some(reference) if row.contender != REFERENCE && reference.min > 0.0 && row.median > 0.0 => {
+            format!("{median} ×{:.2}\n{spread}", row.median / reference.median)
+        }
+        _ => format!("{median}\n{spread}"),
     }
 }
 
@@ -129,5 +152,16 @@ mod tests {
     fn the_table_has_ratios_to_sluice() {
         let table = table(&[row("a", "x", "sluice", 2.0), row("a", "x", "haproxy", 5.0)]);
         assert!(table.contains("5.00 ×2.50"), "{table}");
+        let nothing = Row { min: -1.0, ..row("a", "x", "sluice", 0.01) };
+        let table = self::table(&[nothing, row("a", "x", "haproxy", 5.0)]);
+        assert!(table.contains("5.00") && !table.contains('×'), "{table}");
+    }
+
+    #[test]
+    fn a_page_has_the_medians() {
+        let rows = [row("a", "x", "sluice", 2.0), row("a", "x", "haproxy", 5.0), row("b", "y", "haproxy", 7.0)];
+        let wanted =
+            "| | sluice | haproxy |\n|---|---:|---:|\n| a: x (u) | 2.00 | 5.00 |\n| b: y (u) |  | 7.00 |\n\n- so\n";
+        assert_eq!(markdown(&rows, &["so".to_owned()]), wanted);
     }
 }
