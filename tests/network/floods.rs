@@ -164,8 +164,7 @@ fn honest_clients_get_through_during_a_flood() {
             asked += 50;
             served += split.get("pod-1").unwrap_or(&0) + split.get("remote").unwrap_or(&0);
         }
-        // What waits to be confirmed may be pushed out by the flood before the client gets to it.
-        assert!(served > 0 && served * 100 >= asked * 98, "{served} of {asked} served; {}", refusals(&agent));
+        assert!(served > 0 && served == asked, "{served} of {asked} served; {}", refusals(&agent));
     });
 }
 
