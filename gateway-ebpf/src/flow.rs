@@ -13,14 +13,15 @@ use crate::frame::{Frame, Tc};
 use crate::headers::{ACK, FIN, RST, SYN};
 use crate::listener;
 use crate::maps::{BACKENDS, EMBRYONIC, FLOWS, scratch};
-use crate::parse::Packet;
+use crate::parse::{Packet, fragment as fragment_part};
 use crate::pick::{pick, refusal};
 use crate::redirect;
-use crate::refuse::refuse;
+use crate::refuse::{broken, refuse};
 
 /// Source ports towards backends: what the node's own ephemeral range (32768-60999) leaves.
 const LOW_PORTS: u32 = 32_768 - 1_024;
-const PORTS: u32 = LOW_PORTS + (65_536 - 61_000);
+/// A prime, so that any stride reaches all of them; 3 of the upper range are left over.
+const PORTS: u32 = LOW_PORTS + (65_536 - 61_000) - 3;
 /// Ports tried for a new flow.
 const TRIES: u32 = 16;
 
@@ -179,7 +180,7 @@ fn mend(key: &FlowKey, flow: &Flow) -> i32 {
 #[inline(never)]
 fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> i32 {
     let other = other_half(flow, packet.key.protocol);
-    let Some(scratch) = scratch() else { return Tc::DROP };
+    let Some(scratch) = scratch() else { return broken(frame) };
     match embryonic(&other) {
         Some(half) => copy(half, &mut scratch.reply),
         // Pushed out: it follows from this one.
@@ -208,13 +209,17 @@ fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -
     }
     let _ = EMBRYONIC.remove(&packet.key);
     let _ = EMBRYONIC.remove(&other);
+    if !packet.is_tcp() {
+        // The note may have been pushed out since the flow was opened.
+        fragment::expect(&scratch.forward.destination, &scratch.forward.source);
+    }
     match established(&packet.key) {
         Some(flow) => {
             count::established(flow);
             *found = flow;
             0
         }
-        None => Tc::DROP,
+        None => broken(frame),
     }
 }
 
@@ -280,8 +285,7 @@ fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut
     if flow.source == Address::UNSET || redirect::refresh(frame, flow, packet.v6, now) == 0 {
         return Reason::NoRoute as u32;
     }
-    let first_port = hash::reduce((hash >> 20) as u32, PORTS);
-    let refused = claim(&packet.key, backend, first_port, keep_source, found);
+    let refused = claim(&packet.key, backend, hash::mix(hash), keep_source, found);
     if refused == 0 && !packet.is_tcp() {
         fragment::expect(&scratch.forward.destination, &scratch.forward.source);
     }
@@ -290,24 +294,28 @@ fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut
 
 /// Finds a 5-tuple towards the backend that is nobody's yet, and takes it.
 #[inline(never)]
-fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, found: &mut *mut Flow) -> u32 {
+fn claim(key: &FlowKey, backend: &Backend, hash: u64, keep_source: bool, found: &mut *mut Flow) -> u32 {
     let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
     let flow = &mut scratch.forward;
     reply_half(key, flow, &mut scratch.reply);
-    let mut port = first_port;
+    let mut port = hash::reduce(hash as u32, PORTS);
+    // A stride of its own: next to a taken port others are taken, too.
+    let stride = 1 + hash::reduce((hash >> 32) as u32, PORTS - 1);
     for attempt in 0..=TRIES {
         // The client's own address and port first; another Gateway address may have led the same client there already.
         if attempt > 0 || !keep_source {
             flow.source = backend.source;
             flow.source_port = nat_port(port);
-            port = if port + 1 == PORTS { 0 } else { port + 1 };
+            port += stride;
+            if port >= PORTS {
+                port -= PORTS;
+            }
         }
         let other = other_half(flow, key.protocol);
         if established(&other).is_some() {
             continue;
         }
-        // A reply half that has lost its forward half is taken over.
-        let how = if leads_to(&other, key) { BPF_ANY } else { BPF_NOEXIST };
+        let how = if is_orphan(&other) { BPF_ANY } else { BPF_NOEXIST };
         if EMBRYONIC.insert(&other, &scratch.reply, how as u64).is_err() {
             continue;
         }
@@ -327,15 +335,15 @@ fn claim(key: &FlowKey, backend: &Backend, first_port: u32, keep_source: bool, f
     Reason::PortsExhausted as u32
 }
 
-/// Whether the half under `other` answers to the flow under `key`.
+/// Whether this is a reply half that has lost its forward half to a flood: nobody uses it any more.
 #[inline(never)]
-fn leads_to(other: &FlowKey, key: &FlowKey) -> bool {
-    embryonic(other).is_some_and(|half| {
-        half.source == key.destination
-            && half.destination == key.source
-            && half.source_port == key.destination_port
-            && half.destination_port == key.source_port
-    })
+fn is_orphan(reply: &FlowKey) -> bool {
+    match embryonic(reply) {
+        Some(half) => {
+            embryonic_other(half, reply.protocol).is_null() && established_other(half, reply.protocol).is_null()
+        }
+        None => false,
+    }
 }
 
 #[inline(always)]
@@ -398,6 +406,19 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
             count::ended(key, state, &scratch.forward, Some(&scratch.reply));
         }
     }
+}
+
+/// Whether this is the first packet of the backend after its endpoint has gone, and the client has not been told yet.
+#[inline(never)]
+pub fn client_is_to_be_told(packet: &Packet, flow: &Flow) -> bool {
+    if flow.flags & flow_flags::REPLY == 0 || packet.flags & RST != 0 || packet.fragment != fragment_part::WHOLE {
+        return false;
+    }
+    // SAFETY: a map value or null.
+    let Some(client) = (unsafe { established_other(flow, packet.key.protocol).as_mut() }) else { return false };
+    let told = client.flags & flow_flags::RST != 0;
+    client.flags |= flow_flags::RST;
+    !told
 }
 
 /// Takes both halves out of FLOWS for good.

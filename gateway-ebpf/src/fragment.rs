@@ -15,6 +15,7 @@ use crate::listener;
 use crate::maps::{FRAGMENTS, HELD, scratch};
 use crate::parse::Packet;
 use crate::redirect;
+use crate::refuse::broken;
 use crate::rewrite;
 
 /// A fragment that is not the first.
@@ -118,7 +119,7 @@ fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     flow.last_seen = now;
     count::passed(flow, 1, packet.total as u64);
     if !rewrite::rewrite(frame, packet, flow) || (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow)) {
-        return Tc::DROP;
+        return broken(frame);
     }
     redirect::send(flow, way)
 }

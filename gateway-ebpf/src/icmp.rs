@@ -11,7 +11,7 @@ use crate::headers::*;
 use crate::maps::{INTERFACES, icmp_bucket};
 use crate::parse::{Packet, address_v6, mapped, unmapped, words_v6};
 use crate::redirect;
-use crate::refuse::swap_macs;
+use crate::refuse::{broken, swap_macs};
 use crate::rewrite;
 
 /// Of packets that Sluice makes.
@@ -214,7 +214,7 @@ pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
         count::dropped(Reason::NoRoute);
         return Tc::DROP;
     }
-    if edit(frame, packet, flow, inner, &quoted) == 0 { Tc::DROP } else { redirect::send(flow, way) }
+    if edit(frame, packet, flow, inner, &quoted) == 0 { broken(frame) } else { redirect::send(flow, way) }
 }
 
 /// What [`edit`] must know of the quotation.

@@ -97,9 +97,7 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
 #[inline(always)]
 fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if flow.state == flow_state::GONE {
-        let verdict = refuse(frame, packet, flow.listener, Reason::BackendGone, 0);
-        flow::end_half(&packet.key, flow);
-        return verdict;
+        return gone(frame, packet, flow, now);
     }
     if packet.ttl <= 1 {
         return refuse(frame, packet, 0, Reason::TtlExpired, 0);
@@ -116,21 +114,39 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     }
     flow.last_seen = now;
     count_passed(frame, packet, flow);
-    if way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow) {
-        return Tc::DROP;
-    }
-    if !rewrite::rewrite(frame, packet, flow) {
-        count::dropped(Reason::Malformed);
-        return Tc::DROP;
+    if (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow)) || !rewrite::rewrite(frame, packet, flow) {
+        return refuse::broken(frame);
     }
     if packet.fragment == part::FIRST && fragment::first(frame, packet, now) == 0 {
-        return Tc::DROP;
+        return refuse::broken(frame);
     }
     let verdict = redirect::send(flow, way);
     if packet.flags & (FIN | RST) != 0 && packet.is_tcp() {
         flow::control(packet, now);
     }
     verdict
+}
+
+/// The endpoint of a TCP connection has gone: whoever sends is told, and first of all the client, who may have nothing to send.
+#[inline(never)]
+fn gone(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+    if !flow::client_is_to_be_told(packet, flow) {
+        let verdict = refuse(frame, packet, flow.listener, Reason::BackendGone, 0);
+        flow::end_half(&packet.key, flow);
+        return verdict;
+    }
+    count::dropped(Reason::BackendGone);
+    let way = redirect::resolve(frame, flow, packet.v6, now);
+    if way == 0 || packet.ttl <= 1 {
+        return Tc::DROP;
+    }
+    if !refuse::reset_onward(frame, packet)
+        || (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow))
+        || !rewrite::rewrite(frame, packet, flow)
+    {
+        return Tc::DROP;
+    }
+    redirect::send(flow, way)
 }
 
 /// Counts the packets that a GSO frame stands for, with the headers of each.
@@ -222,8 +238,7 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
     flow.last_seen = now;
     count_passed(frame, packet, flow);
     if !redirect::write_macs(frame, flow) || !rewrite::rewrite(frame, packet, flow) {
-        count::dropped(Reason::Malformed);
-        return Xdp::DROP;
+        return refuse::broken(frame);
     }
     maps::XDP_PORTS.redirect(flow.route.ifindex, Xdp::DROP as u64).unwrap_or(Xdp::DROP as u32) as i32
 }

@@ -3,8 +3,8 @@
 use gateway_common::{Reason, checksum, protocol, reason::Answer};
 
 use crate::count;
-use crate::frame::{ETHERNET, Frame, at, fixed};
-use crate::headers::*;
+use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
+use crate::headers::{ACK, DONT_FRAGMENT, Ethernet, FIN, Ipv4, Ipv6, RST, SYN, Tcp};
 use crate::icmp;
 use crate::parse::{Packet, fragment};
 
@@ -38,31 +38,57 @@ pub fn swap_macs<F: Frame>(frame: F) -> bool {
     true
 }
 
+/// Counts a packet that the kernel would not let be edited.
+#[inline(always)]
+pub fn broken<F: Frame>(_frame: F) -> i32 {
+    count::dropped(Reason::Malformed);
+    F::DROP
+}
+
 /// Turns the segment into the RST that answers it (RFC 9293 section 3.10.7.1), keeping IP options and extension headers.
-#[inline(never)]
+#[inline(always)]
 fn reset<F: Frame>(frame: F, packet: &Packet) -> i32 {
     if packet.flags & RST != 0 {
         return F::DROP;
     }
-    let partial = frame.checksum_is_partial(packet.transport + 16);
-    if !frame.shrink(packet.transport + 20) || !swap_macs(frame) {
-        return F::DROP;
-    }
-    let Some(mut sum) = swap_network(frame, packet) else { return F::DROP };
-    sum += (protocol::TCP as u16).to_be() as u64 + 20u16.to_be() as u64;
-    let Some(tcp) = at::<Tcp>(frame, packet.transport) else { return F::DROP };
     let (sequence, acknowledgement, flags) = if packet.flags & ACK != 0 {
         (packet.acknowledgement, 0, RST)
     } else {
         let control = (packet.flags & SYN != 0) as u32 + (packet.flags & FIN != 0) as u32;
         (0, packet.sequence.wrapping_add(packet.payload).wrapping_add(control), RST | ACK)
     };
-    tcp.source = packet.key.destination_port.to_be();
-    tcp.destination = packet.key.source_port.to_be();
+    if bare(frame, packet, sequence, acknowledgement, flags as u32 | BACK) == 0 || !swap_macs(frame) {
+        return F::DROP;
+    }
+    frame.reply()
+}
+
+/// Turns the segment into a RST that goes on to whom it was sent to.
+#[inline(always)]
+pub fn reset_onward(frame: Tc, packet: &Packet) -> bool {
+    bare(frame, packet, packet.sequence, packet.acknowledgement, (RST | ACK) as u32) != 0
+}
+
+/// To [`bare`], beside the TCP flags: the segment goes back to its sender.
+const BACK: u32 = 0x100;
+
+/// Leaves of the segment a TCP header with these values, without options and payload. 0: the kernel refused.
+#[inline(never)]
+fn bare<F: Frame>(frame: F, packet: &Packet, sequence: u32, acknowledgement: u32, flags: u32) -> u32 {
+    let partial = frame.checksum_is_partial(packet.transport + 16);
+    if !frame.shrink(packet.transport + 20) {
+        return 0;
+    }
+    let Some(mut sum) = cut_network(frame, packet, flags & BACK != 0) else { return 0 };
+    sum += (protocol::TCP as u16).to_be() as u64 + 20u16.to_be() as u64;
+    let Some(tcp) = at::<Tcp>(frame, packet.transport) else { return 0 };
+    if flags & BACK != 0 {
+        (tcp.source, tcp.destination) = (tcp.destination, tcp.source);
+    }
     tcp.sequence = sequence.to_be();
     tcp.acknowledgement = acknowledgement.to_be();
     tcp.offset = 5 << 4;
-    tcp.flags = flags;
+    tcp.flags = flags as u8;
     tcp.window = 0;
     tcp.urgent = 0;
     tcp.checksum = if partial {
@@ -72,18 +98,20 @@ fn reset<F: Frame>(frame: F, packet: &Packet) -> i32 {
         sum += u16::from_ne_bytes([tcp.offset, tcp.flags]) as u64;
         !checksum::fold(sum)
     };
-    frame.reply()
+    1
 }
 
-/// Turns the IP header around for a bare TCP header after it; answers the sum of the addresses.
+/// Makes the IP header one for a bare TCP header after it, that of an answer if it goes `back`; answers the sum of the addresses.
 #[inline(always)]
-fn swap_network<F: Frame>(frame: F, packet: &Packet) -> Option<u64> {
+fn cut_network<F: Frame>(frame: F, packet: &Packet, back: bool) -> Option<u64> {
     let length = packet.transport + 20 - ETHERNET;
     if packet.v6 {
         let ip = fixed::<Ipv6, { ETHERNET as usize }>(frame)?;
-        (ip.source, ip.destination) = (ip.destination, ip.source);
+        if back {
+            (ip.source, ip.destination) = (ip.destination, ip.source);
+            ip.hop_limit = icmp::TTL;
+        }
         ip.payload = (length as u16 - 40).to_be();
-        ip.hop_limit = icmp::TTL;
         let (s, d) = (ip.source, ip.destination);
         let mut sum = 0;
         for i in 0..4 {
@@ -93,12 +121,14 @@ fn swap_network<F: Frame>(frame: F, packet: &Packet) -> Option<u64> {
     }
     let ip = fixed::<Ipv4, { ETHERNET as usize }>(frame)?;
     let old = ip.length as u64 + ip.id as u64 + ip.fragment as u64 + u16::from_ne_bytes([ip.ttl, 0]) as u64;
-    (ip.source, ip.destination) = (ip.destination, ip.source);
+    if back {
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        ip.ttl = icmp::TTL;
+        ip.id = 0;
+        ip.fragment = DONT_FRAGMENT;
+    }
     ip.length = (length as u16).to_be();
-    ip.id = 0;
-    ip.fragment = DONT_FRAGMENT;
-    ip.ttl = icmp::TTL;
-    let new = ip.length as u64 + ip.fragment as u64 + u16::from_ne_bytes([ip.ttl, 0]) as u64;
+    let new = ip.length as u64 + ip.id as u64 + ip.fragment as u64 + u16::from_ne_bytes([ip.ttl, 0]) as u64;
     ip.checksum = checksum::update(ip.checksum, old, new);
     Some(ip.source as u64 + ip.destination as u64)
 }

@@ -6,7 +6,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use gateway_tests::client::{Connection, PATIENCE};
-use gateway_tests::lab::{Node, address};
+use gateway_tests::lab::{Node, address, wait_for};
 use gateway_tests::server::pattern;
 use socket2::{SockRef, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -105,25 +105,20 @@ fn talk(
     server: impl FnOnce(TcpStream) + Send,
     client: impl FnOnce(TcpStream) + Send,
 ) {
-    let listening = Barrier::new(2);
+    // The listener before may live on for a moment in a process that another test starts, until that has closed what it inherits.
+    let bind = || Ok(node.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)))?);
+    let listener = wait_for("the server's port", PATIENCE, bind).unwrap();
+    // Holds for accept() too.
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            node.enter(|| {
-                let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)).unwrap();
-                // Holds for accept() too.
-                SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
-                listening.wait();
-                let (stream, _) = listener.accept().unwrap();
-                be_patient(&stream);
-                server(stream);
-            });
-        });
-        listening.wait();
-        bed.world.client.enter(|| {
-            let stream = TcpStream::connect_timeout(&target, PATIENCE).unwrap();
+            let (stream, _) = listener.accept().unwrap();
             be_patient(&stream);
-            client(stream);
+            server(stream);
         });
+        let stream = bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
+        be_patient(&stream);
+        client(stream);
     });
 }
 

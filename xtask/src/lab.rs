@@ -13,8 +13,10 @@ use crate::build;
 use crate::setup::{self, Part};
 use crate::shell;
 
-/// Which process holds which node, one a line: name, pid, inode of the network namespace.
+/// Which process holds which node, one a line: name, pid, inode of the network namespace. Then the logs.
 const STATE: &str = "/run/sluice-lab";
+/// Begins the line of a log.
+const LOG: &str = "log";
 
 /// Lays the network and starts the servers and the agent in it.
 pub fn up() -> Result<()> {
@@ -26,15 +28,20 @@ pub fn up() -> Result<()> {
     for node in world.nodes() {
         writeln!(state, "{} {} {}", node.name(), node.pid(), inode(node.pid()).context("a node has died")?)?;
     }
-    start_servers(&world, None)?;
+    let servers = start_servers(&world, None)?;
     let examples = shell::root().join("deploy/examples");
-    Agent::start(&world.gateway, &examples)?;
+    let mut agent = Agent::start(&world.gateway, &examples)?;
+    let log = agent.process().log_path().to_owned();
+    for log in servers.iter().map(Process::log_path).chain([log.as_path()]) {
+        writeln!(state, "{LOG} {}", log.display())?;
+    }
     println!(
-        "The lab is up: client, gateway, pod-1, pod-2, remote; the agent reads {examples}.\n\
+        "The lab is up: client, gateway, pod-1, pod-2, remote; the agent reads {examples} and logs to {log}.\n\
          \n  cargo xtask lab enter client     then: curl http://198.18.50.1/ ; dig @198.18.50.1 whoami.example TXT +short\n  \
          cargo xtask lab enter gateway    then: {sluice} status ; bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS\n  \
          cargo xtask lab down",
         examples = examples.display(),
+        log = log.display(),
         sluice = built.sluice.display()
     );
     Ok(())
@@ -54,6 +61,10 @@ pub fn down() -> Result<()> {
         }
     }
     if Path::new(STATE).exists() {
+        for log in std::fs::read_to_string(STATE)?.lines().filter_map(|line| line.strip_prefix(LOG)) {
+            // Somebody may have tidied up already.
+            let _ = std::fs::remove_file(log.trim_start());
+        }
         std::fs::remove_file(STATE).with_context(|| format!("cannot remove {STATE}"))?;
     }
     Ok(())
@@ -67,7 +78,7 @@ pub fn enter(node: &str, command: &[String]) -> Result<()> {
         bail!("the lab has no node {node:?}; it has: {} (`cargo xtask lab up` makes it)", names.join(", "));
     };
     let mut nsenter = Command::new("nsenter");
-    nsenter.args(["--net", "--mount", "--target", &held.pid.to_string(), "--"]);
+    nsenter.args(["--net", "--mount", "--root", "--target", &held.pid.to_string(), "--"]);
     if command.is_empty() {
         nsenter.args(["sh", "-i"]).env("PS1", format!("{node}# "));
     } else {

@@ -92,7 +92,7 @@ struct MapSizes {
     /// Different sets of backends.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().backend_sets, value_parser = size())]
     max_backend_sets: u32,
-    /// Slots of Maglev tables, 4 bytes each: up to 2,042 a set of 16 backends, 5,114 of 64, 17,402 of 256, 66,542 of more.
+    /// Slots of Maglev tables, 8 bytes each: up to 2,042 a set of 16 backends, 5,114 of 64, 17,402 of 256, 66,542 of more.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().slots, value_parser = size())]
     max_slots: u32,
     /// Endpoints.

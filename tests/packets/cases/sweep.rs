@@ -181,8 +181,12 @@ fn gone_ends(lab: &mut Lab, version: Version) -> Result<()> {
         let client = (Port::Ext0, up);
         let backend = (Port::Ext1, down);
         let (first, second) = if from_client { (client, backend) } else { (backend, client) };
+        if !from_client {
+            let told = scene.returned(&super::refuse::onward(&scene));
+            lab.tc(first.0, &first.1.frame())?.answered(Reason::BackendGone, &told);
+        }
         lab.tc(first.0, &first.1.frame())?.answered(Reason::BackendGone, &reset(&first.1));
-        // The other side learns it at its own next packet.
+        // The other side is told at its own next packet, a client that has been told before once more.
         let outcome = lab.tc(second.0, &second.1.frame())?;
         assert_eq!(outcome.reasons.len(), 1, "{:?}", outcome.reasons);
         assert_eq!(outcome.frame[12..], reset(&second.1).frame()[12..]);

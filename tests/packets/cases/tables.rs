@@ -21,6 +21,7 @@ pub fn add(cases: &mut Cases) {
     }
     cases.each("tables/ports_of_many_connections", many_ports);
     cases.each("tables/port_of_another_connection_is_not_taken", port_taken);
+    cases.each("tables/port_of_an_orphaned_half_is_taken_over", orphan);
     cases.each("tables/same_client_port_through_two_listeners_to_one_pod", two_listeners);
     for protocol in [TCP, UDP] {
         let name = if protocol == TCP { "tcp" } else { "udp" };
@@ -54,6 +55,13 @@ fn taken(scene: &Scene, port: u16) -> Result<(FlowKey, Flow)> {
     Ok((key(scene.backend, peer, scene.protocol), flow))
 }
 
+/// The forward half of all that are [`taken`].
+fn takers(scene: &Scene) -> Result<(FlowKey, Flow)> {
+    let client = port_of(scene.client.ip(), 9);
+    let (_, flow) = taken(scene, 9)?;
+    Ok((key(client, scene.gateway, scene.protocol), Flow { flags: 0, ..flow }))
+}
+
 fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> {
     // EMBRYONIC has room for some of the ports only.
     for protocol in [TCP, UDP] {
@@ -63,6 +71,8 @@ fn ports_exhausted(lab: &mut Lab, version: Version, table: Table) -> Result<()> 
             let (key, flow) = taken(&scene, port)?;
             lab.put_flow(if table == Table::Embryonic && port < 20_000 { table } else { Table::Flows }, &key, &flow)?;
         }
+        let (key, flow) = takers(&scene)?;
+        lab.put_flow(Table::Flows, &key, &flow)?;
         let before = lab.flows(Table::Embryonic)?.len();
         let packet = scene.opening();
         let outcome = lab.tc(Port::Ext0, &packet.frame())?;
@@ -105,6 +115,8 @@ fn port_taken(lab: &mut Lab, version: Version) -> Result<()> {
 
         lab.reset()?;
         let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+        let (forward, flow) = takers(&scene)?;
+        lab.put_flow(table, &forward, &flow)?;
         let (key, flow) = taken(&scene, first)?;
         lab.put_flow(table, &key, &flow)?;
         scene.start(lab, &opening)?;
@@ -112,6 +124,24 @@ fn port_taken(lab: &mut Lab, version: Version) -> Result<()> {
         let (_, kept) = lab.flow(&key)?.expect("the other connection is still there");
         assert_eq!(kept.destination_port, 9, "the other connection's half is as it was");
     }
+    Ok(())
+}
+
+/// A flood evicts forward halves; the reply halves that are left must not use up the ports.
+fn orphan(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    let opening = scene.opening();
+    scene.start(lab, &opening)?;
+    let first = scene.peer.port();
+
+    lab.reset()?;
+    let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    let (key, flow) = taken(&scene, first)?;
+    lab.put_flow(Table::Embryonic, &key, &flow)?;
+    scene.start(lab, &opening)?;
+    assert_eq!(scene.peer.port(), first);
+    let (_, half) = lab.flow(&key)?.expect("the new connection's half");
+    assert_eq!(half.destination_port, scene.client.port());
     Ok(())
 }
 

@@ -67,7 +67,11 @@ impl Node {
     /// A command that will run in this node. It is killed when the calling thread ends, unless the node is kept.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = process::launcher(self.keep);
-        command.args(["nsenter", "--net", "--mount", "--target"]).arg(self.pid.to_string()).arg("--").arg(program);
+        command
+            .args(["nsenter", "--net", "--mount", "--root", "--target"])
+            .arg(self.pid.to_string())
+            .arg("--")
+            .arg(program);
         command
     }
 

@@ -1,7 +1,7 @@
 //! A process that runs beside the caller, its output in a file, killed when it is dropped.
 
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,11 @@ impl Process {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => format!("(its log cannot be read: {error})"),
         }
+    }
+
+    /// Where it writes; the file stays if the process does.
+    pub fn log_path(&self) -> &Path {
+        &self.log
     }
 
     pub fn signal(&self, signal: Signal) -> Result<()> {
