@@ -16,7 +16,8 @@ impl Noise {
         let (units, failed) = (number("units"), number("failed"));
         ensure!(failed <= units * 0.05, "{what}: {failed} failed beside {units} that did not: this is no measurement");
         if failed > 0.0 {
-            self.failures.push(format!("{what}: {failed} of {} were lost", units + failed));
+            let how = report["failure"].as_str().map(|how| format!(" (the first: {how})")).unwrap_or_default();
+            self.failures.push(format!("{what}: {failed} of {} failed{how}", units + failed));
         }
         self.foreign_cpu = self.foreign_cpu.max(number("foreign_cpu_seconds") / number("seconds"));
         Ok(())

@@ -45,7 +45,7 @@ fn measure(run: &Run, bytes: &AtomicU64) -> Result<Outcome> {
     let units = bytes.load(Ordering::Relaxed) - before;
     let usage = sample.end()?;
     ensure!(units > 0, "nothing came from {:?}", run.targets);
-    Ok(Outcome { units, failed: 0, usage, latencies: Vec::new() })
+    Ok(Outcome { units, failed: 0, failure: None, usage, latencies: Vec::new() })
 }
 
 /// Reads until the end, or until the connection is shut down.

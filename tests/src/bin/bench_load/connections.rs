@@ -39,6 +39,7 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
     let (mut connect, mut exchange) = (Vec::with_capacity(1 << 20), Vec::with_capacity(1 << 20));
     let mut phase_ends = Instant::now() + run.warm_up();
     let mut sample: Option<Sample> = None;
+    let mut failure = None;
     let mut ready = Vec::new();
     loop {
         events.wait(&mut ready, Duration::from_millis(10))?;
@@ -51,7 +52,11 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
                     connect.push(nanoseconds(connected - begun));
                     exchange.push(nanoseconds(begun.elapsed()));
                 }
-                Err(_) => failed += 1,
+                Err(error) => {
+                    failed += 1;
+                    let phase = if lanes[lane].connected.is_some() { "after" } else { "in" };
+                    failure.get_or_insert_with(|| format!("{error} {phase} the handshake, {:?}", begun.elapsed()));
+                }
             }
             lanes[lane] = open(&events, lane)?;
         }
@@ -60,10 +65,11 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
         }
         if let Some(late) = lanes.iter().position(|lane| lane.begun.elapsed() > PATIENCE) {
             failed += 1;
+            failure.get_or_insert_with(|| format!("no answer in {PATIENCE:?}"));
             lanes[late] = open(&events, late)?;
         }
         let Some(begun) = &sample else {
-            (units, failed) = (0, 0);
+            (units, failed, failure) = (0, 0, None);
             connect.clear();
             exchange.clear();
             sample = Some(Sample::begin()?);
@@ -74,7 +80,7 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
             bail!("no connection to {:?} was made; {failed} failed", run.targets);
         }
         let latencies = vec![("connect", connect), ("exchange", exchange)];
-        return Ok(Outcome { units, failed, usage: begun.end()?, latencies });
+        return Ok(Outcome { units, failed, failure, usage: begun.end()?, latencies });
     }
 }
 

@@ -100,6 +100,8 @@ struct Outcome {
     units: u64,
     /// Units that were tried and failed.
     failed: u64,
+    /// How the first of them failed.
+    failure: Option<String>,
     usage: Usage,
     /// By name, in nanoseconds, one for each unit.
     latencies: Vec<(&'static str, Vec<u32>)>,
@@ -126,6 +128,7 @@ fn report(outcome: Outcome) -> Value {
     let mut report = json!({
         "units": outcome.units,
         "failed": outcome.failed,
+        "failure": outcome.failure,
         "seconds": outcome.usage.seconds,
         "cpu_seconds": outcome.usage.cpu,
         "foreign_cpu_seconds": outcome.usage.foreign,
