@@ -55,7 +55,13 @@ pub fn run(run: &Run, flows: usize, window: u32) -> Result<Outcome> {
             continue;
         };
         ensure!(answers > 0, "no datagram came back from {:?}", run.targets);
-        return Ok(Outcome { units: 2 * answers, failed: lost, failure: None, usage: begun.end()?, latencies: Vec::new() });
+        return Ok(Outcome {
+            units: 2 * answers,
+            failed: lost,
+            failure: None,
+            usage: begun.end()?,
+            latencies: Vec::new(),
+        });
     }
 }
 
