@@ -4,8 +4,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use gateway_tests::client;
-use gateway_tests::lab::{Keep, Node, Serving, address, veth};
+use gateway_tests::client::{self, PATIENCE};
+use gateway_tests::lab::{Keep, Node, Serving, address, veth, wait_for};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway, ready};
@@ -131,6 +131,11 @@ impl Far {
             .ip("address add 198.18.2.1/24 dev eth-router\naddress add 2001:db8:2::1/64 dev eth-router nodad\n\
                  route add 198.18.3.0/24 via 198.18.2.2\nroute add 2001:db8:3::/64 via 2001:db8:2::2")
             .unwrap();
+        // Links and neighbours made a moment ago may lose the first packets, with or without a gateway.
+        for address in FAR {
+            let ping = || bed.world.gateway.run(&format!("ping -n -q -c 1 -W 1 {address}"));
+            wait_for("the host behind the router", PATIENCE, ping).unwrap();
+        }
         Far { node, _router: router }
     }
 }

@@ -21,8 +21,8 @@ use super::directory::{Directory, is_manifest};
 use crate::index::{Change, Object};
 use crate::source::Severity;
 
-/// Changes that come this close together are one.
-const SETTLE: Duration = Duration::from_millis(1);
+/// Changes that come this close together are one; more that come while these are applied are the next one.
+const SETTLE: Duration = Duration::from_micros(300);
 /// How long a file may be away and come back as if it had only changed: its objects' connections live on.
 const GRACE: Duration = Duration::from_millis(100);
 /// How often a directory that has gone is looked for.
@@ -264,7 +264,8 @@ impl News {
             };
             self.note(event)?;
         }
-        tokio::time::sleep(SETTLE).await;
+        // The event loop's timers are good to a millisecond or two: longer than all the rest takes.
+        std::thread::sleep(SETTLE);
         while let Some(event) = watch.next().now_or_never() {
             self.note(event)?;
         }
