@@ -103,13 +103,8 @@ fn unmatched(packet: &Packet) -> i32 {
 /// Sends a later fragment the way of its datagram.
 #[inline(never)]
 fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
-    if packet.ttl <= 1 {
-        count::dropped(Reason::TtlExpired);
-        return Tc::DROP;
-    }
-    let way = redirect::resolve(frame, flow, packet.v6, now);
+    let way = redirect::resolve_silently(frame, packet, flow, now);
     if way == 0 {
-        count::dropped(Reason::NoRoute);
         return Tc::DROP;
     }
     if packet.total > flow.route.mtu as u32 {

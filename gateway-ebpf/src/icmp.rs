@@ -2,9 +2,8 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_adjust_room};
-use gateway_common::{Address, Flow, FlowKey, Reason, checksum, protocol};
+use gateway_common::{Address, Flow, FlowKey, checksum, protocol};
 
-use crate::count;
 use crate::flow;
 use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
 use crate::headers::*;
@@ -204,14 +203,8 @@ pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let flow = quoted_flow(frame, inner, packet.v6, &mut quoted);
     // SAFETY: a map value or null.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return Tc::PASS };
-    // An ICMP error is never answered with another (RFC 1122 section 3.2.2).
-    if packet.ttl <= 1 {
-        count::dropped(Reason::TtlExpired);
-        return Tc::DROP;
-    }
-    let way = redirect::resolve(frame, flow, packet.v6, now);
+    let way = redirect::resolve_silently(frame, packet, flow, now);
     if way == 0 {
-        count::dropped(Reason::NoRoute);
         return Tc::DROP;
     }
     if edit(frame, packet, flow, inner, &quoted) == 0 { broken(frame) } else { redirect::send(flow, way) }

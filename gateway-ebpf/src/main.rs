@@ -135,11 +135,11 @@ fn gone(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         flow::end_half(&packet.key, flow);
         return verdict;
     }
-    count::dropped(Reason::BackendGone);
-    let way = redirect::resolve(frame, flow, packet.v6, now);
-    if way == 0 || packet.ttl <= 1 {
+    let way = redirect::resolve_silently(frame, packet, flow, now);
+    if way == 0 {
         return Tc::DROP;
     }
+    count::dropped(Reason::BackendGone);
     if !refuse::reset_onward(frame, packet)
         || (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow))
         || !rewrite::rewrite(frame, packet, flow)

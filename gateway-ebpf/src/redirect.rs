@@ -2,11 +2,12 @@
 
 use aya_ebpf::bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup};
 use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer};
-use gateway_common::{Flow, flow_flags, route_kind};
+use gateway_common::{Flow, Reason, flow_flags, route_kind};
 
+use crate::count;
 use crate::frame::{Frame, Tc, fixed};
 use crate::maps::{BACKENDS, XDP_PORTS};
-use crate::parse::{unmapped, words_v6};
+use crate::parse::{Packet, unmapped, words_v6};
 
 /// How long a route is used without looking again, ns. A route or neighbour that changes is followed after this time.
 const FRESH: u64 = 1_000_000_000;
@@ -21,6 +22,20 @@ const AF_INET6: u8 = 10;
 #[inline(always)]
 pub fn resolve(frame: Tc, flow: &mut Flow, v6: bool, now: u64) -> u8 {
     if is_fresh(flow, now) { flow.route.kind } else { refresh(frame, flow, v6, now) as u8 }
+}
+
+/// The same for what nobody is told about when it cannot go on: later fragments, RST and ICMP errors (RFC 1122 section 3.2.2).
+#[inline(always)]
+pub fn resolve_silently(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> u8 {
+    if packet.ttl <= 1 {
+        count::dropped(Reason::TtlExpired);
+        return 0;
+    }
+    let way = resolve(frame, flow, packet.v6, now);
+    if way == 0 {
+        count::dropped(Reason::NoRoute);
+    }
+    way
 }
 
 #[inline(always)]
