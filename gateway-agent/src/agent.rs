@@ -97,7 +97,8 @@ impl Agent {
         if applied.backends_removed {
             self.sweep();
         }
-        self.ready = true;
+        // An object that finds no room is that object's problem; a map that cannot be written is the agent's.
+        self.ready |= !applied.problems.iter().any(|problem| problem.is_of_the_kernel());
         self.names = None;
         let problems: Vec<String> = applied.problems.iter().map(ToString::to_string).collect();
         for problem in problems.iter().filter(|p| !self.apply_problems.contains(p)) {

@@ -249,6 +249,9 @@ fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 
         let reason = if packet.flags & RST != 0 { Reason::StrayReset } else { Reason::UnknownConnection };
         return refuse(frame, packet, listener.id, reason, 0);
     }
+    if packet.ttl <= 1 {
+        return refuse(frame, packet, listener.id, Reason::TtlExpired, 0);
+    }
     let reason = create(frame, packet, listener, now, found);
     match Reason::from_index(reason) {
         None => 0,

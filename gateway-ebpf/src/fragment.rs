@@ -164,6 +164,12 @@ pub fn first(frame: Tc, packet: &Packet, now: u64) -> u32 {
             count::dropped(Reason::FragmentUnmatched);
             continue;
         }
+        // SAFETY: a map value.
+        let length = HELD.get_ptr(&key).map_or(0, |waiting| unsafe { (*waiting).length });
+        if length > flow.route.mtu as u32 + ETHERNET {
+            count::dropped(Reason::PacketTooBig);
+            continue;
+        }
         // SAFETY: the context is valid.
         if unsafe { bpf_clone_redirect(frame.0, flow.route.ifindex, 0) } != 0 {
             return 0;

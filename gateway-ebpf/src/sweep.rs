@@ -59,9 +59,17 @@ fn is_idle(flow: &Flow, now: u64, patience: u64) -> bool {
     now > flow.last_seen && now - flow.last_seen > patience
 }
 
+/// Whether the endpoint is not in BACKENDS any more. Its id may be somebody else's by now.
 #[inline(always)]
 fn has_gone(flow: &Flow) -> bool {
-    flow.flags & flow_flags::REPLY == 0 && flow.state != flow_state::GONE && BACKENDS.get_ptr(flow.backend).is_none()
+    if flow.flags & flow_flags::REPLY != 0 || flow.state == flow_state::GONE {
+        return false;
+    }
+    // SAFETY: read-only; an entry is replaced as a whole.
+    match unsafe { BACKENDS.get(flow.backend) } {
+        Some(backend) => backend.address != flow.destination || backend.port != flow.destination_port,
+        None => true,
+    }
 }
 
 extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow, sweep: *mut Sweep) -> i64 {

@@ -54,7 +54,25 @@ fn every_mistake_in_an_object_is_in_its_verdict() {
     let verdicts = verdicts_of("wrong-types-reject-the-object");
     let wrong = of(&verdicts, "TCPRoute default/db");
     assert_eq!((wrong.verdict, wrong.line, wrong.messages.len()), (Outcome::Rejected, 36, 6), "{wrong:#?}");
-    assert!(wrong.messages[5].starts_with("line 49: spec.rules[0].backendRefs[1].port: "), "{wrong:#?}");
+    assert!(wrong.messages[5].starts_with("line 49, column "), "{wrong:#?}");
+    assert!(wrong.messages[5].contains(": spec.rules[0].backendRefs[1].port: "), "{wrong:#?}");
+}
+
+#[test]
+fn broken_yaml_has_its_line_and_column() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("a.yaml"), "kind: Gateway\nmetadata:\n  name: a: b\n").expect("a file");
+    let verdicts = verdicts(&load_dir(directory.path()).expect("it is read"));
+    let [verdict] = &verdicts[..] else { panic!("one verdict: {verdicts:#?}") };
+    assert_eq!((verdict.verdict, verdict.line), (Outcome::Rejected, 3));
+    assert!(verdict.messages[0].starts_with("column "), "{verdict:#?}");
+    assert_eq!(check(directory.path(), Output::Json).expect("a verdict"), ExitCode::FAILURE);
+}
+
+#[test]
+fn nothing_to_check_is_no_success() {
+    let directory = tempfile::tempdir().expect("a directory");
+    assert_eq!(check(directory.path(), Output::Json).expect("a verdict"), ExitCode::FAILURE);
 }
 
 #[test]

@@ -101,6 +101,22 @@ fn uninstall_leaves_nothing() {
     }
 }
 
+#[test]
+fn start_with_a_wrong_option_touches_nothing() {
+    let bed = Bed::web(&[address::POD_1]);
+    let node = &bed.world.gateway;
+    let [net, tc, _] = traces(node);
+    for (options, said) in
+        [(["--access-log", "/nowhere/log"], "/nowhere/log"), (["--admin-address", "198.18.77.7:1"], "--admin-address")]
+    {
+        let mut agent = Agent::launch(node, bed.manifests.path(), &options).unwrap();
+        let status = agent.process().wait(Duration::from_secs(5)).unwrap();
+        let log = agent.process().log();
+        assert!(!status.success() && log.contains(said), "{status}: {log}");
+        assert_eq!(traces(node)[..2], [net.clone(), tc.clone()]);
+    }
+}
+
 /// Where something of Sluice could be left on a node: programs on interfaces, queueing disciplines, pins.
 fn traces(node: &Node) -> [String; 3] {
     [node.run("bpftool net").unwrap(), node.run("tc qdisc show").unwrap(), node.run("ls -A /sys/fs/bpf").unwrap()]

@@ -120,6 +120,13 @@ pub enum ProblemKind {
     Taken { address: std::net::IpAddr, port: u16, owner: ListenerName },
 }
 
+impl Problem {
+    /// The kernel refused a map as such, whatever the object.
+    pub fn is_of_the_kernel(&self) -> bool {
+        matches!(self.error, ProblemKind::Store(StoreError::Kernel { .. }))
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         use crate::emit::maps::ip;

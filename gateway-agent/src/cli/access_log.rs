@@ -25,15 +25,18 @@ pub struct AccessLog {
 /// Most events written at a time, so that other work goes on.
 const BURST: usize = 4096;
 
+/// Where to write; `-` is standard output.
+pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+    Ok(if path == Path::new("-") {
+        Box::new(io::stdout())
+    } else {
+        Box::new(append(path).with_context(|| format!("cannot write the access log {}", path.display()))?)
+    })
+}
+
 impl AccessLog {
-    /// `-` is standard output.
-    pub fn open(path: &Path, events: Events) -> anyhow::Result<AccessLog> {
-        let to: Box<dyn Write> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            Box::new(append(path).with_context(|| format!("cannot write the access log {}", path.display()))?)
-        };
-        Ok(AccessLog { events, to: BufWriter::new(to) })
+    pub fn new(to: Box<dyn Write>, events: Events) -> AccessLog {
+        AccessLog { events, to: BufWriter::new(to) }
     }
 
     /// Writes what has come since the last call.

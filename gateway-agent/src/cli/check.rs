@@ -24,8 +24,9 @@ pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
         None => table(&verdicts, output::coloured()),
     };
     let printed = output::print(&text)?;
-    let rejected = verdicts.iter().any(|v| v.verdict == Outcome::Rejected);
-    Ok(if rejected { ExitCode::FAILURE } else { printed })
+    // A check that found nothing to check has not passed.
+    let passed = !verdicts.is_empty() && verdicts.iter().all(|v| v.verdict != Outcome::Rejected);
+    Ok(if passed { printed } else { ExitCode::FAILURE })
 }
 
 /// What becomes of an object, or of what is none.
@@ -102,10 +103,10 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
 
 /// With its own line, where that is not the row's.
 fn message(problem: &Problem) -> String {
-    let line = if problem.column > 0 && problem.object.is_some() {
-        format!("line {}: ", problem.origin.line)
-    } else {
-        String::new()
+    let line = match (&problem.object, problem.column) {
+        (_, 0) => String::new(),
+        (Some(_), column) => format!("line {}, column {column}: ", problem.origin.line),
+        (None, column) => format!("column {column}: "),
     };
     let colon = if problem.field.is_empty() { "" } else { ": " };
     format!("{line}{}{colon}{}", problem.field, problem.message)

@@ -17,7 +17,7 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing_subscriber::filter::LevelFilter;
 
-use super::access_log::AccessLog;
+use super::access_log::{self, AccessLog};
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin;
 use crate::agent::Agent;
@@ -166,20 +166,23 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
     let (loaded, mut batches) = Watcher::start(options.manifests.clone())?;
 
-    let datapath = Datapath::open(&options.pin_dir, &options.sizes(), options.attach())?;
-    datapath.configure(&options.config()).context("cannot write map CONFIG")?;
-    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
-    let mut access_log = match &options.access_log {
-        Some(path) => Some(AccessLog::open(path, agent.borrow().events().context("cannot read map EVENTS")?)?),
-        None => None,
-    };
-
+    // What can fail for a wrong option comes before anything in the kernel is touched.
+    let pins = Datapath::take(&options.pin_dir)?;
     let admin_address = options.admin_address;
     let http = TcpListener::bind(admin_address)
         .await
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
-    tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     let (socket, _socket_file) = bind_socket(&options.socket)?;
+    let log = options.access_log.as_deref().map(access_log::open).transpose()?;
+
+    let datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
+    datapath.configure(&options.config()).context("cannot write map CONFIG")?;
+    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
+    let mut access_log = match log {
+        Some(to) => Some(AccessLog::new(to, agent.borrow().events().context("cannot read map EVENTS")?)),
+        None => None,
+    };
+    tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
     agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());

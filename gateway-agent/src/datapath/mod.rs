@@ -62,18 +62,22 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Takes the pin directory, loads the programs, adopts what an earlier agent left, and attaches.
-    pub fn open(directory: &Path, sizes: &Sizes, attach: AttachOptions) -> Result<Datapath, DatapathError> {
+    /// Takes the pin directory, if this process may do all that comes after. Nothing else is changed yet.
+    pub fn take(directory: &Path) -> Result<Pins, DatapathError> {
         if object::bytes().is_none() {
             return Err(LoadError::Stub.into());
         }
         if let Some(missing) = features::missing_capabilities().map_err(DatapathError::Maps)? {
             return Err(DatapathError::Capabilities(missing));
         }
+        Ok(Pins::take(directory)?)
+    }
+
+    /// Loads the programs, adopts what an earlier agent left, and attaches.
+    pub fn open(pins: Pins, sizes: &Sizes, attach: AttachOptions) -> Result<Datapath, DatapathError> {
         for sysctl in features::forwarding_off() {
             tracing::warn!("{sysctl} is 0: the kernel forwards no packets of that family; set it to 1");
         }
-        let pins = Pins::take(directory)?;
         let programs = Programs::load(&pins, sizes)?;
         let maps = Arc::new(Maps::open(pins.directory(), sizes).map_err(DatapathError::Maps)?);
         let network = Network::new().map_err(DatapathError::Network)?;

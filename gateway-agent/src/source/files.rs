@@ -48,7 +48,6 @@ pub struct Batch {
 pub struct SourceError {
     doing: &'static str,
     path: PathBuf,
-    #[source]
     cause: io::Error,
     advice: &'static str,
 }

@@ -177,6 +177,7 @@ fn ttl_expired(lab: &mut Lab, version: Version) -> Result<()> {
         let mut scene = Scene::new(lab, version, protocol, Place::Remote)?;
         let last_hop = scene.opening().ttl(1);
         lab.tc(Port::Ext0, &last_hop.frame())?.answered_with(Reason::TtlExpired, Error::TimeExceeded, &last_hop);
+        assert_eq!(lab.flow(&scene.forward_key())?, None, "it has opened nothing");
         let one_more = scene.opening().ttl(2);
         scene.start(lab, &one_more)?;
         scene.backend_sends(lab, &scene.opening_answer())?;

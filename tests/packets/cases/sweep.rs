@@ -59,6 +59,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("sweep/udp_of_a_gone_backend_picks_anew", udp_gone);
     cases.each("sweep/embryonic_flows_of_a_gone_backend", embryonic_gone);
     cases.each("sweep/gone_connection_ends_after_its_reset", gone_ends);
+    cases.each("sweep/id_of_a_gone_backend_that_is_anothers", id_again);
     cases.each("sweep/silent_gone_connection_expires", gone_expires);
     cases.each("sweep/ended_connection_does_not_come_back", ended);
 }
@@ -191,6 +192,18 @@ fn gone_ends(lab: &mut Lab, version: Version) -> Result<()> {
         assert_eq!(outcome.reasons.len(), 1, "{:?}", outcome.reasons);
         assert_eq!(outcome.frame[12..], reset(&second.1).frame()[12..]);
     }
+    Ok(())
+}
+
+/// The id is in BACKENDS, but not for the endpoint that the flow goes to.
+fn id_again(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut scene = Scene::new(lab, version, TCP, Place::Remote)?;
+    scene.establish(lab)?;
+    lab.sweep()?;
+    assert_eq!(scene.halves(lab)?.forward.state, flow_state::ESTABLISHED);
+    lab.backend(BACKEND, Place::Pod.entry(version, TCP, 9_090))?;
+    lab.sweep()?;
+    assert_eq!(scene.halves(lab)?.forward.state, flow_state::GONE);
     Ok(())
 }
 
