@@ -19,7 +19,15 @@ pub struct Built {
 
 /// Builds the object, `sluice` around it, and the server that the lab runs.
 pub fn sluice(release: bool) -> Result<Built> {
-    let object = object()?;
+    sluice_with(object()?, release)
+}
+
+/// The same around an object that prints what it decides on each packet.
+pub fn tracing_sluice() -> Result<Built> {
+    sluice_with(build_object(&["--features", "trace"], "target/trace")?, false)
+}
+
+fn sluice_with(object: PathBuf, release: bool) -> Result<Built> {
     let mut cargo = shell::cargo();
     cargo
         .args(["build", "--workspace", "--bin", "sluice", "--bin", "lab-server", "--locked"])
@@ -34,15 +42,20 @@ pub fn sluice(release: bool) -> Result<Built> {
 
 /// Builds the eBPF object; always optimised, since the verifier takes no other.
 pub fn object() -> Result<PathBuf> {
+    build_object(&[], "target")
+}
+
+fn build_object(options: &[&str], target: &str) -> Result<PathBuf> {
     setup::ensure(&[Part::Ebpf])?;
     let tool_chain = setup::ebpf_tool_chain()?;
     let crate_root = ebpf_root();
     if !crate_root.join("Cargo.toml").is_file() {
         bail!("{} is missing: there is no eBPF crate to build", crate_root.display());
     }
-    shell::run(&mut ebpf_cargo(&tool_chain, "build"))
+    let target = crate_root.join(target);
+    let mut cargo = ebpf_cargo(&tool_chain, "build");
+    shell::run(cargo.args(options).env("CARGO_TARGET_DIR", &target))
         .with_context(|| format!("the eBPF object was not built (with {tool_chain})"))?;
-    let target = crate_root.join("target");
     let object = target.join("bpfel-unknown-none/release/gateway-ebpf");
     match std::fs::metadata(&object) {
         Ok(metadata) if metadata.len() > 0 => Ok(object),
@@ -54,7 +67,7 @@ pub fn object() -> Result<PathBuf> {
 pub fn ebpf_cargo(tool_chain: &ToolChain, task: &str) -> Command {
     let mut cargo = tool_chain.cargo(task);
     cargo.current_dir(ebpf_root()).args(["--release", "--locked", "--target", "bpfel-unknown-none"]);
-    cargo.args(["-Z", "build-std=core", "--target-dir"]).arg(ebpf_root().join("target"));
+    cargo.args(["-Z", "build-std=core"]).env("CARGO_TARGET_DIR", ebpf_root().join("target"));
     cargo
 }
 

@@ -31,6 +31,9 @@ enum Task {
         /// Optimised.
         #[arg(long)]
         release: bool,
+        /// With programs that print what they decide on each packet.
+        #[arg(long, conflicts_with = "release")]
+        trace: bool,
     },
     /// Real traffic through the gateway in network namespaces: what it is and that it works, in a minute.
     Demo,
@@ -71,8 +74,8 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<()> {
     match task {
         Task::Setup => setup::all(),
-        Task::Build { release } => {
-            let built = build::sluice(release)?;
+        Task::Build { release, trace } => {
+            let built = if trace { build::tracing_sluice()? } else { build::sluice(release)? };
             println!("{}", built.sluice.display());
             Ok(())
         }

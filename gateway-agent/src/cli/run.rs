@@ -175,7 +175,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let (socket, _socket_file) = bind_socket(&options.socket)?;
     let log = options.access_log.as_deref().map(access_log::open).transpose()?;
 
-    let datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
+    let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
+    let mut trace = datapath.take_trace();
     datapath.configure(&options.config()).context("cannot write map CONFIG")?;
     let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
     let mut access_log = match log {
@@ -220,7 +221,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow().sweep();
                 memory::trim_heap();
             }
-            _ = write_log.tick(), if access_log.is_some() => {
+            _ = write_log.tick(), if access_log.is_some() || trace.is_some() => {
+                if let Some(trace) = &mut trace {
+                    trace.flush();
+                }
                 if let Some(log) = &mut access_log
                     && let Err(error) = log.write(&agent)
                 {

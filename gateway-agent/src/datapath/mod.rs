@@ -13,6 +13,7 @@ mod object;
 mod pins;
 mod programs;
 mod raw;
+mod trace;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,7 @@ pub use netlink::Monitor;
 use network::Network;
 use pins::{PinError, Pins};
 use programs::{LoadError, Programs};
+pub use trace::Trace;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
@@ -108,6 +110,11 @@ impl Datapath {
 
     pub fn configure(&self, config: &Config) -> io::Result<()> {
         self.maps.config.put(&0, config)
+    }
+
+    /// What a debug object's programs print, if this is one.
+    pub fn take_trace(&mut self) -> Option<Trace> {
+        self.programs.trace.take()
     }
 
     /// Expires flows; says how many ended.

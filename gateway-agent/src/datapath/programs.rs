@@ -13,6 +13,7 @@ use aya_obj::programs::XdpAttachType;
 use super::maps::{Keep, Shape, Sizes, shapes};
 use super::pins::Pins;
 use super::raw::{self, Map};
+use super::trace::Trace;
 use super::{features, memory, object};
 use gateway_common::names;
 
@@ -44,6 +45,7 @@ pub struct Programs {
     pub tc: SchedClassifier,
     pub xdp: Xdp,
     sweep: SchedClassifier,
+    pub trace: Option<Trace>,
 }
 
 impl Programs {
@@ -67,6 +69,7 @@ impl Programs {
             tc: load_tc(&mut ebpf, TC, pins)?,
             xdp: load_xdp(&mut ebpf, pins)?,
             sweep: load_tc(&mut ebpf, SWEEP, pins)?,
+            trace: Trace::of(&mut ebpf),
         };
         // The instructions and their BTF are in the kernel now.
         drop(ebpf);
