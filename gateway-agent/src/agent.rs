@@ -156,8 +156,8 @@ fn say(problem: &Problem) {
 fn names(datapath: &Datapath, ir: &Ir) -> Names {
     let mut services: HashMap<BackendKey, Arc<str>> = HashMap::new();
     for listener in &ir.listeners {
-        let protocol = maps::number(listener.protocol);
-        for reference in listener.backends.iter().flat_map(|set| &set.refs) {
+        let protocol = maps::number(listener.protocol());
+        for reference in listener.backend_sets().flat_map(|set| &set.refs) {
             let Target::Endpoints { service, endpoints } = &reference.target else { continue };
             for endpoint in endpoints.iter() {
                 let key = BackendKey { address: maps::address(endpoint.address), port: endpoint.port, protocol };

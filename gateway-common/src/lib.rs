@@ -6,10 +6,13 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod checksum;
+pub mod client_hello;
+pub mod cookie;
 pub mod hash;
 pub mod maglev;
 pub mod maps;
 pub mod reason;
+pub mod server_name;
 
 pub use maps::*;
 pub use reason::Reason;

@@ -22,6 +22,10 @@ pub mod names {
     pub const EVENTS_LOST: &str = "EVENTS_LOST";
     pub const XDP_PORTS: &str = "XDP_PORTS";
     pub const INTERFACES: &str = "INTERFACES";
+    pub const SNI: &str = "SNI";
+    pub const HANDSHAKES: &str = "HANDSHAKES";
+    pub const HELLOS: &str = "HELLOS";
+    pub const COOKIE_KEY: &str = "COOKIE_KEY";
 }
 
 /// Default number of entries of each map; the agent's options change some of them at load.
@@ -44,6 +48,12 @@ pub mod sizes {
     pub const EVENTS: usize = 1 << 20;
     pub const INTERFACES: usize = 1_024;
     pub const XDP_PORTS: usize = 256;
+    /// Server names, once for each address and port. The memory of an entry is taken when it is written.
+    pub const SNI: usize = 65_536;
+    /// TLS clients that have proved their address and sent no whole ClientHello yet.
+    pub const HANDSHAKES: usize = 8_192;
+    /// ClientHellos under way at a time; a multiple of [`super::HELLO_CHOICE`].
+    pub const HELLOS: usize = 512;
 }
 
 macro_rules! map_types {
@@ -60,7 +70,7 @@ macro_rules! map_types {
 map_types! {
     Address: 16 align 8,
     ListenerKey: 24 align 8,
-    Listener: 12 align 4,
+    Listener: 16 align 4,
     BackendSet: 8 align 8,
     Backend: 40 align 8,
     FlowKey: 40 align 8,
@@ -73,7 +83,12 @@ map_types! {
     HeldFragment: 1544 align 8,
     Config: 56 align 8,
     Counter: 64 align 8,
-    Event: 96 align 8,
+    Event: 160 align 8,
+    SniKey: 32 align 8,
+    SniName: 280 align 8,
+    Handshake: 16 align 4,
+    Hello: 9328 align 8,
+    CookieKey: 16 align 8,
 }
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
@@ -159,6 +174,8 @@ pub mod listener_kind {
     pub const EXCLUSIVE: u8 = 2;
     /// No listener: the entry of an address of the node that Gateways share (port 0, protocol 0).
     pub const SHARED: u8 = 3;
+    /// TCP: accept, read the server name of the ClientHello, and look it up in SNI.
+    pub const TLS: u8 = 4;
 }
 
 /// LISTENERS: value.
@@ -167,11 +184,149 @@ pub mod listener_kind {
 pub struct Listener {
     /// One of [`listener_kind`].
     pub kind: u8,
-    pub _pad: [u8; 3],
-    /// Index in LISTENER_COUNTERS. Listeners of one Gateway listener on several addresses share it.
+    pub _pad: u8,
+    /// TLS: the smallest MTU on the ways to its backends, bytes of the IP packet; 0: not known. The client is offered an MSS
+    /// that fits.
+    pub mtu: u16,
+    /// Index in LISTENER_COUNTERS. Listeners of one Gateway listener on several addresses share it. TLS: the first by name
+    /// of the listeners on this address and port; what is known of a server name counts for the listener in [`SniName`].
     pub id: u32,
-    /// Index in BACKEND_SETS; 0: no route is attached.
+    /// L4: index in BACKEND_SETS; 0: no route is attached.
     pub backend_set: u32,
+    /// TLS: bit n is set if SNI has a wildcard name of n labels after the asterisk for this address and port (31: 31 or more;
+    /// 0: the name of everybody, `*`).
+    pub wildcards: u32,
+}
+
+/// SNI: key.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SniKey {
+    /// The Gateway's.
+    pub address: Address,
+    /// [`crate::server_name::hash`] of an exact name, or of what follows `*.` in a wildcard name.
+    pub hash: u64,
+    pub port: u16,
+    /// 1: a wildcard name.
+    pub wildcard: u8,
+    pub _pad: [u8; 5],
+}
+
+/// Bytes of [`SniName::name`].
+pub const SNI_NAME: usize = 256;
+
+/// SNI: value.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SniName {
+    /// Index in BACKEND_SETS; 0: a listener has this hostname, and no route takes it: refused.
+    pub backend_set: u32,
+    /// Index in LISTENER_COUNTERS.
+    pub listener: u32,
+    /// Connections that came by this name, counted by the programs. A new value of the agent takes it over.
+    pub hits: u64,
+    /// One of [`sni_mode`].
+    pub mode: u8,
+    pub _pad: [u8; 7],
+    /// For people: as the manifests have it, in lower case; the rest is 0. The name of everybody is `*`.
+    pub name: [u8; SNI_NAME],
+}
+
+pub mod sni_mode {
+    /// To the backends of the set, inside the kernel.
+    pub const PASSTHROUGH: u8 = 1;
+    /// To the agent ([`super::agent_backend`]), which ends TLS.
+    pub const TERMINATE: u8 = 2;
+}
+
+/// BACKENDS ids of the agent's own sockets, one a family. Their port is the first of [`agent_backend::PORTS`] in a row, so that a
+/// client that uses one port of its own towards two Gateways finds another one.
+pub mod agent_backend {
+    pub const V4: u32 = 1;
+    pub const V6: u32 = 2;
+    /// Ids of real backends start here.
+    pub const FIRST_OTHER: u32 = 3;
+    pub const PORTS: u16 = 8;
+}
+
+/// HANDSHAKES: value, a TLS client that has proved its address; the key is its 5-tuple.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshake {
+    /// The first sequence number of the client's data, host order.
+    pub client_sequence: u32,
+    /// The first sequence number of the gateway's data: the SYN cookie and one.
+    pub our_sequence: u32,
+    /// Index in HELLOS; 0: nothing came yet.
+    pub hello: u32,
+    /// What the client's SYN offered ([`crate::cookie::Options`]).
+    pub options: u8,
+    /// Not 0: the TLS alert that it was refused with.
+    pub alert: u8,
+    pub _pad: [u8; 2],
+}
+
+/// Bytes of a ClientHello that the kernel keeps; the window that a new client is offered.
+pub const HELLO_BYTES: usize = 8_192;
+/// Bytes that are copied at once.
+pub const HELLO_PIECE: usize = 1_024;
+/// A new ClientHello takes the place of the one of so many that waits longest.
+pub const HELLO_CHOICE: u32 = 4;
+
+/// A run of bytes that came before those in front of it, relative to the first byte.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Island {
+    pub start: u16,
+    /// The first byte after it; 0: none.
+    pub end: u16,
+}
+
+/// HELLOS: value. Index 0 is not used. Sequence numbers are in host order.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Hello {
+    /// Whose it is: the 5-tuple of the client; unset: nobody's.
+    pub client: FlowKey,
+    /// Coarse monotonic time of the last packet, ns.
+    pub last_seen: u64,
+    /// Of the pick, so that the next backend is another.
+    pub hash: u64,
+    /// The client's first byte, and the gateway's.
+    pub client_sequence: u32,
+    pub our_sequence: u32,
+    /// Bytes without a hole, from the first.
+    pub length: u32,
+    /// Bytes of the PROXY protocol header before the first.
+    pub prelude: u32,
+    /// What the backend has acknowledged, and what it was sent, from the first byte of the prelude.
+    pub acknowledged: u32,
+    pub sent: u32,
+    /// The client's last window, as it came.
+    pub window: u16,
+    /// The backend's MSS.
+    pub mss: u16,
+    /// What the client's SYN offered ([`crate::cookie::Options`]).
+    pub options: u8,
+    /// Backends tried, and SYNs sent to the present one.
+    pub attempts: u8,
+    pub syns: u8,
+    pub _pad: u8,
+    /// Beyond the first hole; unset ones have end 0.
+    pub islands: [Island; 4],
+    /// The backend set that the name led to.
+    pub backend_set: u32,
+    pub _pad2: u32,
+    pub bytes: [u8; HELLO_BYTES],
+    /// Never filled: pieces of so many bytes are copied, and the verifier sees only where they start.
+    pub slack: [u8; HELLO_PIECE],
+}
+
+/// COOKIE_KEY: the only element (index 0), random bits that the agent writes once. Zero: the programs accept nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CookieKey {
+    pub words: [u64; 2],
 }
 
 /// BACKEND_SETS: value. Where the set's Maglev table lies in SLOTS. Replaced by one 8-byte write.
@@ -217,6 +372,10 @@ pub struct Backend {
 pub mod backend_flags {
     /// The backend runs on this node: it sees the client's address.
     pub const LOCAL: u8 = 1;
+    /// A socket of the agent ([`super::agent_backend`]).
+    pub const AGENT: u8 = 2;
+    /// It wants a PROXY protocol v2 header before the ClientHello.
+    pub const PROXY: u8 = 4;
 }
 
 /// FLOWS and EMBRYONIC: key, the 5-tuple as it is seen on the wire before the rewrite.
@@ -246,6 +405,10 @@ pub mod flow_state {
     pub const RESET: u8 = 5;
     /// In FLOWS: the endpoint has gone; the next packet is answered with RST.
     pub const GONE: u8 = 6;
+    /// In FLOWS: spliced; the backend has not answered the SYN yet.
+    pub const CONNECTING: u8 = 7;
+    /// In FLOWS: spliced; the backend has not acknowledged the whole ClientHello yet.
+    pub const REPLAYING: u8 = 8;
 }
 
 pub mod flow_flags {
@@ -301,10 +464,14 @@ pub struct Flow {
     pub state: u8,
     /// Of [`flow_flags`].
     pub flags: u8,
-    pub _pad: [u8; 2],
-    /// TCP, forward half in state NEW: the acknowledgement number that proves the client saw the SYN-ACK.
-    pub handshake_ack: u32,
-    pub _pad2: u32,
+    /// Spliced: how many bits the window field of a segment is shifted to the left (negative: to the right).
+    pub window_shift: i8,
+    pub _pad: u8,
+    /// TCP, forward half in state NEW: the acknowledgement number that proves the client saw the SYN-ACK. CONNECTING and
+    /// REPLAYING: index in HELLOS.
+    pub handshake: u32,
+    /// Spliced: what is added to sequence numbers of the backend, and taken from the client's acknowledgements of them.
+    pub delta: u32,
     /// Coarse monotonic time of the last packet of this half, ns.
     pub last_seen: u64,
     pub packets: u64,
@@ -399,7 +566,8 @@ pub struct Config {
     pub udp_established: u64,
     /// 1: write to EVENTS.
     pub events: u32,
-    pub _pad: u32,
+    /// Entries of HELLOS.
+    pub hellos: u32,
 }
 
 impl Default for Config {
@@ -414,7 +582,7 @@ impl Default for Config {
             udp_new: 30 * S,
             udp_established: 180 * S,
             events: 0,
-            _pad: 0,
+            hellos: sizes::HELLOS as u32,
         }
     }
 }
@@ -442,11 +610,18 @@ pub mod event_kind {
     pub const OPENED: u8 = 1;
     pub const CLOSED: u8 = 2;
     pub const REFUSED: u8 = 3;
+    /// A spliced connection goes to another backend: the one in the record did not answer.
+    pub const RETRIED: u8 = 4;
+    /// A spliced connection's backend has the whole ClientHello.
+    pub const DELIVERED: u8 = 5;
 }
+
+/// Bytes of [`Event::name`].
+pub const EVENT_NAME: usize = 64;
 
 /// EVENTS: record of the ring buffer.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// `CLOCK_MONOTONIC`, ns.
     pub time: u64,
@@ -465,4 +640,38 @@ pub struct Event {
     pub bytes_out: u64,
     pub packets: u64,
     pub _pad2: u64,
+    /// OPENED and REFUSED on a TLS listener: the server name asked for, in lower case, cut to 63 bytes; the rest is 0.
+    pub name: [u8; EVENT_NAME],
+}
+
+impl Default for SniName {
+    fn default() -> SniName {
+        SniName { backend_set: 0, listener: 0, hits: 0, mode: 0, _pad: [0; 7], name: [0; SNI_NAME] }
+    }
+}
+
+impl SniKey {
+    /// Of a name in lower case; of a wildcard name what follows `*.`, of the name of everybody nothing.
+    pub fn new(address: Address, port: u16, wildcard: bool, name: &[u8]) -> SniKey {
+        SniKey { address, hash: crate::server_name::hash(name), port, wildcard: wildcard as u8, _pad: [0; 5] }
+    }
+}
+
+impl Default for Event {
+    fn default() -> Event {
+        Event {
+            time: 0,
+            client: FlowKey::default(),
+            listener: 0,
+            backend: 0,
+            kind: 0,
+            _pad: [0; 3],
+            detail: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            packets: 0,
+            _pad2: 0,
+            name: [0; EVENT_NAME],
+        }
+    }
 }

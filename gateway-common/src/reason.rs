@@ -12,6 +12,8 @@ pub enum Answer {
     TooBig,
     /// Nothing is sent.
     Silent,
+    /// TLS: a fatal alert, then the connection is closed.
+    Alert,
 }
 
 macro_rules! reasons {
@@ -75,6 +77,20 @@ reasons! {
     Malformed = 12, "malformed", Silent;
     /// A fragment whose first fragment did not come before there was no more room to hold it.
     FragmentUnmatched = 13, "fragment_unmatched", Silent;
+    /// What a client sends first to a TLS listener is no TLS: plain HTTP, an SSLv2 hello, anything.
+    NotTls = 14, "not_tls", Alert;
+    /// A ClientHello that contradicts itself, or a server name that is none.
+    MalformedHello = 15, "malformed_hello", Alert;
+    /// No listener and route on this address and port take the server name, or there is none.
+    UnrecognizedName = 16, "unrecognized_name", Alert;
+    /// None of the backends that were tried for a TLS connection answered.
+    BackendSilent = 17, "backend_silent", Alert;
+    /// The client ended its side before the ClientHello was whole.
+    HelloAbandoned = 18, "hello_abandoned", Refuse;
+    /// The ClientHello under way had to make room for newer ones.
+    HelloEvicted = 19, "hello_evicted", Refuse;
+    /// A segment out of order that may belong to a handshake under way: its sender sends it again.
+    EarlySegment = 20, "early_segment", Silent;
 }
 
 /// Entries of the map `DROPS`: index 0 is unset.

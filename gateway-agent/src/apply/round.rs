@@ -349,7 +349,7 @@ impl Applier {
                 if let Some(set) = self.sets.get_mut(&backend_set) {
                     set.wanted = self.round;
                 }
-                let value = Listener { kind: listener_kind::L4, _pad: [0; 3], id, backend_set };
+                let value = Listener { kind: listener_kind::L4, id, backend_set, ..Listener::default() };
                 let put = self.put_listener(address.key, value, store, applied);
                 applied.note_unless_ok(put, || Object::Listener(listener.name.clone()));
             }

@@ -316,7 +316,7 @@ impl Options {
             udp_new: idle.idle_udp_new.saturating_mul(NS),
             udp_established: idle.idle_udp_established.saturating_mul(NS),
             events: u32::from(self.access_log.is_some()),
-            _pad: 0,
+            hellos: gateway_common::sizes::HELLOS as u32,
         }
     }
 }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 pub use report::*;
 
 use crate::index::Index;
-use crate::ir::{Ir, Listener, ListenerName};
+use crate::ir::{Ir, Listener, ListenerName, Traffic};
 
 /// GatewayClasses with this `spec.controllerName` are ours.
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
@@ -47,8 +47,10 @@ pub fn compile(index: &Index) -> (Ir, Report) {
             },
             addresses: plan.addresses.clone(),
             port: listener.spec.port,
-            protocol: listener.protocol,
-            backends: listener.backends.as_ref().map(Arc::clone),
+            traffic: Traffic::Forward {
+                protocol: listener.protocol,
+                backends: listener.backends.as_ref().map(Arc::clone),
+            },
         }));
         ir.exclusive_addresses.extend(plan.exclusive_addresses());
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use gateway_common::{Address, ListenerKey, protocol};
 use hashbrown::HashSet;
 
-use crate::ir::{self, Duty, Ir, ListenerName, Protocol, Target};
+use crate::ir::{self, Duty, Ir, ListenerName, Protocol, Target, Traffic};
 
 /// The wanted content of LISTENERS, BACKEND_SETS, SLOTS and BACKENDS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -111,7 +111,8 @@ pub fn maps(ir: &Ir, before: Option<(&Ir, &Wanted)>) -> Wanted {
     for listener in &ir.listeners {
         while before.next_if(|(old, _)| old.name < listener.name).is_some() {}
         let old = before.peek().filter(|(old, _)| old.name == listener.name && is_same(listener, old));
-        let number = number(listener.protocol);
+        let number = number(listener.protocol());
+        let Traffic::Forward { backends, .. } = &listener.traffic else { continue };
         // One set a family: an IPv4 address forwards to IPv4 endpoints only.
         let mut of_family = [None, None];
         for (ip, of_old) in old.iter().flat_map(|(old, wanted)| old.addresses.iter().zip(&wanted.addresses)) {
@@ -120,7 +121,7 @@ pub fn maps(ir: &Ir, before: Option<(&Ir, &Wanted)>) -> Wanted {
         let mut addresses = Vec::with_capacity(listener.addresses.len());
         for ip in &listener.addresses {
             let family = Family::of(*ip);
-            if let (set @ None, Some(backends)) = (&mut of_family[family as usize], &listener.backends) {
+            if let (set @ None, Some(backends)) = (&mut of_family[family as usize], backends) {
                 *set = Some(Arc::clone(
                     made.get_or_insert_with(&spread(backends, number, family), |s| Arc::new(s.clone())),
                 ));
@@ -142,12 +143,17 @@ fn is_same(a: &ir::Listener, b: &ir::Listener) -> bool {
     };
     let is_same_ref =
         |(a, b): (&ir::BackendRef, &ir::BackendRef)| a.weight == b.weight && is_same_target(&a.target, &b.target);
-    a.protocol == b.protocol
-        && match (&a.backends, &b.backends) {
-            (None, None) => true,
-            (Some(a), Some(b)) => a.refs.len() == b.refs.len() && a.refs.iter().zip(&b.refs).all(is_same_ref),
-            _ => false,
+    let is_same_set = |a: &Option<Arc<ir::BackendSet>>, b: &Option<Arc<ir::BackendSet>>| match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.refs.len() == b.refs.len() && a.refs.iter().zip(&b.refs).all(is_same_ref),
+        _ => false,
+    };
+    match (&a.traffic, &b.traffic) {
+        (Traffic::Forward { protocol: of_a, backends: a }, Traffic::Forward { protocol: of_b, backends: b }) => {
+            of_a == of_b && is_same_set(a, b)
         }
+        _ => false,
+    }
 }
 
 fn gateway_addresses(ir: &Ir) -> Vec<GatewayAddress> {
@@ -297,7 +303,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn endpoint(address: &str, duty: Duty) -> ir::Endpoint {
-        ir::Endpoint { address: address.parse().unwrap(), port: 80, local: false, duty }
+        ir::Endpoint { address: address.parse().unwrap(), port: 80, local: false, proxy_protocol: false, duty }
     }
 
     fn endpoints(list: &[ir::Endpoint]) -> Target {
@@ -310,8 +316,10 @@ mod tests {
             name: ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "web".into() },
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             port: 80,
-            protocol: Protocol::Tcp,
-            backends: Some(Arc::new(ir::BackendSet { route: "TCPRoute default/web".into(), refs })),
+            traffic: Traffic::Forward {
+                protocol: Protocol::Tcp,
+                backends: Some(Arc::new(ir::BackendSet { route: "TCPRoute default/web".into(), refs })),
+            },
         }
     }
 

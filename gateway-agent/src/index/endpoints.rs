@@ -89,7 +89,7 @@ fn gather_port<'a>(
             Health::LastResort if !others_ready => Duty::Serving,
             Health::LastResort | Health::NotReady => Duty::Draining,
         };
-        Endpoint { address, port, local, duty }
+        Endpoint { address, port, local, proxy_protocol: false, duty }
     };
     candidates.iter().map(endpoint).collect()
 }

@@ -20,9 +20,83 @@ pub struct Listener {
     pub name: ListenerName,
     pub addresses: Vec<IpAddr>,
     pub port: u16,
-    pub protocol: Protocol,
-    /// `None`: no route is attached; connections are refused.
+    pub traffic: Traffic,
+}
+
+impl Listener {
+    pub fn protocol(&self) -> Protocol {
+        match &self.traffic {
+            Traffic::Forward { protocol, .. } => *protocol,
+            Traffic::Tls { .. } => Protocol::Tcp,
+        }
+    }
+
+    /// Of all its server names, if it has such.
+    pub fn backend_sets(&self) -> impl Iterator<Item = &Arc<BackendSet>> {
+        let (one, names) = match &self.traffic {
+            Traffic::Forward { backends, .. } => (backends.as_ref(), &[][..]),
+            Traffic::Tls { names, .. } => (None, names.as_slice()),
+        };
+        one.into_iter().chain(names.iter().filter_map(|name| name.backends.as_ref()))
+    }
+}
+
+/// What a listener does with what comes to its port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Traffic {
+    /// Any connection goes to the backends. `None`: no route is attached; connections are refused.
+    Forward { protocol: Protocol, backends: Option<Arc<BackendSet>> },
+    /// The server name of the ClientHello decides. Listeners of one Gateway, and of several, may share an address and port; what
+    /// the names of one of them are already leaves out what a listener with a more specific hostname takes.
+    Tls { mode: TlsMode, names: Vec<ServerName> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Passthrough,
+    /// The agent ends TLS with these certificates, and forwards what is inside.
+    Terminate {
+        certificates: Vec<Arc<Certificate>>,
+    },
+}
+
+/// A certificate chain with its key, checked: the key belongs to the first certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// `Secret namespace/name`, for people.
+    pub secret: Arc<str>,
+    /// DER, the end entity's first.
+    pub chain: Vec<Vec<u8>>,
+    /// DER: PKCS #8, PKCS #1 or SEC 1.
+    pub key: Vec<u8>,
+}
+
+/// A server name that a listener takes. Sorted by [`HostName`], no name twice in a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerName {
+    pub host: HostName,
+    /// `None`: the listener's own hostname, which no route takes: refused, so that no less specific name gets it.
     pub backends: Option<Arc<BackendSet>>,
+}
+
+/// In lower case, without a trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostName {
+    Exact(Arc<str>),
+    /// What follows `*.`: the wildcard stands for one label or more.
+    Wildcard(Arc<str>),
+    /// Every name, and none at all.
+    Any,
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostName::Exact(name) => f.write_str(name),
+            HostName::Wildcard(suffix) => write!(f, "*.{suffix}"),
+            HostName::Any => f.write_str("*"),
+        }
+    }
 }
 
 /// `namespace/gateway/section`.
@@ -97,6 +171,8 @@ pub struct Endpoint {
     pub port: u16,
     /// On this node: it sees the client's own address.
     pub local: bool,
+    /// It wants to be told the client's address by PROXY protocol v2.
+    pub proxy_protocol: bool,
     pub duty: Duty,
 }
 
