@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::listeners::{Fate, ListenerPlan, mark_conflicts};
+use super::listeners::{Fate, ListenerPlan, mark_conflicts, mark_overlaps};
 use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, Subject};
 use crate::index::{AddressRequest, Gateway, Index, Kind, ObjectId};
 use crate::source::{Problem, Severity};
@@ -96,6 +96,7 @@ impl<'a> Plan<'a> {
             plan.assign_addresses(&index.node().addresses);
         }
         mark_conflicts(&mut plan.listeners);
+        mark_overlaps(&mut plan.listeners);
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
             listener.fate = Fate::Idle;
@@ -192,7 +193,10 @@ impl<'a> Plan<'a> {
         };
         let programmed = match &self.addresses_missing {
             _ if !accepted.status => {
-                let message = "Not accepted, so nothing of it is in the data plane";
+                let message = match self.listeners.iter().any(ListenerPlan::holds_its_place) {
+                    true => "Not accepted; its TLS listeners are there only to refuse connections",
+                    false => "Not accepted, so nothing of it is in the data plane",
+                };
                 Condition::no(ConditionType::Programmed, Reason::Invalid, message)
             }
             Some((reason, message)) => Condition::no(ConditionType::Programmed, *reason, message.clone()),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::hostnames::covers;
 use super::{Condition, ConditionType, ListenerReport, Reason, certificates};
 use crate::index::{
     GATEWAY_GROUP, Gateway, Index, Listener, ListenerProtocol, Name, RouteKind, RouteType, TlsListener, TlsMode,
@@ -18,6 +19,8 @@ pub struct ListenerPlan<'a> {
     /// `allowedRoutes.kinds` names kinds that cannot be attached.
     bad_kinds: Option<String>,
     pub certificates: Result<Vec<Arc<Certificate>>, (Reason, String)>,
+    /// Listeners of the same port whose hostname and its own have names in common.
+    overlaps: Vec<&'a str>,
     pub attached: u32,
     /// The host names that routes want of it, and who gets each. A listener that does not go by host names has one:
     /// [`HostName::Any`].
@@ -61,6 +64,7 @@ impl<'a> ListenerPlan<'a> {
                 ListenerProtocol::Tls(tls) => certificates::resolve(index, gateway, &tls.mode),
                 _ => Ok(Vec::new()),
             },
+            overlaps: Vec::new(),
             attached: 0,
             hosts: BTreeMap::new(),
         }
@@ -131,13 +135,21 @@ impl<'a> ListenerPlan<'a> {
                 Some(Condition::yes(Conflicted, reason, message)),
             ),
         };
+        // For clients that use a connection for several host names: TLS of one listener may carry requests for another.
+        let overlapping = (!self.overlaps.is_empty()).then(|| {
+            let message = format!("The hostname has names in common with that of {}", self.overlaps.join(", "));
+            Condition::yes(ConditionType::OverlappingTLSConfig, Reason::OverlappingHostnames, message)
+        });
         let distinct = || Condition::no(Conflicted, Reason::NoConflicts, "No other listener wants the same");
         ListenerReport {
             name: self.spec.name.clone(),
             port: self.spec.port,
             supported: self.takes,
             attached: self.attached,
-            conditions: vec![accepted, programmed, resolved, conflicted.unwrap_or_else(distinct)],
+            conditions: [accepted, programmed, resolved, conflicted.unwrap_or_else(distinct)]
+                .into_iter()
+                .chain(overlapping)
+                .collect(),
         }
     }
 
@@ -194,6 +206,24 @@ pub fn mark_conflicts(listeners: &mut [ListenerPlan]) {
             };
             listeners[i].fate = Fate::Conflicted(reason, message);
         }
+    }
+}
+
+/// Listeners of one Gateway and port of which one is more specific than the other. No conflict, but worth knowing.
+pub fn mark_overlaps(listeners: &mut [ListenerPlan]) {
+    for i in 0..listeners.len() {
+        let this = &listeners[i];
+        let meets = |other: &&ListenerPlan| {
+            other.spec.port == this.spec.port
+                && other.hostname() != this.hostname()
+                && matches!((&this.fate, &other.fate), (Fate::Programmed, Fate::Programmed))
+                && matches!(
+                    (&this.spec.protocol, &other.spec.protocol),
+                    (ListenerProtocol::Tls(_), ListenerProtocol::Tls(_))
+                )
+                && (covers(this.hostname(), other.hostname()) || covers(other.hostname(), this.hostname()))
+        };
+        listeners[i].overlaps = listeners.iter().filter(meets).map(|other| &*other.spec.name).collect();
     }
 }
 

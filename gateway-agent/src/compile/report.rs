@@ -129,6 +129,8 @@ pub enum ConditionType {
     Programmed,
     ResolvedRefs,
     Conflicted,
+    /// Only where it is true.
+    OverlappingTLSConfig,
 }
 
 /// The reasons of the Gateway API that Sluice gives.
@@ -150,6 +152,7 @@ pub enum Reason {
     NoMatchingParent,
     NoResources,
     NotAllowedByListeners,
+    OverlappingHostnames,
     Pending,
     Programmed,
     ProtocolConflict,

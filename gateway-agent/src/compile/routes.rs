@@ -8,7 +8,9 @@ use super::gateways::Plan;
 use super::hostnames::intersection;
 use super::listeners::{ListenerPlan, Winner, described};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Index, ListenerProtocol, Name, ObjectId, ParentRef, Route};
+use crate::index::{
+    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ObjectId, ParentRef, Route,
+};
 use crate::ir::{BackendSet, HostName};
 use crate::source::{Problem, Severity};
 
@@ -149,7 +151,9 @@ impl Attachment<'_, '_> {
         }
         let wanted: Vec<_> = open.iter().map(|&i| (i, self.hosts(&plan.listeners[i]))).collect();
         if wanted.iter().all(|(_, hosts)| hosts.is_empty()) {
-            return refuse(Reason::NoMatchingListenerHostname, no_such_host(&open, plan));
+            let others = refusals.into_iter().map(|why| format!("; {why}"));
+            let message = no_such_host(&open, plan) + &others.collect::<String>();
+            return refuse(Reason::NoMatchingListenerHostname, message);
         }
         let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
         let remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
@@ -194,18 +198,23 @@ impl Attachment<'_, '_> {
         }
         let section = &listener.spec.name;
         let goes_by_names = matches!(listener.spec.protocol, ListenerProtocol::Tls(_));
+        let addresses = if goes_by_names && listener.holds_its_place() { &plan.addresses[..] } else { &[] };
         let mut lost: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for host in hosts {
             let taken_away = |address| self.claims.taken_away(address, listener.spec, &host);
-            let owner = plan.addresses.iter().filter(|_| goes_by_names).find_map(|address| taken_away(*address));
+            let owner = addresses.iter().find_map(|address| Some((address, taken_away(*address)?)));
             let shown = host.to_string();
             let winner = listener.hosts.entry(host).or_insert_with(|| Winner {
                 of: route.of,
                 name: &route.meta.name,
                 backends: self.backends.clone(),
             });
-            if let Some(owner) = owner {
-                let to = format!("to listener {} of Gateway {}", owner.listener.name, owner.gateway.meta.name);
+            if let Some((address, owner)) = owner {
+                let (section, gateway) = (&owner.listener.name, owner.gateway);
+                let to = match std::ptr::eq::<Gateway>(gateway, plan.gateway.as_ref()) {
+                    true => format!("to listener {section}"),
+                    false => format!("on {address} to listener {section} of Gateway {}", gateway.meta.name),
+                };
                 lost.entry(format!("{to}, whose hostname is more specific")).or_default().push(shown);
             } else if (winner.of, winner.name) != (route.of, &route.meta.name) {
                 let by = format!("by {} {}", winner.of, winner.name);

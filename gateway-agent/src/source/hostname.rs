@@ -1,6 +1,6 @@
 //! Host names as the Gateway API has them: RFC 1123 in lower case, with `*.` in front or not.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::read::{self, Fields, Reader};
 use super::yaml::Node;
@@ -45,7 +45,7 @@ fn why_wrong(text: &str) -> Option<&'static str> {
     };
     if text.len() > LONGEST {
         Some("is too long; a host name has at most 253 characters")
-    } else if name.parse::<Ipv4Addr>().is_ok() {
+    } else if text.parse::<IpAddr>().is_ok() {
         Some("is an IP address, which no client sends as a server name (RFC 6066); use a host name")
     } else if name.contains('*') {
         Some("has an asterisk in the wrong place; only the whole first label can be one, as in *.example.com")

@@ -112,9 +112,8 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
             }
             Kind::Secret => {
-                let keys = secret::keys(f);
-                let (meta, keys) = (metadata?.meta, keys?);
-                let certificate = keys.certificate(&meta.name).map(Arc::new).map_err(Into::into);
+                let content = secret::content(f, metadata.as_ref().map(|m| &m.meta.name));
+                let (meta, certificate) = (metadata?.meta, content?);
                 Some(Object::Secret(Secret { meta, certificate }.into()))
             }
             Kind::Namespace => {
@@ -254,7 +253,7 @@ fn route_spec(
     reader.fields(node, |f| {
         f.known(&["useDefaultGateways"]);
         let parents = f.list("parentRefs", parent_ref);
-        let hostnames = if of == RouteType::Tls { hostnames(f, version == "v1alpha2")? } else { Box::default() };
+        let hostnames = if of == RouteType::Tls { hostnames(f, version == "v1alpha2") } else { Some(Box::default()) };
         let rules = f.required("rules", |r, n| {
             read::items(r, n, &mut |r: &mut Reader, n: &Node| {
                 r.fields(n, |f| {
@@ -268,7 +267,7 @@ fn route_spec(
             f.error_at("rules", "needs a rule");
         }
         let count = u16::try_from(rules.len()).unwrap_or(u16::MAX);
-        Some((parents, hostnames, count, rules.into_iter().next().unwrap_or_default()))
+        Some((parents, hostnames?, count, rules.into_iter().next().unwrap_or_default()))
     })
 }
 

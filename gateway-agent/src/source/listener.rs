@@ -28,7 +28,15 @@ fn protocol(f: &mut Fields, name: &str) -> Option<ListenerProtocol> {
         "TLS" => {
             let hostname = f.optional("hostname", hostname).unwrap_or(HostName::Any);
             // The CRD has no default here, lest somebody terminates who did not mean to (GEP-2643).
-            let mode = f.required("tls", tls)?;
+            let mut given = false;
+            let mode = f.optional("tls", |r, n| {
+                given = true;
+                tls(r, n)
+            });
+            if !given {
+                f.error_at("tls", "is missing, and a TLS listener needs it; say mode: Passthrough, or Terminate");
+            }
+            let mode = mode?;
             Some(ListenerProtocol::Tls(TlsListener { hostname, mode }))
         }
         other => {
@@ -55,14 +63,18 @@ fn forwarded(f: &mut Fields, protocol: Protocol) -> Option<ListenerProtocol> {
 fn tls(reader: &mut Reader, node: &Node) -> Option<TlsMode> {
     reader.fields(node, |f| {
         let mode = f.optional("mode", read::text);
-        let certificates = f.list("certificateRefs", certificate_ref);
+        let mut some = false;
+        let certificates = f.list("certificateRefs", |r, n| {
+            some = true;
+            certificate_ref(r, n)
+        });
         let options = f.optional("options", read::strings).unwrap_or_default();
         for (key, _) in &options {
             f.warn_at("options", format!("Sluice has no option {key}; ignored"));
         }
         match mode.as_deref() {
             None | Some("Terminate") => {
-                if certificates.is_empty() && options.is_empty() {
+                if !some && options.is_empty() {
                     let message =
                         "names no certificate, and mode Terminate needs one; name a Secret of type kubernetes.io/tls";
                     f.error_at("certificateRefs", message);
