@@ -17,8 +17,8 @@ use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Protocol, Target};
+use crate::index::{Change, Index, NodeFacts, RouteType};
+use crate::ir::{Ir, Target};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
@@ -182,7 +182,7 @@ impl admin::Subject for Agent {
 
     fn snapshot(&self) -> Snapshot {
         let index = &self.index;
-        let routes = |protocol| index.routes().filter(|route| route.protocol == protocol).count();
+        let routes = |of| index.routes().filter(|route| route.of == of).count();
         Snapshot {
             names: names(&self.datapath, &self.ir),
             fill: self.datapath.applier().fill(),
@@ -190,8 +190,9 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
-                ("TCPRoute", routes(Protocol::Tcp)),
-                ("UDPRoute", routes(Protocol::Udp)),
+                ("TCPRoute", routes(RouteType::Tcp)),
+                ("TLSRoute", routes(RouteType::Tls)),
+                ("UDPRoute", routes(RouteType::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
