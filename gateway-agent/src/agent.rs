@@ -229,6 +229,7 @@ impl admin::Subject for Agent {
             durations: self.durations.clone(),
             counters: self.datapath.counters(),
             contents: self.datapath.contents(),
+            proxy: self.proxy.clone(),
         }
     }
 
@@ -258,6 +259,7 @@ impl admin::Subject for Agent {
             listeners: listeners.collect(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
+            proxy: self.proxy.counters().into(),
             maps: view::fill(&applier.fill(), &applier.capacity()),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
