@@ -110,14 +110,18 @@ impl Walk {
     /// What comes before the extensions. `base` and `available` are set.
     #[inline(always)]
     pub fn start(&mut self, bytes: impl Bytes) -> Progress {
-        if self.available <= SESSION_ID {
+        if self.available < MESSAGE_HEADER {
             return Progress::Short;
         }
         let body = self.message(bytes);
-        if body < SESSION_ID + 1 - MESSAGE_HEADER || body > 0xffff {
+        // First of all: of a message that is too short for a hello no more bytes come.
+        if !(SESSION_ID + 1 - MESSAGE_HEADER..=0xffff).contains(&body) {
             return Progress::Malformed;
         }
         self.end = MESSAGE_HEADER + body;
+        if self.available <= SESSION_ID {
+            return Progress::Short;
+        }
         let session_id = bytes.byte(self.base + SESSION_ID) as u32;
         if session_id > 32 {
             return Progress::Malformed;
