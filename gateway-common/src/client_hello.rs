@@ -267,8 +267,9 @@ pub struct Read {
 }
 
 /// The server name in the first bytes of a connection, as the kernel reads it but in one call. `message` has room for the hello
-/// without record headers: where the name is if [`Read::name`] is an offset into it.
+/// without record headers: where the name is if [`Read::name`] is an offset into it. Bytes that the kernel would not keep are not read.
 pub fn read(bytes: &[u8], message: &mut [u8; HELLO_BYTES]) -> Read {
+    let bytes = &bytes[..bytes.len().min(HELLO_BYTES)];
     let length = bytes.len() as u32;
     let mut walk = Walk::default();
     let mut view = bytes;
@@ -291,8 +292,7 @@ pub fn read(bytes: &[u8], message: &mut [u8; HELLO_BYTES]) -> Read {
         view = &*message;
         progress = Progress::Going;
     } else {
-        let whole = bytes.len().min(HELLO_BYTES);
-        message[..whole].copy_from_slice(&bytes[..whole]);
+        message[..bytes.len()].copy_from_slice(bytes);
     }
     if progress == Progress::Going {
         progress = walk.start(view);
