@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rcgen::{BasicConstraints, PublicKeyData, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
+};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::{Ticketer, default_provider};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore, ServerConfig};
-use tokio_rustls::TlsConnector;
 
 pub use tokio_rustls::rustls::version::{TLS12, TLS13};
 
@@ -119,11 +122,32 @@ fn server(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>> {
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-    let mut config = builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_single_cert(chain, key)?;
+    let mut config =
+        builder.with_safe_default_protocol_versions()?.with_no_client_auth().with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // Without tickets TLS 1.2 resumes by session ids alone, which not every client has.
     config.ticketer = Ticketer::new()?;
     Ok(Arc::new(config))
+}
+
+/// The first bytes of a connection of such a client.
+pub fn hello(name: &str, config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).expect("the name of a test");
+    let mut client = rustls::ClientConnection::new(config.clone(), name).expect("a client that a test has made");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("a Vec takes everything");
+    bytes
+}
+
+/// A client like this one, whose hello has at least so many bytes (below 64 KiB): it names protocols that nobody speaks.
+pub fn with_long_hello(config: &ClientConfig, bytes: usize) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    while hello("pod-1.test", &Arc::new(config.clone())).len() < bytes {
+        let filler = format!("{:x<200}", config.alpn_protocols.len());
+        config.alpn_protocols.push(filler.into_bytes());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    Arc::new(config)
 }
 
 /// A connection over TLS that can be asked again and again.

@@ -1,6 +1,10 @@
 //! TLS passthrough: the world with TLS servers in it, and a Gateway that routes by server name.
 
 mod clients;
+mod ends;
+mod faults;
+mod hello;
+mod names;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -65,7 +69,8 @@ impl TlsBed {
         let nodes = [&world.pods[0], &world.pods[1], &world.remote];
         let serve = |(node, identity): (&Node, &Identity)| {
             let tls = Tls { port: SERVER, proxied_port: PROXIED, config: identity.server().unwrap() };
-            Serving::start(node, Options { name: node.name().to_owned(), tls: Some(tls), ..Options::default() }).unwrap()
+            Serving::start(node, Options { name: node.name().to_owned(), tls: Some(tls), ..Options::default() })
+                .unwrap()
         };
         let servers = nodes.into_iter().zip(&identities).map(serve).collect();
         let bed =
