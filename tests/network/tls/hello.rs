@@ -8,35 +8,15 @@ use std::time::Duration;
 use gateway_tests::client::PATIENCE;
 use gateway_tests::tls;
 use socket2::SockRef;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
+use tokio_rustls::rustls::ClientConfig;
 
-use super::{Path, SERVER, TlsBed, everywhere};
+use super::{Path, SERVER, Stepwise, TlsBed, everywhere};
 
 /// Hands the hello to `send`, then goes on as any client; what the server says to `tls`.
-fn in_pieces(
-    bed: &TlsBed,
-    path: Path,
-    config: &Arc<ClientConfig>,
-    send: impl Fn(&mut TcpStream, &[u8]) + Sync,
-) -> String {
-    let name = ServerName::try_from(path.name("")).unwrap();
-    bed.world.client.enter(|| {
-        let mut stream = TcpStream::connect_timeout(&path.target, PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut client = ClientConnection::new(config.clone(), name).unwrap();
-        let mut hello = Vec::new();
-        while client.wants_write() {
-            client.write_tls(&mut hello).unwrap();
-        }
-        send(&mut stream, &hello);
-        let mut stream = StreamOwned::new(client, stream);
-        stream.write_all(b"GET /tls HTTP/1.0\r\n\r\n").unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{path:?}: {error}"));
-        answer
-    })
+fn in_pieces(bed: &TlsBed, path: Path, config: &Arc<ClientConfig>, send: impl Fn(&mut TcpStream, &[u8])) -> String {
+    let mut client = Stepwise::connect(bed, path.target, &path.name(""), config).unwrap();
+    send(&mut client.stream, &client.hello);
+    client.finish().unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
 fn whole(stream: &mut TcpStream, hello: &[u8]) {
@@ -44,7 +24,7 @@ fn whole(stream: &mut TcpStream, hello: &[u8]) {
 }
 
 /// Pieces of so many bytes, each in a segment of its own.
-fn pieces(of: usize, pause: Duration) -> impl Fn(&mut TcpStream, &[u8]) + Sync {
+fn pieces(of: usize, pause: Duration) -> impl Fn(&mut TcpStream, &[u8]) {
     move |stream, hello| {
         for piece in hello.chunks(of) {
             stream.write_all(piece).unwrap();
