@@ -176,6 +176,12 @@ impl Connection {
         crate::client::answer(&line, client)
     }
 
+    /// The server's certificate, DER.
+    pub fn certificate(&self) -> Vec<u8> {
+        let chain = self.stream.get_ref().get_ref().1.peer_certificates().unwrap_or_default();
+        chain.first().map(|certificate| certificate.to_vec()).unwrap_or_default()
+    }
+
     /// Sends a line and reads one.
     pub async fn ask(&mut self, question: &str) -> io::Result<String> {
         let mut line = String::new();

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use gateway_tests::lab::{Fate, Way, Wired, eventually};
+use socket2::SockRef;
 
 use super::{Stepwise, TlsBed, on_gateway};
 
@@ -83,6 +85,31 @@ fn connections_survive_the_death_of_the_agent_in_every_phase() {
                     answer.unwrap_or_else(|error| panic!("{target}, {phase:?}, new agent: {comes_back}: {error}"));
                 assert!(said.contains("sni=remote.test"), "{said}");
             }
+        }
+    }
+}
+
+/// A client's RST in every phase: the backend hears of it if it knew of the connection, and nothing is left.
+#[test]
+fn client_may_reset_in_every_phase() {
+    let bed = TlsBed::wired(Wired { client: false, remote: true });
+    let _agent = bed.agent();
+    let established = || {
+        let said = bed.world.remote.run("ss -Htn state established state syn-recv").unwrap();
+        said.lines().count()
+    };
+    for phase in PHASES {
+        for target in on_gateway() {
+            let Some(client) = bring(&bed, target, phase) else { continue };
+            SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(client);
+            // What the wire still keeps from the backend is the RST itself, which nobody sends again: the backend then has to
+            // find out when it sends.
+            bed.world.remote_wire().heal();
+            if phase != Phase::Replaying {
+                eventually("the backend to have no connection", || established() == 0);
+            }
+            assert!(bed.who(target, NAME).is_ok(), "{target} after a RST in {phase:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod faults;
 mod floods;
 mod hello;
 mod lifecycle;
+mod mixed;
 mod names;
 
 use std::io::{self, Read, Write};
@@ -32,6 +33,8 @@ pub const PORT: u16 = 443;
 /// Where the servers listen, with and without PROXY protocol.
 pub const SERVER: u16 = 8443;
 pub const PROXIED: u16 = 8444;
+/// Where they speak without TLS.
+pub const PLAIN: u16 = 8080;
 /// Where servers that a test starts itself listen.
 pub const OWN: u16 = 9443;
 
@@ -77,7 +80,8 @@ impl TlsBed {
         let serve = |(node, identity): (&Node, &Identity)| {
             let tls = Tls { port: SERVER, proxied_port: PROXIED, config: identity.server().unwrap() };
             let file = Some(authority.directory().join(FILE));
-            let options = Options { name: node.name().to_owned(), tls: Some(tls), file, ..Options::default() };
+            let name = node.name().to_owned();
+            let options = Options { name, tcp: PLAIN, tls: Some(tls), file, ..Options::default() };
             Serving::start(node, options).unwrap()
         };
         let servers = nodes.into_iter().zip(&identities).map(serve).collect();
