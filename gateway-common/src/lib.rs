@@ -13,6 +13,8 @@ pub mod maglev;
 pub mod maps;
 pub mod reason;
 pub mod server_name;
+pub mod splice;
+pub mod stash;
 
 pub use maps::*;
 pub use reason::Reason;

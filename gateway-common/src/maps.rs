@@ -87,7 +87,7 @@ map_types! {
     SniKey: 32 align 8,
     SniName: 280 align 8,
     Handshake: 16 align 4,
-    Hello: 9328 align 8,
+    Hello: 9392 align 8,
     CookieKey: 16 align 8,
 }
 
@@ -268,6 +268,8 @@ pub struct Handshake {
 
 /// Bytes of a ClientHello that the kernel keeps; the window that a new client is offered.
 pub const HELLO_BYTES: usize = 8_192;
+/// Room for a PROXY protocol v2 header (28 bytes for IPv4, 52 for IPv6).
+pub const PROXY_BYTES: usize = 56;
 /// Bytes that are copied at once.
 pub const HELLO_PIECE: usize = 1_024;
 /// A new ClientHello takes the place of the one of so many that waits longest.
@@ -311,18 +313,24 @@ pub struct Hello {
     /// Backends tried, and SYNs sent to the present one.
     pub attempts: u8,
     pub syns: u8,
-    pub _pad: u8,
+    /// The scale of the backend's windows.
+    pub scale: u8,
     /// Beyond the first hole; unset ones have end 0.
     pub islands: [Island; 4],
     /// The backend set that the name led to.
     pub backend_set: u32,
-    pub _pad2: u32,
+    /// What the backend's window allows to send, from the first byte of the prelude.
+    pub edge: u32,
+    /// Coarse monotonic time of the last SYN or piece sent, ns.
+    pub sent_at: u64,
+    /// The PROXY protocol header ends where the hello starts.
+    pub proxy: [u8; PROXY_BYTES],
     pub bytes: [u8; HELLO_BYTES],
     /// Never filled: pieces of so many bytes are copied, and the verifier sees only where they start.
     pub slack: [u8; HELLO_PIECE],
 }
 
-/// COOKIE_KEY: the only element (index 0), random bits that the agent writes once. Zero: the programs accept nothing.
+/// COOKIE_KEY: the only element (index 0), random bits that the agent writes before the first TLS listener.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CookieKey {
@@ -422,6 +430,10 @@ pub mod flow_flags {
     pub const FIN: u8 = 8;
     /// RST seen on this half.
     pub const RST: u8 = 16;
+    /// Two connections made one: sequence numbers and windows are translated.
+    pub const SPLICED: u8 = 32;
+    /// Spliced to the agent.
+    pub const AGENT: u8 = 64;
 }
 
 /// The way out of a flow half, looked up in the FIB and kept for a second.
