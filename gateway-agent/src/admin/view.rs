@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gateway_common::{Counter, flow_state, names, protocol};
+use gateway_common::{Counter, agent_backend, flow_state, names, protocol};
 use serde::{Serialize, Serializer};
 
 use crate::apply::{Capacity, Fill};
 use crate::datapath::Interface;
 use crate::emit::status::ObjectStatus;
+use crate::proxy::{self, Refusal};
 
 /// `sluice status`.
 #[derive(Serialize)]
@@ -26,6 +27,7 @@ pub struct Status {
     pub backends: BTreeMap<String, BTreeMap<String, Counts>>,
     /// Packets refused or dropped, by reason; reasons that did not occur are left out.
     pub refused_packets: BTreeMap<&'static str, u64>,
+    pub proxy: Proxy,
     pub maps: Vec<MapFill>,
     #[serde(serialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,
@@ -62,6 +64,43 @@ impl From<Counter> for Counts {
     }
 }
 
+/// Connections that the agent takes itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    pub accepted: u64,
+    pub live: u64,
+    /// The most at a time.
+    pub capacity: usize,
+    /// Passed on as they came.
+    pub relayed: u64,
+    /// Passed on after TLS.
+    pub terminated: u64,
+    pub connects_failed: u64,
+    /// Of the payload, as the backends have it.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// By reason; reasons that did not occur are left out.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl From<&proxy::Counters> for Proxy {
+    fn from(c: &proxy::Counters) -> Proxy {
+        let refused = Refusal::ALL.into_iter().map(|reason| (reason.name(), c.refused(reason)));
+        Proxy {
+            accepted: c.accepted.get(),
+            live: c.live(),
+            capacity: c.capacity(),
+            relayed: c.relayed.get(),
+            terminated: c.terminated.get(),
+            connects_failed: c.connects_failed.get(),
+            bytes_in: c.bytes_in.get(),
+            bytes_out: c.bytes_out.get(),
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MapFill {
     pub map: &'static str,
@@ -75,9 +114,10 @@ pub fn fill(fill: &Fill, capacity: &Capacity) -> Vec<MapFill> {
     vec![
         map(names::LISTENERS, fill.listener_addresses, capacity.listeners),
         map(names::LISTENER_COUNTERS, fill.listeners, capacity.listener_ids - 1),
+        map(names::SNI, fill.names, capacity.names),
         map(names::BACKEND_SETS, fill.sets, capacity.sets - 1),
         map(names::SLOTS, fill.slots, capacity.slots),
-        map(names::BACKENDS, fill.backends, capacity.backends - 1),
+        map(names::BACKENDS, fill.backends, capacity.backends - agent_backend::FIRST_OTHER),
     ]
 }
 
@@ -175,6 +215,8 @@ pub fn state(state: u8) -> &'static str {
         flow_state::CLOSED => "closed",
         flow_state::RESET => "reset",
         flow_state::GONE => "endpoint-gone",
+        flow_state::CONNECTING => "connecting",
+        flow_state::REPLAYING => "replaying",
         _ => "unknown",
     }
 }

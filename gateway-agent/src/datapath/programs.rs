@@ -226,6 +226,7 @@ fn copy(pins: &Pins, shape: &Shape) -> Result<(), LoadError> {
         (Keep::Array, 4, 4) => copy_array::<u32>(&from, &to, shape),
         (Keep::Array, ..) => copy_array::<gateway_common::BackendSet>(&from, &to, shape),
         (_, 24, _) => copy_hash::<gateway_common::ListenerKey, gateway_common::Listener>(&from, &to, shape),
+        (_, 32, _) => copy_hash::<gateway_common::SniKey, gateway_common::SniName>(&from, &to, shape),
         (_, 40, _) => copy_hash::<gateway_common::FlowKey, gateway_common::Flow>(&from, &to, shape),
         _ => copy_hash::<u32, gateway_common::Backend>(&from, &to, shape),
     };
