@@ -153,6 +153,9 @@ fn say(problem: &Problem) {
     }
 }
 
+/// What stands in place of the Service for connections that the agent takes itself.
+const AGENT: &str = "agent";
+
 fn names(datapath: &Datapath, ir: &Ir) -> Names {
     let mut services: HashMap<BackendKey, Arc<str>> = HashMap::new();
     for listener in &ir.listeners {
@@ -160,18 +163,23 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
         for reference in listener.backend_sets().flat_map(|set| &set.refs) {
             let Target::Endpoints { service, endpoints } = &reference.target else { continue };
             for endpoint in endpoints.iter() {
-                let key = BackendKey { address: maps::address(endpoint.address), port: endpoint.port, protocol };
+                let (address, port) = (maps::address(endpoint.address), endpoint.port);
+                let key = BackendKey { address, port, protocol, proxy: endpoint.proxy_protocol };
                 services.entry(key).or_insert_with(|| Arc::clone(service));
             }
         }
     }
     let applier = datapath.applier();
+    let backends =
+        applier.backend_ids().map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }));
+    let agent: Arc<str> = AGENT.into();
+    let agent_sockets = applier.agent_sockets().map(|(id, socket)| {
+        let key = BackendKey { address: socket.address, port: socket.port, protocol: socket.protocol, proxy: false };
+        (id, BackendName { key, service: Some(Arc::clone(&agent)) })
+    });
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
-        backends: applier
-            .backend_ids()
-            .map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }))
-            .collect(),
+        backends: backends.chain(agent_sockets).collect(),
     }
 }
 
