@@ -5,20 +5,22 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
 
-use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
+use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Protocol, Target};
+use crate::ir::{Ir, Protocol, Target, Traffic};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
@@ -36,6 +38,7 @@ pub struct Agent {
     ready: bool,
     /// Made when it is asked for, until the next change.
     names: Option<Names>,
+    watchers: Rc<Watchers>,
 }
 
 impl Agent {
@@ -53,6 +56,7 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
+            watchers: Rc::default(),
         }
     }
 
@@ -136,6 +140,11 @@ impl Agent {
 
     pub fn events(&self) -> Result<Events, impl std::error::Error + Send + Sync + 'static> {
         self.datapath.events()
+    }
+
+    /// Writes idle times and whether there are to be events.
+    pub fn configure(&self, config: &Config) -> io::Result<()> {
+        self.datapath.configure(config)
     }
 
     /// The names behind the ids that are in the maps now.
@@ -234,11 +243,30 @@ impl admin::Subject for Agent {
             ready: self.ready,
             objects: self.statuses.clone(),
             listeners: listeners.collect(),
+            server_names: view::NamesOfListeners::new(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
             maps: view::fill(&applier.fill(), &applier.capacity()),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
         }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = Routes::new();
+        // `emit` has made one of each.
+        for (listener, wanted) in self.ir.listeners.iter().zip(&self.wanted.listeners) {
+            let (Traffic::Tls { names, .. }, Some(tls)) = (&listener.traffic, &wanted.tls) else { continue };
+            for (name, wanted_name) in names.iter().zip(&tls.names) {
+                let Some(backends) = &name.backends else { continue };
+                let at = wanted.addresses.iter().map(|address| &address.key).filter(|at| wanted_name.is_on(at));
+                routes.extend(at.map(|at| (wanted_name.key(at), Arc::clone(&backends.route))));
+            }
+        }
+        routes
+    }
+
+    fn watchers(&self) -> Rc<Watchers> {
+        Rc::clone(&self.watchers)
     }
 }

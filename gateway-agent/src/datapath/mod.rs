@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gateway_common::{
-    Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Hello, Listener, ListenerKey, SniKey, SniName,
+    Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName,
 };
 
 use crate::apply::{Applied, Applier, StoreError};
@@ -204,6 +204,18 @@ impl Contents {
 
     pub fn names(&self, mut each: impl FnMut(&SniKey, &SniName)) -> io::Result<()> {
         self.0.names.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+
+    pub fn name(&self, key: &SniKey) -> io::Result<Option<SniName>> {
+        self.0.names.get(key)
+    }
+
+    pub fn listener(&self, key: &ListenerKey) -> io::Result<Option<Listener>> {
+        self.0.listeners.get(key)
+    }
+
+    pub fn handshakes(&self, mut each: impl FnMut(&FlowKey, &Handshake)) -> io::Result<()> {
+        self.0.handshakes.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
     }
 
     /// Slots of HELLOS that are somebody's.
