@@ -21,6 +21,7 @@ use crate::apply::{Capacity, Fill};
 use crate::datapath::{Contents, Counters};
 use crate::emit::maps::BackendKey;
 use crate::ir::ListenerName;
+use crate::proxy;
 
 pub use dump::Routes;
 pub use events::{Watchers, line as event_line};
@@ -55,6 +56,7 @@ pub struct Snapshot {
     pub durations: Durations,
     pub counters: Counters,
     pub contents: Contents,
+    pub proxy: proxy::Handle,
 }
 
 /// The names behind the ids.
