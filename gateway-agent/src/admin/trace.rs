@@ -176,12 +176,12 @@ impl Tracer<'_> {
         }
         trace.kind = Some("TLS");
         trace.wildcards = (0..32).filter(|bit| value.wildcards & 1 << bit != 0).collect();
+        self.others(&mut trace)?;
         if let Some(reason) = refused(&trace.name) {
             trace.outcome = Outcome::Refused(reason.name());
             return Ok(trace);
         }
         let found = self.candidates(&value, &mut trace)?;
-        self.others(&mut trace)?;
         match found {
             Some(found) => self.follow(&found, &mut trace)?,
             None => trace.outcome = Outcome::Refused(Reason::UnrecognizedName.name()),
@@ -194,11 +194,7 @@ impl Tracer<'_> {
         let mut winner = None;
         for (wildcard, name) in candidates(&trace.name) {
             let labels = if name.is_empty() { 0 } else { name.split('.').count() as u32 };
-            let (text, looked_for) = match (wildcard, name) {
-                (false, name) => (name.to_owned(), true),
-                (true, "") => ("*".to_owned(), listener.wildcards & server_name::wildcard_bit(0) != 0),
-                (true, name) => (format!("*.{name}"), listener.wildcards & server_name::wildcard_bit(labels) != 0),
-            };
+            let looked_for = !wildcard || listener.wildcards & server_name::wildcard_bit(labels) != 0;
             let key = SniKey::new(self.key.address, self.key.port, wildcard, name.as_bytes());
             let entry = if looked_for { self.snapshot.contents.name(&key)? } else { None };
             let verdict = match (&entry, &winner) {
@@ -207,8 +203,8 @@ impl Tracer<'_> {
                 (Some(_), None) => "matches",
                 (Some(_), Some(_)) => "matches too, but is less specific",
             };
-            let told = entry.as_ref().map(|name| self.entry(&key, name));
-            trace.candidates.push(Candidate { name: text, verdict, entry: told });
+            let of_entry = entry.as_ref().map(|name| self.entry(&key, name));
+            trace.candidates.push(Candidate { name: told(wildcard, name), verdict, entry: of_entry });
             winner = winner.or(entry);
         }
         Ok(winner)
@@ -225,6 +221,8 @@ impl Tracer<'_> {
     }
 
     fn others(&self, trace: &mut Trace) -> io::Result<()> {
+        let asked: Vec<String> =
+            candidates(&trace.name).into_iter().map(|(wildcard, name)| told(wildcard, name)).collect();
         let mut others: Vec<(String, u32)> = Vec::new();
         let mut listeners: Vec<u32> = Vec::new();
         self.snapshot.contents.names(|key, name| {
@@ -233,7 +231,7 @@ impl Tracer<'_> {
             }
             listeners.push(name.listener);
             let text = name_text(name);
-            if !trace.candidates.iter().any(|candidate| candidate.name == text) {
+            if !asked.contains(&text) {
                 others.push((text, name.listener));
             }
         })?;
@@ -334,6 +332,15 @@ fn candidates(name: &str) -> Vec<(bool, &str)> {
     }
     let dots = name.match_indices('.').map(|(dot, _)| (true, &name[dot + 1..]));
     std::iter::once((false, name)).chain(dots).chain([(true, "")]).collect()
+}
+
+/// A name for people.
+fn told(wildcard: bool, name: &str) -> String {
+    match (wildcard, name) {
+        (true, "") => "*".to_owned(),
+        (true, suffix) => format!("*.{suffix}"),
+        (false, name) => name.to_owned(),
+    }
 }
 
 /// Why a name in SNI, which is none of the candidates, does not take `name`.

@@ -224,7 +224,7 @@ impl Contents {
         let entries = self.0.hellos.entries();
         for from in (0..entries).step_by(PART as usize) {
             let hellos = self.0.hellos.read_all(from, PART.min(entries - from))?;
-            let used = (from..).zip(&hellos).filter(|(_, hello)| hello.client != FlowKey::default());
+            let used = (from..).zip(&hellos).filter(|(_, hello)| hello.client.protocol != 0);
             used.for_each(|(slot, hello)| each(slot, hello));
         }
         Ok(())
