@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
 
-use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
+use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
@@ -19,7 +21,7 @@ use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts, RouteType};
-use crate::ir::{Ir, Target};
+use crate::ir::{Ir, Target, Traffic};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
@@ -40,6 +42,7 @@ pub struct Agent {
     ready: bool,
     /// Made when it is asked for, until the next change.
     names: Option<Names>,
+    watchers: Rc<Watchers>,
 }
 
 impl Agent {
@@ -59,6 +62,7 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
+            watchers: Rc::default(),
         };
         agent.place_proxy();
         agent
@@ -160,6 +164,11 @@ impl Agent {
         self.datapath.events()
     }
 
+    /// Writes idle times and whether there are to be events.
+    pub fn configure(&self, config: &Config) -> io::Result<()> {
+        self.datapath.configure(config)
+    }
+
     /// The names behind the ids that are in the maps now.
     pub fn names(&mut self) -> &Names {
         let (datapath, ir) = (&self.datapath, &self.ir);
@@ -258,6 +267,7 @@ impl admin::Subject for Agent {
             ready: self.ready,
             objects: self.statuses.clone(),
             listeners: listeners.collect(),
+            server_names: view::NamesOfListeners::new(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
             proxy: self.proxy.counters().into(),
@@ -265,5 +275,23 @@ impl admin::Subject for Agent {
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
         }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = Routes::new();
+        // `emit` has made one of each.
+        for (listener, wanted) in self.ir.listeners.iter().zip(&self.wanted.listeners) {
+            let (Traffic::Tls { names, .. }, Some(tls)) = (&listener.traffic, &wanted.tls) else { continue };
+            for (name, wanted_name) in names.iter().zip(&tls.names) {
+                let Some(backends) = &name.backends else { continue };
+                let at = wanted.addresses.iter().map(|address| &address.key).filter(|at| wanted_name.is_on(at));
+                routes.extend(at.map(|at| (wanted_name.key(at), Arc::clone(&backends.route))));
+            }
+        }
+        routes
+    }
+
+    fn watchers(&self) -> Rc<Watchers> {
+        Rc::clone(&self.watchers)
     }
 }
