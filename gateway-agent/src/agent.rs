@@ -18,8 +18,8 @@ use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Protocol, Target};
+use crate::index::{Change, Index, NodeFacts, RouteType};
+use crate::ir::{Ir, Target};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
@@ -45,7 +45,7 @@ pub struct Agent {
 impl Agent {
     pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
-        let mut agent = Agent {
+        Agent {
             index: Index::new(node),
             datapath,
             proxy,
@@ -59,9 +59,7 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
-        };
-        agent.place_proxy();
-        agent
+        }
     }
 
     /// Objects changed: index → compile → emit → apply, then the status.
@@ -77,7 +75,6 @@ impl Agent {
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
-        self.place_proxy();
         if self.datapath.addresses() == self.index.node().addresses {
             self.apply(Instant::now());
         } else {
@@ -105,8 +102,9 @@ impl Agent {
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
         self.ir = Arc::new(ir);
-        // Before the kernel sends connections for what is new.
+        // Before the kernel sends connections for what is new, or any at all.
         self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
+        self.place_proxy();
         let failed = self.apply(start);
         self.report(report, &failed);
     }
@@ -212,7 +210,7 @@ impl admin::Subject for Agent {
 
     fn snapshot(&self) -> Snapshot {
         let index = &self.index;
-        let routes = |protocol| index.routes().filter(|route| route.protocol == protocol).count();
+        let routes = |of| index.routes().filter(|route| route.of == of).count();
         Snapshot {
             names: names(&self.datapath, &self.ir),
             fill: self.datapath.applier().fill(),
@@ -220,8 +218,9 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
-                ("TCPRoute", routes(Protocol::Tcp)),
-                ("UDPRoute", routes(Protocol::Udp)),
+                ("TCPRoute", routes(RouteType::Tcp)),
+                ("TLSRoute", routes(RouteType::Tls)),
+                ("UDPRoute", routes(RouteType::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
