@@ -188,14 +188,24 @@ impl Running<'_> {
 
 /// Starts a proxy and waits until its ports are open.
 fn proxy(network: &Network, contender: Contender, command: Command, ports: &[u16]) -> Result<Running<'static>> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let is_open =
+        |port: u16| Ok::<_, anyhow::Error>(!network.gateway.run(&format!("ss -Hltn sport = :{port}"))?.is_empty());
+    for &port in ports {
+        // The one before may take a moment to die, workers after their master.
+        wait_for(
+            "the ports to be free",
+            PATIENCE,
+            || if is_open(port)? { bail!("port {port} is open") } else { Ok(()) },
+        )?;
+    }
     let mut process = network.gateway.spawn(contender.name(), command)?;
-    for port in ports {
-        wait_for("its ports", Duration::from_secs(10), || {
+    for &port in ports {
+        wait_for("its ports", PATIENCE, || {
             if let Some(status) = process.ended()? {
                 return Ok(Err(anyhow::anyhow!("it ended with {status}:\n{}", process.log())));
             }
-            let listening = network.gateway.run(&format!("ss -Hltn sport = :{port}"))?;
-            if listening.is_empty() { bail!("port {port} is closed:\n{}", process.log()) } else { Ok(Ok(())) }
+            if is_open(port)? { Ok(Ok(())) } else { bail!("port {port} is closed:\n{}", process.log()) }
         })??;
     }
     Ok(Running::Proxy(process))
