@@ -97,7 +97,13 @@ pub fn split_tcp(node: &Node, target: SocketAddr, connections: usize) -> Split {
 }
 
 /// The same over TLS, asking for `name`.
-pub fn split_tls(node: &Node, target: SocketAddr, name: &'static str, config: &Arc<ClientConfig>, count: usize) -> Split {
+pub fn split_tls(
+    node: &Node,
+    target: SocketAddr,
+    name: &'static str,
+    config: &Arc<ClientConfig>,
+    count: usize,
+) -> Split {
     split(node, count, move || {
         let config = config.clone();
         async move { crate::tls::who(target, name, &config).await }

@@ -174,8 +174,17 @@ fn chromium() {
         let profile = format!("--user-data-dir={}", profile.path().display());
         let key = format!("--ignore-certificate-errors-spki-list={}", bed.identity(path.site).spki_hash());
         let url = format!("https://{}/", path.name("own-"));
-        let arguments =
-            ["--no-sandbox", "--headless", "--disable-gpu", "--timeout=10000", "--dump-dom", &rules, &profile, &key, &url];
+        let arguments = [
+            "--no-sandbox",
+            "--headless",
+            "--disable-gpu",
+            "--timeout=10000",
+            "--dump-dom",
+            &rules,
+            &profile,
+            &key,
+            &url,
+        ];
         let page = run(&bed.world.client, "chromium-headless-shell", &arguments, "").unwrap();
         assert!(page.contains(&format!("{} HTTP/2.0 TLS 1.3", path.site)), "{path:?}: {page}");
     });

@@ -65,7 +65,8 @@ impl TlsBed {
         let nodes = [&world.pods[0], &world.pods[1], &world.remote];
         let serve = |(node, identity): (&Node, &Identity)| {
             let tls = Tls { port: SERVER, proxied_port: PROXIED, config: identity.server().unwrap() };
-            Serving::start(node, Options { name: node.name().to_owned(), tls: Some(tls), ..Options::default() }).unwrap()
+            Serving::start(node, Options { name: node.name().to_owned(), tls: Some(tls), ..Options::default() })
+                .unwrap()
         };
         let servers = nodes.into_iter().zip(&identities).map(serve).collect();
         let bed =

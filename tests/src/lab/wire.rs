@@ -107,8 +107,7 @@ impl Wire {
 
     /// From now on this decides, and counts begin anew. What goes over the cable is kept for [`Wire::story`].
     pub fn script(&self, script: impl FnMut(Way, &Segment) -> Fate + Send + 'static) {
-        *lock(&self.state) =
-            State { script: Some(Box::new(script)), begun: Some(Instant::now()), ..State::default() };
+        *lock(&self.state) = State { script: Some(Box::new(script)), begun: Some(Instant::now()), ..State::default() };
     }
 
     /// From now on everything passes.
@@ -150,7 +149,10 @@ impl fmt::Display for Segment {
         let flags = [(self.syn, 'S'), (self.ack, 'A'), (self.fin, 'F'), (self.rst, 'R')];
         let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect();
         let Segment { nth, source, destination, sequence, acknowledgement, window, length, .. } = self;
-        write!(f, "#{nth} {source}>{destination} {flags} seq {sequence} ack {acknowledgement} win {window} len {length}")
+        write!(
+            f,
+            "#{nth} {source}>{destination} {flags} seq {sequence} ack {acknowledgement} win {window} len {length}"
+        )
     }
 }
 
@@ -233,7 +235,8 @@ fn carry(ends: &[Socket; 2], state: &Mutex<State>, stop: &AtomicBool) {
             }
         }
         let now = Instant::now();
-        let (due, waiting): (VecDeque<Late>, VecDeque<Late>) = mem::take(&mut late).into_iter().partition(|late| late.due <= now);
+        let (due, waiting): (VecDeque<Late>, VecDeque<Late>) =
+            mem::take(&mut late).into_iter().partition(|late| late.due <= now);
         late = waiting;
         for Late { way, frame, .. } in due {
             send(ends, way, &frame);
@@ -246,7 +249,10 @@ fn wait_until(due: Instant, way: Way, frame: &[u8], behind_next: bool) -> Late {
 }
 
 fn wait_for_frames(ends: &[Socket; 2], at_most: Duration) -> [bool; 2] {
-    let mut fds = [PollFd::from_borrowed_fd(ends[0].as_fd(), PollFlags::IN), PollFd::from_borrowed_fd(ends[1].as_fd(), PollFlags::IN)];
+    let mut fds = [
+        PollFd::from_borrowed_fd(ends[0].as_fd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(ends[1].as_fd(), PollFlags::IN),
+    ];
     let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(at_most.subsec_nanos()) };
     match poll(&mut fds, Some(&timeout)) {
         Ok(_) => fds.map(|fd| !fd.revents().is_empty()),
