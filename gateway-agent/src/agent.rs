@@ -17,8 +17,8 @@ use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Protocol, Target};
+use crate::index::{Change, Index, NodeFacts, RouteType};
+use crate::ir::{Ir, Target};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
@@ -153,6 +153,9 @@ fn say(problem: &Problem) {
     }
 }
 
+/// What stands in place of the Service for connections that the agent takes itself.
+const AGENT: &str = "agent";
+
 fn names(datapath: &Datapath, ir: &Ir) -> Names {
     let mut services: HashMap<BackendKey, Arc<str>> = HashMap::new();
     for listener in &ir.listeners {
@@ -160,18 +163,23 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
         for reference in listener.backend_sets().flat_map(|set| &set.refs) {
             let Target::Endpoints { service, endpoints } = &reference.target else { continue };
             for endpoint in endpoints.iter() {
-                let key = BackendKey { address: maps::address(endpoint.address), port: endpoint.port, protocol };
+                let (address, port) = (maps::address(endpoint.address), endpoint.port);
+                let key = BackendKey { address, port, protocol, proxy: endpoint.proxy_protocol };
                 services.entry(key).or_insert_with(|| Arc::clone(service));
             }
         }
     }
     let applier = datapath.applier();
+    let backends =
+        applier.backend_ids().map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }));
+    let agent: Arc<str> = AGENT.into();
+    let agent_sockets = applier.agent_sockets().map(|(id, socket)| {
+        let key = BackendKey { address: socket.address, port: socket.port, protocol: socket.protocol, proxy: false };
+        (id, BackendName { key, service: Some(Arc::clone(&agent)) })
+    });
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
-        backends: applier
-            .backend_ids()
-            .map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }))
-            .collect(),
+        backends: backends.chain(agent_sockets).collect(),
     }
 }
 
@@ -182,7 +190,7 @@ impl admin::Subject for Agent {
 
     fn snapshot(&self) -> Snapshot {
         let index = &self.index;
-        let routes = |protocol| index.routes().filter(|route| route.protocol == protocol).count();
+        let routes = |of| index.routes().filter(|route| route.of == of).count();
         Snapshot {
             names: names(&self.datapath, &self.ir),
             fill: self.datapath.applier().fill(),
@@ -190,8 +198,9 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
-                ("TCPRoute", routes(Protocol::Tcp)),
-                ("UDPRoute", routes(Protocol::Udp)),
+                ("TCPRoute", routes(RouteType::Tcp)),
+                ("TLSRoute", routes(RouteType::Tls)),
+                ("UDPRoute", routes(RouteType::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),

@@ -35,7 +35,7 @@ fn two_services(address: &str) -> (tempfile::TempDir, Index) {
 }
 
 fn endpoints<'a>(ir: &'a Ir, name: &str) -> &'a Arc<[Endpoint]> {
-    let sets = ir.listeners.iter().filter_map(|l| l.backends.as_ref());
+    let sets = ir.listeners.iter().flat_map(|l| l.backend_sets());
     let mut targets = sets.flat_map(|set| &set.refs).map(|r| &r.target);
     targets
         .find_map(|target| match target {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gateway_common::{Counter, flow_state, names, protocol};
+use gateway_common::{Counter, agent_backend, flow_state, names, protocol};
 use serde::{Serialize, Serializer};
 
 use crate::apply::{Capacity, Fill};
@@ -75,9 +75,10 @@ pub fn fill(fill: &Fill, capacity: &Capacity) -> Vec<MapFill> {
     vec![
         map(names::LISTENERS, fill.listener_addresses, capacity.listeners),
         map(names::LISTENER_COUNTERS, fill.listeners, capacity.listener_ids - 1),
+        map(names::SNI, fill.names, capacity.names),
         map(names::BACKEND_SETS, fill.sets, capacity.sets - 1),
         map(names::SLOTS, fill.slots, capacity.slots),
-        map(names::BACKENDS, fill.backends, capacity.backends - 1),
+        map(names::BACKENDS, fill.backends, capacity.backends - agent_backend::FIRST_OTHER),
     ]
 }
 
@@ -175,6 +176,8 @@ pub fn state(state: u8) -> &'static str {
         flow_state::CLOSED => "closed",
         flow_state::RESET => "reset",
         flow_state::GONE => "endpoint-gone",
+        flow_state::CONNECTING => "connecting",
+        flow_state::REPLAYING => "replaying",
         _ => "unknown",
     }
 }

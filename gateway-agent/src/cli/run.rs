@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use gateway_common::Config;
+use gateway_common::{Config, HELLO_CHOICE};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
@@ -89,6 +89,9 @@ struct MapSizes {
     /// Listeners.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().listeners, value_parser = size())]
     max_listeners: u32,
+    /// Server names of TLS listeners, once for each address and port; their memory is taken as they come.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().server_names, value_parser = size())]
+    max_server_names: u32,
     /// Different sets of backends.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().backend_sets, value_parser = size())]
     max_backend_sets: u32,
@@ -104,10 +107,22 @@ struct MapSizes {
     /// Halves of connections that are being opened or have ended.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().embryonic, value_parser = size())]
     max_embryonic: u32,
+    /// TLS connections whose ClientHello is under way, 9 KiB each; a multiple of 4.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().hellos, value_parser = hellos)]
+    hellos: u32,
 }
 
 fn size() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(2..1 << 28)
+}
+
+/// A new ClientHello is given one of so many slots.
+fn hellos(text: &str) -> Result<u32, String> {
+    let hellos: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if (8..=1 << 16).contains(&hellos) && hellos.is_multiple_of(HELLO_CHOICE) {
+        return Ok(hellos);
+    }
+    Err(format!("a multiple of {HELLO_CHOICE} from 8 to 65536"))
 }
 
 /// How long a connection may be silent, in seconds.
@@ -298,11 +313,13 @@ impl Options {
         Sizes {
             listener_addresses: sizes.max_listener_addresses,
             listeners: sizes.max_listeners,
+            server_names: sizes.max_server_names,
             backend_sets: sizes.max_backend_sets,
             slots: sizes.max_slots,
             backends: sizes.max_backends,
             flows: sizes.max_flows,
             embryonic: sizes.max_embryonic,
+            hellos: sizes.hellos,
         }
     }
 
@@ -316,7 +333,7 @@ impl Options {
             udp_new: idle.idle_udp_new.saturating_mul(NS),
             udp_established: idle.idle_udp_established.saturating_mul(NS),
             events: u32::from(self.access_log.is_some()),
-            hellos: gateway_common::sizes::HELLOS as u32,
+            hellos: self.sizes.hellos,
         }
     }
 }
