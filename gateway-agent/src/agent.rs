@@ -16,16 +16,20 @@ use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
+use crate::emit::proxy::table;
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts, RouteType};
 use crate::ir::{Ir, Target};
+use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
 pub struct Agent {
     index: Index,
     datapath: Datapath,
-    ir: Ir,
+    proxy: proxy::Handle,
+    tls: Tls,
+    ir: Arc<Ir>,
     /// What was made of it.
     wanted: Wanted,
     statuses: Vec<ObjectStatus>,
@@ -39,12 +43,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(node: &str, datapath: Datapath) -> Agent {
+    pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
-        Agent {
+        let mut agent = Agent {
             index: Index::new(node),
             datapath,
-            ir: Ir::default(),
+            proxy,
+            tls,
+            ir: Arc::default(),
             wanted: Wanted::default(),
             statuses: Vec::new(),
             manifest_problems: Arc::default(),
@@ -53,7 +59,9 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
-        }
+        };
+        agent.place_proxy();
+        agent
     }
 
     /// Objects changed: index → compile → emit → apply, then the status.
@@ -69,6 +77,7 @@ impl Agent {
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
+        self.place_proxy();
         if self.datapath.addresses() == self.index.node().addresses {
             self.apply(Instant::now());
         } else {
@@ -78,13 +87,26 @@ impl Agent {
         Ok(())
     }
 
+    /// Says to the kernel where the proxy is: any address of the node will do.
+    fn place_proxy(&mut self) {
+        for v6 in [false, true] {
+            let address = self.datapath.addresses().iter().find(|address| address.is_ipv6() == v6);
+            let socket = address.map(|address| SocketAddr::new(*address, self.proxy.port()));
+            if let Err(error) = self.datapath.set_agent_socket(v6, socket) {
+                tracing::error!("connections that the agent must take itself are refused: {error}");
+            }
+        }
+    }
+
     fn compile(&mut self) {
         let start = Instant::now();
         let (ir, report) = compile(&self.index);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
-        self.ir = ir;
+        self.ir = Arc::new(ir);
+        // Before the kernel sends connections for what is new.
+        self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
         let failed = self.apply(start);
         self.report(report, &failed);
     }
@@ -208,6 +230,7 @@ impl admin::Subject for Agent {
             durations: self.durations.clone(),
             counters: self.datapath.counters(),
             contents: self.datapath.contents(),
+            proxy: self.proxy.clone(),
         }
     }
 
@@ -237,6 +260,7 @@ impl admin::Subject for Agent {
             listeners: listeners.collect(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
+            proxy: self.proxy.counters().into(),
             maps: view::fill(&applier.fill(), &applier.capacity()),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),

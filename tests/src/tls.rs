@@ -130,6 +130,26 @@ fn server(
     Ok(Arc::new(config))
 }
 
+/// The first bytes of a connection of such a client.
+pub fn hello(name: &str, config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).expect("the name of a test");
+    let mut client = rustls::ClientConnection::new(config.clone(), name).expect("a client that a test has made");
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).expect("a Vec takes everything");
+    bytes
+}
+
+/// A client like this one, whose hello has at least so many bytes (below 64 KiB): it names protocols that nobody speaks.
+pub fn with_long_hello(config: &ClientConfig, bytes: usize) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    while hello("pod-1.test", &Arc::new(config.clone())).len() < bytes {
+        let filler = format!("{:x<200}", config.alpn_protocols.len());
+        config.alpn_protocols.push(filler.into_bytes());
+    }
+    config.alpn_protocols.push(b"http/1.1".to_vec());
+    Arc::new(config)
+}
+
 /// A connection over TLS that can be asked again and again.
 pub struct Connection {
     stream: BufReader<TlsStream<TcpStream>>,
@@ -154,6 +174,12 @@ impl Connection {
         let client = self.stream.get_ref().get_ref().0.local_addr()?;
         let line = self.ask("who").await?;
         crate::client::answer(&line, client)
+    }
+
+    /// The server's certificate, DER.
+    pub fn certificate(&self) -> Vec<u8> {
+        let chain = self.stream.get_ref().get_ref().1.peer_certificates().unwrap_or_default();
+        chain.first().map(|certificate| certificate.to_vec()).unwrap_or_default()
     }
 
     /// Sends a line and reads one.

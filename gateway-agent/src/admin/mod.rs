@@ -17,6 +17,7 @@ use crate::apply::{Capacity, Fill};
 use crate::datapath::{Contents, Counters};
 use crate::emit::maps::BackendKey;
 use crate::ir::ListenerName;
+use crate::proxy;
 
 pub use http::serve as serve_http;
 pub use metrics::Durations;
@@ -44,6 +45,7 @@ pub struct Snapshot {
     pub durations: Durations,
     pub counters: Counters,
     pub contents: Contents,
+    pub proxy: proxy::Handle,
 }
 
 /// The names behind the ids.

@@ -23,6 +23,7 @@ use crate::admin;
 use crate::agent::Agent;
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
+use crate::proxy::{self, Proxy, Tls};
 use crate::source::files::Watcher;
 
 #[derive(clap::Args)]
@@ -55,6 +56,8 @@ pub struct Options {
     sizes: MapSizes,
     #[command(flatten)]
     idle: IdleTimes,
+    #[command(flatten)]
+    proxy: ProxyOptions,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -150,6 +153,26 @@ struct IdleTimes {
     sweep_interval: u64,
 }
 
+/// Connections that the agent takes itself.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connections through the agent")]
+struct ProxyOptions {
+    /// At a time; more are refused. Each may need 6 file descriptors.
+    #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = connections())]
+    proxy_connections: usize,
+    /// How long a client may take for its ClientHello and the TLS handshake.
+    #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().handshake.as_secs())]
+    proxy_handshake: u64,
+    /// How long connections may go on when the agent is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().drain.as_secs())]
+    proxy_drain: u64,
+}
+
+fn connections() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
+}
+
 const NS: u64 = 1_000_000_000;
 
 fn seconds(ns: u64) -> u64 {
@@ -193,7 +216,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
     datapath.configure(&options.config()).context("cannot write map CONFIG")?;
-    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
+    let origins = datapath.origins();
+    let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
+    let proxy = Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
+    let tls = Tls::new().context("cannot make keys for session tickets")?;
+    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), tls)));
     let mut access_log = match log {
         Some(to) => Some(AccessLog::new(to, agent.borrow().events().context("cannot read map EVENTS")?)),
         None => None,
@@ -252,6 +279,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
+    tokio::select! {
+        () = proxy.drain() => {}
+        // Told twice: at once.
+        _ = stop.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     Ok(())
 }
 
@@ -320,6 +353,15 @@ impl Options {
             flows: sizes.max_flows,
             embryonic: sizes.max_embryonic,
             hellos: sizes.hellos,
+        }
+    }
+
+    fn proxy(&self) -> proxy::Options {
+        let ProxyOptions { proxy_connections, proxy_handshake, proxy_drain } = &self.proxy;
+        proxy::Options {
+            connections: *proxy_connections,
+            handshake: Duration::from_secs(*proxy_handshake),
+            drain: Duration::from_secs(*proxy_drain),
         }
     }
 

@@ -29,6 +29,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "\nrefused packets: {}", refused.join(", "));
     }
+    text += &proxy(&status["proxy"]);
     for problem in array(&status["problems"]) {
         let _ = writeln!(text, "{}", paint(&cell(problem), Color::FG_YELLOW, coloured));
     }
@@ -123,6 +124,22 @@ fn interfaces(status: &Value, coloured: bool) -> String {
     format!("\n{}", aligned(table))
 }
 
+/// Nothing as long as no connection went through the agent.
+fn proxy(proxy: &Value) -> String {
+    if proxy["accepted"].as_u64().unwrap_or_default() == 0 {
+        return String::new();
+    }
+    let [accepted, live, relayed, terminated] =
+        ["accepted", "live", "relayed", "terminated"].map(|field| cell(&proxy[field]));
+    let (bytes_in, bytes_out) = (bytes(&proxy["bytesIn"]), bytes(&proxy["bytesOut"]));
+    let refused: Vec<_> = fields(&proxy["refused"]).map(|(reason, n)| format!(", {reason} {n}")).collect();
+    format!(
+        "\nthrough the agent: {accepted} opened, {live} live, {relayed} relayed, {terminated} terminated, {bytes_in} in, \
+         {bytes_out} out{}\n",
+        refused.concat()
+    )
+}
+
 fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
@@ -155,6 +172,10 @@ mod tests {
             |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "M"});
         let status = json!({
             "node": "n1", "version": "0", "ready": true, "refusedPackets": {"no_listener": 3}, "problems": ["p.yaml:1: bad"],
+            "proxy": {
+                "accepted": 5, "live": 1, "relayed": 2, "terminated": 1, "bytesIn": 2048, "bytesOut": 10,
+                "refused": {"not_tls": 2},
+            },
             "listeners": {"default/gw/web": {"picked": 5, "live": 2, "refused": 0, "bytesIn": 2048, "bytesOut": 10}},
             "objects": [{
                 "kind": "Gateway", "metadata": {"namespace": "default", "name": "gw"},
@@ -175,6 +196,9 @@ mod tests {
               web, 1 routes                                         5       2     0        2.0 KiB  10 B\n\
             \x20                                not Programmed: M (R)\n";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.ends_with("refused packets: no_listener 3\np.yaml:1: bad\n"), "{text}");
+        let expected = "refused packets: no_listener 3\n\n\
+            through the agent: 5 opened, 1 live, 2 relayed, 1 terminated, 2.0 KiB in, 10 B out, not_tls 2\n\
+            p.yaml:1: bad\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

@@ -133,10 +133,15 @@ fn early_data_arrives_with_the_hello() {
     let bed = TlsBed::new();
     let server = |site, family| {
         let identity = bed.identity(site);
-        let mut command = bed.node(site).command("openssl");
-        let port = OWN.to_string();
-        command.args(["s_server", family, "-port", &port, "-early_data", "-no_anti_replay", "-cert"]);
-        command.arg(&identity.certificate_file).arg("-key").arg(&identity.key_file);
+        let mut command = bed.node(site).command("sh");
+        // It ends with its input, so that has to be something without an end.
+        let pipe = bed.authority.directory().join(format!("{site}{family}"));
+        let (pipe, certificate, key) =
+            (pipe.display(), identity.certificate_file.display(), identity.key_file.display());
+        command.arg("-c").arg(format!(
+            "mkfifo {pipe} && exec openssl s_server {family} -port {OWN} -early_data -no_anti_replay \
+             -cert {certificate} -key {key} 0<>{pipe}"
+        ));
         let server = bed.node(site).spawn("openssl s_server", command).unwrap();
         super::ready_when(&server, "ACCEPT");
         server

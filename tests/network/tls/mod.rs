@@ -1,21 +1,30 @@
 //! TLS passthrough: the world with TLS servers in it, and a Gateway that routes by server name.
 
+mod bulk;
 mod clients;
+mod ends;
+mod faults;
+mod floods;
+mod hello;
+mod lifecycle;
+mod mixed;
+mod names;
 
-use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
-use gateway_tests::client::Answer;
+use gateway_tests::client::{Answer, PATIENCE};
 use gateway_tests::lab::{
     Agent, Keep, Manifests, Node, Process, Serving, TlsListener, Wired, World, address, proxied, service, slice,
     tls_gateway, tls_route, wait_for,
 };
 use gateway_tests::server::{Options, Tls};
 use gateway_tests::tls::{self, Authority, Identity};
-use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::bed::ready;
 
@@ -24,8 +33,13 @@ pub const PORT: u16 = 443;
 /// Where the servers listen, with and without PROXY protocol.
 pub const SERVER: u16 = 8443;
 pub const PROXIED: u16 = 8444;
+/// Where they speak without TLS.
+pub const PLAIN: u16 = 8080;
 /// Where servers that a test starts itself listen.
 pub const OWN: u16 = 9443;
+
+/// What the servers send as `/file`, in the authority's directory: whoever asks for it makes it.
+pub const FILE: &str = "file";
 
 /// Client, gateway, pods and remote host, with a TLS server on the latter three, and manifests: `pod-1.test`, `pod-2.test` and
 /// `remote.test` lead to the server of that name, `proxied-….test` to the same behind a PROXY protocol header, `own-….test` to port
@@ -65,8 +79,10 @@ impl TlsBed {
         let nodes = [&world.pods[0], &world.pods[1], &world.remote];
         let serve = |(node, identity): (&Node, &Identity)| {
             let tls = Tls { port: SERVER, proxied_port: PROXIED, config: identity.server().unwrap() };
-            Serving::start(node, Options { name: node.name().to_owned(), tls: Some(tls), ..Options::default() })
-                .unwrap()
+            let file = Some(authority.directory().join(FILE));
+            let name = node.name().to_owned();
+            let options = Options { name, tcp: PLAIN, tls: Some(tls), file, ..Options::default() };
+            Serving::start(node, options).unwrap()
         };
         let servers = nodes.into_iter().zip(&identities).map(serve).collect();
         let bed =
@@ -170,6 +186,38 @@ pub fn on_gateway() -> [SocketAddr; 2] {
     crate::bed::on_gateway(PORT)
 }
 
+/// A client whose hello goes step by step.
+pub struct Stepwise {
+    pub stream: TcpStream,
+    pub hello: Vec<u8>,
+    tls: ClientConnection,
+}
+
+impl Stepwise {
+    pub fn connect(bed: &TlsBed, target: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> io::Result<Stepwise> {
+        let stream = bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let mut tls = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+        let mut hello = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut hello)?;
+        }
+        Ok(Stepwise { stream, hello, tls })
+    }
+
+    /// Goes on as any client once the hello is sent, and asks the server what the handshake agreed on.
+    pub fn finish(self) -> io::Result<String> {
+        let mut stream = StreamOwned::new(self.tls, self.stream);
+        stream.write_all(b"GET /tls HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+}
+
 /// Runs a program on a node to its end, with this input. Ok: its standard output; Err: all that it said.
 pub fn run(node: &Node, program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
     let mut command = node.command("timeout");
@@ -214,7 +262,7 @@ pub fn go_server(bed: &TlsBed, site: &str, lowest: &str) -> Process {
 
 /// Waits until a process has said this.
 pub fn ready_when(process: &Process, said: &str) {
-    wait_for("a server to be ready", gateway_tests::client::PATIENCE, || {
+    wait_for("a server to be ready", PATIENCE, || {
         if process.log().contains(said) { Ok(()) } else { Err(anyhow::anyhow!("{}", process.log())) }
     })
     .unwrap();

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
 use super::world::address;
@@ -116,6 +118,20 @@ pub fn tls_route(
     let text = text.replace("gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1");
     let hostnames: Vec<String> = hostnames.iter().map(|name| format!("'{name}'")).collect();
     text.replace("spec:\n", &format!("spec:\n  hostnames: [{}]\n", hostnames.join(", ")))
+}
+
+/// A Secret with a certificate and its key, both PEM.
+pub fn tls_secret(name: &str, certificate: &Path, key: &Path) -> Result<String> {
+    let encoded = |path: &Path| -> Result<String> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(BASE64_STANDARD.encode(text))
+    };
+    Ok(format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ntype: kubernetes.io/tls\n\
+         data:\n  tls.crt: {}\n  tls.key: {}\n",
+        encoded(certificate)?,
+        encoded(key)?
+    ))
 }
 
 /// The same Service, whose endpoints want a PROXY protocol v2 header.

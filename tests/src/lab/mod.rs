@@ -15,6 +15,7 @@ pub use agent::{Agent, binary, sluice};
 pub use limits::raise_open_files;
 pub use manifests::{
     Endpoint, Manifests, TlsListener, gateway, namespace, proxied, route, service, slice, tls_gateway, tls_route,
+    tls_secret,
 };
 pub use node::{Keep, Node, veth};
 pub use process::Process;

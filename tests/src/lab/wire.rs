@@ -3,7 +3,7 @@
 //!
 //! Offloads of both nodes at the cable are off: what the script sees is what goes over an Ethernet, one segment a frame.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::Read;
 use std::mem;
@@ -33,7 +33,9 @@ pub enum Way {
 /// A TCP segment on the cable.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// How many went the same way before it since the last [`Wire::script`].
+    /// Which connection it belongs to, as they came up since the last [`Wire::script`].
+    pub connection: usize,
+    /// How many of its connection went the same way before it.
     pub nth: usize,
     pub source: SocketAddr,
     pub destination: SocketAddr,
@@ -72,10 +74,15 @@ type Script = Box<dyn FnMut(Way, &Segment) -> Fate + Send>;
 #[derive(Default)]
 struct State {
     script: Option<Script>,
-    counts: [usize; 2],
+    connections: HashMap<[SocketAddr; 2], Connection>,
     /// What went over it since the last script, if that was asked for.
     story: Vec<(Duration, Way, Segment, Fate)>,
     begun: Option<Instant>,
+}
+
+struct Connection {
+    index: usize,
+    segments: [usize; 2],
 }
 
 pub struct Wire {
@@ -115,13 +122,19 @@ impl Wire {
         *lock(&self.state) = State::default();
     }
 
-    /// What went over it since the last script, one a line.
+    /// What went over it since the last script, one a line: ms, way, segment, what became of it.
     pub fn story(&self) -> String {
+        self.story_of(|_| true)
+    }
+
+    /// What went over it of such connections.
+    pub fn story_of(&self, connections: impl Fn(usize) -> bool) -> String {
         let state = lock(&self.state);
+        let of = state.story.iter().filter(|(_, _, segment, _)| connections(segment.connection));
         let line = |(at, way, segment, fate): &(Duration, Way, Segment, Fate)| {
             format!("{:9.3} {way:5?} {segment} {fate:?}\n", at.as_secs_f64() * 1000.0)
         };
-        state.story.iter().map(line).collect()
+        of.map(line).collect()
     }
 
     /// What went over it since the last script.
@@ -148,15 +161,15 @@ impl fmt::Display for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let flags = [(self.syn, 'S'), (self.ack, 'A'), (self.fin, 'F'), (self.rst, 'R')];
         let flags: String = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).collect();
-        let Segment { nth, source, destination, sequence, acknowledgement, window, length, .. } = self;
+        let Segment { connection, nth, source, destination, sequence, acknowledgement, window, length, .. } = self;
         write!(
             f,
-            "#{nth} {source}>{destination} {flags} seq {sequence} ack {acknowledgement} win {window} len {length}"
+            "{connection}#{nth} {source}>{destination} {flags} seq {sequence} ack {acknowledgement} win {window} len {length}"
         )
     }
 }
 
-/// A script that does this to the n-th segment of a way.
+/// A script that does this to the n-th segment that each connection sends a way.
 pub fn nth(way: Way, n: usize, fate: Fate) -> impl FnMut(Way, &Segment) -> Fate {
     move |this, segment| if this == way && segment.nth == n { fate } else { Fate::Pass }
 }
@@ -271,9 +284,14 @@ fn send(ends: &[Socket; 2], way: Way, frame: &[u8]) {
 
 fn decide(state: &Mutex<State>, way: Way, frame: &[u8]) -> Fate {
     let mut state = lock(state);
-    let State { script: Some(script), counts, story, begun } = &mut *state else { return Fate::Pass };
-    let count = &mut counts[way as usize];
-    let Some(segment) = segment(frame, *count) else { return Fate::Pass };
+    let State { script: Some(script), connections, story, begun } = &mut *state else { return Fate::Pass };
+    let Some(mut segment) = segment(frame) else { return Fate::Pass };
+    let mut ends = [segment.source, segment.destination];
+    ends.sort();
+    let index = connections.len();
+    let connection = connections.entry(ends).or_insert(Connection { index, segments: [0; 2] });
+    let count = &mut connection.segments[way as usize];
+    (segment.connection, segment.nth) = (connection.index, *count);
     *count += 1;
     let fate = script(way, &segment);
     // The beginning tells most; a bulk transfer would fill the memory.
@@ -284,7 +302,7 @@ fn decide(state: &Mutex<State>, way: Way, frame: &[u8]) -> Fate {
 }
 
 /// None: a frame that is not for scripts.
-fn segment(frame: &[u8], nth: usize) -> Option<Segment> {
+fn segment(frame: &[u8]) -> Option<Segment> {
     let packet = SlicedPacket::from_ethernet(frame).ok()?;
     let (source, destination, size): (IpAddr, IpAddr, usize) = match &packet.net {
         Some(NetSlice::Ipv4(ip)) => {
@@ -300,7 +318,8 @@ fn segment(frame: &[u8], nth: usize) -> Option<Segment> {
     };
     let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { return None };
     Some(Segment {
-        nth,
+        connection: 0,
+        nth: 0,
         source: (source, tcp.source_port()).into(),
         destination: (destination, tcp.destination_port()).into(),
         sequence: tcp.sequence_number(),
