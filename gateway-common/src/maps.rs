@@ -313,7 +313,8 @@ pub struct Hello {
     /// Backends tried, and SYNs sent to the present one.
     pub attempts: u8,
     pub syns: u8,
-    pub _pad: u8,
+    /// The scale of the backend's windows.
+    pub scale: u8,
     /// Beyond the first hole; unset ones have end 0.
     pub islands: [Island; 4],
     /// The backend set that the name led to.

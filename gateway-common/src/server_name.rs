@@ -43,3 +43,9 @@ pub const fn wildcard_bit(labels: u32) -> u32 {
 pub const fn lower(byte: u8) -> u8 {
     byte | (((byte >= b'A') & (byte <= b'Z')) as u8) << 5
 }
+
+/// What a name in lower case is made of beside dots: letters, digits, hyphen, and the underscore that some use.
+#[inline(always)]
+pub const fn is_allowed(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_')
+}

@@ -1,9 +1,9 @@
 //! Counters and events.
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use gateway_common::{Counter, Event, Flow, FlowKey, Reason, event_kind, flow_flags};
+use gateway_common::{Counter, EVENT_NAME, Event, Flow, FlowKey, Reason, event_kind, flow_flags};
 
-use crate::maps::{BACKEND_COUNTERS, CONFIG, DROPS, EVENTS, EVENTS_LOST, LISTENER_COUNTERS};
+use crate::maps::{BACKEND_COUNTERS, CONFIG, DROPS, EVENTS, EVENTS_LOST, LISTENER_COUNTERS, scratch};
 
 /// The ring buffer's reader polls: a wake-up costs more than the record.
 const NO_WAKEUP: u64 = 1;
@@ -63,6 +63,19 @@ pub fn closed(flow: &Flow) {
     each(flow.listener, flow.backend, |counter| counter.closed += 1);
 }
 
+/// The backend of a spliced flow has the whole ClientHello.
+#[inline(always)]
+pub fn delivered(client: &FlowKey, forward: &Flow) {
+    established(forward);
+    event(what(event_kind::DELIVERED, 0), client, ids(forward.listener, forward.backend), None, None);
+}
+
+/// A spliced flow goes to another backend, if there is one.
+#[inline(always)]
+pub fn retried(client: &FlowKey, forward: &Flow) {
+    event(what(event_kind::RETRIED, 0), client, ids(forward.listener, forward.backend), None, None);
+}
+
 /// A new flow was refused on a listener.
 #[inline(always)]
 pub fn refused(reason: Reason, client: &FlowKey, listener: u32) {
@@ -119,6 +132,7 @@ fn event(what: u64, client: &FlowKey, ids: u64, forward: Option<&Flow>, reply: O
     record.bytes_out = 0;
     record.packets = 0;
     record._pad2 = 0;
+    named(record, (what >> 32) as u8);
     if let Some(forward) = forward {
         record.bytes_in = forward.bytes;
         record.packets = forward.packets;
@@ -129,4 +143,20 @@ fn event(what: u64, client: &FlowKey, ids: u64, forward: Option<&Flow>, reply: O
     }
     entry.submit(NO_WAKEUP);
     1
+}
+
+/// The server name that was asked for in this run of the program, if any was.
+#[inline(always)]
+fn named(record: &mut Event, kind: u8) {
+    let to = record.name.as_mut_ptr().cast::<u64>();
+    let wanted = kind == event_kind::OPENED || kind == event_kind::REFUSED;
+    let Some(scratch) = scratch() else { return };
+    let from = scratch.name.as_ptr().cast::<u64>();
+    for i in 0..EVENT_NAME / 8 {
+        // SAFETY: both have so many bytes, at multiples of 8. The last byte stays 0: a name of 64 bytes and more is cut.
+        unsafe {
+            let word = if wanted && scratch.named { *from.add(i) } else { 0 };
+            *to.add(i) = if i == EVENT_NAME / 8 - 1 { word & (u64::MAX >> 8) } else { word };
+        }
+    }
 }

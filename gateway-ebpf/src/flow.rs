@@ -2,9 +2,10 @@
 //! EMBRYONIC, where new ones push them out.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use gateway_common::{
-    Address, Backend, Flow, FlowKey, Listener, Reason, Route, backend_flags, flow_flags, flow_state, hash,
-    listener_kind,
+    Address, Backend, Flow, FlowKey, Listener, Reason, Route, agent_backend, backend_flags, flow_flags, flow_state,
+    hash, listener_kind,
 };
 
 use crate::count;
@@ -17,6 +18,7 @@ use crate::parse::{Packet, fragment as fragment_part};
 use crate::pick::{pick, refusal};
 use crate::redirect;
 use crate::refuse::{broken, refuse};
+use crate::splice;
 
 /// Source ports towards backends: what the node's own ephemeral range (32768-60999) leaves.
 const LOW_PORTS: u32 = 32_768 - 1_024;
@@ -61,7 +63,7 @@ pub fn other_half(flow: &Flow, protocol: u8) -> FlowKey {
 
 /// The other half in FLOWS. Functions of their own have their keys on stacks of their own: there are 512 bytes in all.
 #[inline(never)]
-fn established_other(flow: &Flow, protocol: u8) -> *mut Flow {
+pub fn established_other(flow: &Flow, protocol: u8) -> *mut Flow {
     FLOWS.get_ptr_mut(&other_half(flow, protocol)).unwrap_or(core::ptr::null_mut())
 }
 
@@ -78,7 +80,11 @@ fn copy(from: &Flow, to: &mut Flow) {
     unsafe { core::ptr::copy_nonoverlapping(from, to, 1) };
 }
 
-/// The half that belongs to `flow`, which is found under `key`.
+/// What both halves share.
+const KIND: u8 = flow_flags::LOCAL | flow_flags::SPLICED | flow_flags::AGENT;
+
+/// The half that belongs to `flow`, which is found under `key`. A splice's window shift is that of one direction: it must be
+/// known otherwise.
 #[inline(always)]
 fn reply_half(key: &FlowKey, flow: &Flow, reply: &mut Flow) {
     copy(flow, reply);
@@ -86,8 +92,10 @@ fn reply_half(key: &FlowKey, flow: &Flow, reply: &mut Flow) {
     reply.destination = key.source;
     reply.source_port = key.destination_port;
     reply.destination_port = key.source_port;
-    reply.flags = (flow.flags & flow_flags::LOCAL) | flow_flags::REPLY;
-    reply.handshake_ack = 0;
+    reply.flags = flow.flags & KIND | flow_flags::REPLY;
+    if flow.flags & flow_flags::SPLICED == 0 {
+        reply.handshake = 0;
+    }
     reply.packets = 0;
     reply.bytes = 0;
     reply.route = Route::default();
@@ -127,12 +135,12 @@ fn tcp(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -> Op
             // SAFETY: a map value or null, as for all of these.
             && let Some(forward) = unsafe { embryonic_other(flow, packet.key.protocol).as_mut() }
         {
-            forward.handshake_ack = packet.sequence.wrapping_add(1);
+            forward.handshake = packet.sequence.wrapping_add(1);
             forward.flags |= flow_flags::REPLIED;
         }
     } else if packet.flags & (SYN | ACK) == ACK
         && flow.flags & flow_flags::REPLIED != 0
-        && packet.acknowledgement == flow.handshake_ack
+        && packet.acknowledgement == flow.handshake
     {
         return Some(promote(frame, packet, flow, found));
     } else if syn {
@@ -231,6 +239,12 @@ fn forget(key: &FlowKey, flow: &Flow) -> i32 {
     0
 }
 
+/// Why a packet that opens nothing is refused: a RST has a reason of its own, because it is never answered.
+#[inline(always)]
+pub fn unwanted(packet: &Packet, reason: Reason) -> Reason {
+    if packet.is_tcp() && packet.flags & RST != 0 { Reason::StrayReset } else { reason }
+}
+
 /// A packet that belongs to no flow: opens one if a listener says so.
 #[inline(always)]
 fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
@@ -238,16 +252,16 @@ fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 
         if !listener::is_exclusive(&packet.key.destination) {
             return Tc::PASS;
         }
-        let reset = packet.is_tcp() && packet.flags & RST != 0;
-        let reason = if reset { Reason::StrayReset } else { Reason::NoListener };
-        return refuse(frame, packet, 0, reason, 0);
+        return refuse(frame, packet, 0, unwanted(packet, Reason::NoListener), 0);
     };
+    if listener.kind == listener_kind::TLS {
+        return splice::client(frame, packet, listener, now);
+    }
     if listener.kind != listener_kind::L4 {
         return Tc::PASS;
     }
     if packet.is_tcp() && packet.flags & (SYN | ACK | RST | FIN) != SYN {
-        let reason = if packet.flags & RST != 0 { Reason::StrayReset } else { Reason::UnknownConnection };
-        return refuse(frame, packet, listener.id, reason, 0);
+        return refuse(frame, packet, listener.id, unwanted(packet, Reason::UnknownConnection), 0);
     }
     if packet.ttl <= 1 {
         return refuse(frame, packet, listener.id, Reason::TtlExpired, 0);
@@ -262,51 +276,85 @@ fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 
 /// Picks a backend and puts both halves into EMBRYONIC, or neither. Answers the reason why not, 0 if it did.
 #[inline(never)]
 fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut *mut Flow) -> u32 {
-    let mut hash = 0;
-    let id = pick(&packet.key, listener.backend_set, &mut hash);
+    let hash = hash::flow(&packet.key);
+    let id = pick(listener.backend_set, hash);
     if let Some(reason) = refusal(id) {
         return reason as u32;
     }
     // SAFETY: read-only here; the agent never changes the address of an id.
     let Some(backend) = (unsafe { BACKENDS.get(id) }) else { return Reason::NoBackend as u32 };
-    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
-    let flow = &mut scratch.forward;
-    let local = backend.flags & backend_flags::LOCAL != 0;
-    // A client that is its own backend would take its own address for a forgery.
-    let keep_source = local && backend.address != packet.key.source;
-    // SAFETY: plain data; zero means unset.
-    unsafe { core::ptr::write_bytes(flow, 0, 1) };
-    flow.destination = backend.address;
-    flow.destination_port = backend.port;
-    flow.source = if keep_source { packet.key.source } else { backend.source };
-    flow.source_port = packet.key.source_port;
-    flow.backend = id;
-    flow.listener = listener.id;
-    flow.state = flow_state::NEW;
-    flow.flags = if local { flow_flags::LOCAL } else { 0 };
-    flow.last_seen = now;
-    if flow.source == Address::UNSET || redirect::refresh(frame, flow, packet.v6, now) == 0 {
-        return Reason::NoRoute as u32;
+    let ids = (id as u64) << 32 | listener.id as u64;
+    let reason = prepare(frame, &packet.key, backend, ids, packet.v6);
+    if reason != 0 {
+        return reason;
     }
-    let refused = claim(&packet.key, backend, hash::mix(hash), keep_source, found);
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    scratch.forward.state = flow_state::NEW;
+    scratch.forward.last_seen = now;
+    let refused = claim(&packet.key, backend, hash::mix(hash), found);
     if refused == 0 && !packet.is_tcp() {
         fragment::expect(&scratch.forward.destination, &scratch.forward.source);
     }
     refused
 }
 
-/// Finds a 5-tuple towards the backend that is nobody's yet, and takes it.
+/// Fills in the forward half of a new flow in working memory, but for its state. `ids`: backend and listener. Answers the reason why it
+/// cannot be, or 0.
 #[inline(never)]
-fn claim(key: &FlowKey, backend: &Backend, hash: u64, keep_source: bool, found: &mut *mut Flow) -> u32 {
+pub fn prepare(frame: Tc, client: &FlowKey, backend: &Backend, ids: u64, v6: bool) -> u32 {
     let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
     let flow = &mut scratch.forward;
+    // SAFETY: plain data; zero means unset.
+    unsafe { core::ptr::write_bytes(flow, 0, 1) };
+    flow.destination = backend.address;
+    flow.destination_port = backend.port;
+    flow.source = if keeps_source(client, backend) { client.source } else { backend.source };
+    flow.source_port = client.source_port;
+    flow.backend = (ids >> 32) as u32;
+    flow.listener = ids as u32;
+    if backend.flags & backend_flags::AGENT != 0 {
+        flow.flags = flow_flags::AGENT;
+        return 0;
+    }
+    if backend.flags & backend_flags::LOCAL != 0 {
+        flow.flags = flow_flags::LOCAL;
+    }
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if flow.source == Address::UNSET || redirect::refresh(frame, flow, v6, now) == 0 {
+        return Reason::NoRoute as u32;
+    }
+    0
+}
+
+/// Whether the backend sees the client's own address. A client that is its own backend would take it for a forgery.
+#[inline(always)]
+fn keeps_source(client: &FlowKey, backend: &Backend) -> bool {
+    backend.flags & (backend_flags::LOCAL | backend_flags::AGENT) != 0 && backend.address != client.source
+}
+
+/// Finds a 5-tuple towards the backend that is nobody's yet, and takes it for the flow in working memory. A client that has
+/// proved itself gets both halves into FLOWS, another one into EMBRYONIC.
+#[inline(never)]
+pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow) -> u32 {
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    let flow = &mut scratch.forward;
+    let spliced = flow.flags & flow_flags::SPLICED != 0;
+    let agent = flow.flags & flow_flags::AGENT != 0;
+    let keep_source = keeps_source(key, backend);
     reply_half(key, flow, &mut scratch.reply);
     let mut port = hash::reduce(hash as u32, PORTS);
     // A stride of its own: next to a taken port others are taken, too.
     let stride = 1 + hash::reduce((hash >> 32) as u32, PORTS - 1);
     for attempt in 0..=TRIES {
-        // The client's own address and port first; another Gateway address may have led the same client there already.
-        if attempt > 0 || !keep_source {
+        if agent {
+            // Its own address would not be taken from the network: another of the agent's ports makes the difference.
+            if attempt == agent_backend::PORTS as u32 {
+                break;
+            }
+            flow.destination_port = backend.port.wrapping_add(attempt as u16);
+        } else if attempt > 0 || !keep_source {
+            // The client's own address and port first; another Gateway address may have led the same client there already.
             flow.source = backend.source;
             flow.source_port = nat_port(port);
             port += stride;
@@ -318,16 +366,15 @@ fn claim(key: &FlowKey, backend: &Backend, hash: u64, keep_source: bool, found: 
         if established(&other).is_some() {
             continue;
         }
-        let how = if is_orphan(&other) { BPF_ANY } else { BPF_NOEXIST };
-        if EMBRYONIC.insert(&other, &scratch.reply, how as u64).is_err() {
-            continue;
-        }
-        if EMBRYONIC.insert(key, &*flow, BPF_ANY as u64).is_err() {
-            let _ = EMBRYONIC.remove(&other);
-            return Reason::FlowTableFull as u32;
+        let inserted = if spliced { insert_spliced(key, &other) } else { insert_new(key, &other) };
+        match inserted {
+            TAKEN => continue,
+            INSERTED => {}
+            _ => return Reason::FlowTableFull as u32,
         }
         count::picked(key, flow);
-        return match EMBRYONIC.get_ptr_mut(key) {
+        let flow = if spliced { FLOWS.get_ptr_mut(key) } else { EMBRYONIC.get_ptr_mut(key) };
+        return match flow {
             Some(flow) => {
                 *found = flow;
                 0
@@ -336,6 +383,51 @@ fn claim(key: &FlowKey, backend: &Backend, hash: u64, keep_source: bool, found: 
         };
     }
     Reason::PortsExhausted as u32
+}
+
+const INSERTED: u32 = 0;
+const TAKEN: u32 = 1;
+const NO_ROOM: u32 = 2;
+
+/// Both halves in working memory into EMBRYONIC.
+#[inline(never)]
+fn insert_new(key: &FlowKey, other: &FlowKey) -> u32 {
+    let Some(scratch) = scratch() else { return NO_ROOM };
+    let how = if is_orphan(other) { BPF_ANY } else { BPF_NOEXIST };
+    if EMBRYONIC.insert(other, &scratch.reply, how as u64).is_err() {
+        return TAKEN;
+    }
+    if EMBRYONIC.insert(key, &scratch.forward, BPF_ANY as u64).is_err() {
+        let _ = EMBRYONIC.remove(other);
+        return NO_ROOM;
+    }
+    INSERTED
+}
+
+/// Both halves in working memory into FLOWS. What has ended towards the backend may still be remembered there: its port rests.
+#[inline(never)]
+fn insert_spliced(key: &FlowKey, other: &FlowKey) -> u32 {
+    let Some(scratch) = scratch() else { return NO_ROOM };
+    if embryonic(other).is_some() {
+        return TAKEN;
+    }
+    if FLOWS.insert(other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
+        return NO_ROOM;
+    }
+    if FLOWS.insert(key, &scratch.forward, BPF_ANY as u64).is_err() {
+        let _ = FLOWS.remove(other);
+        return NO_ROOM;
+    }
+    INSERTED
+}
+
+/// Ends the flow of a client that no backend took. Answers the flags of its forward half.
+#[inline(never)]
+pub fn end_pending(client: &FlowKey) -> u8 {
+    let Some(flow) = established(client) else { return 0 };
+    let flags = flow.flags;
+    end(client, flow, flow_state::RESET);
+    flags
 }
 
 /// Whether this is a reply half that has lost its forward half to a flood: nobody uses it any more.
@@ -365,11 +457,12 @@ pub fn control(packet: &Packet, now: u64) -> u32 {
         return 1;
     }
     flow.flags |= flow_flags::FIN;
-    // SAFETY: a map value or null.
-    let half = unsafe { established_other(flow, packet.key.protocol).as_mut() };
-    if half.as_ref().is_some_and(|half| half.flags & flow_flags::FIN == 0) {
-        flow.state = flow_state::HALF_CLOSED;
-        if let Some(half) = half {
+    if let Some(half) = established(&other)
+        && half.flags & flow_flags::FIN == 0
+    {
+        // One that is still being replayed is half closed when its backend has the whole hello.
+        if flow.state == flow_state::ESTABLISHED {
+            flow.state = flow_state::HALF_CLOSED;
             half.state = flow_state::HALF_CLOSED;
         }
         return 2;
@@ -402,12 +495,17 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     let _ = FLOWS.remove(other);
     if removed {
         count::closed(&scratch.forward);
-        let reply = scratch.forward.flags & flow_flags::REPLY != 0;
-        if reply {
-            count::ended(other, state, &scratch.reply, Some(&scratch.forward));
-        } else {
-            count::ended(key, state, &scratch.forward, Some(&scratch.reply));
-        }
+        tell(key, &scratch.forward, other, if both { Some(&scratch.reply) } else { None }, state);
+    }
+}
+
+/// The event of a flow's end, under the client's 5-tuple; `half` is the other one of `flow`, if it is still known.
+#[inline(always)]
+pub fn tell(key: &FlowKey, flow: &Flow, other: &FlowKey, half: Option<&Flow>, state: u8) {
+    if flow.flags & flow_flags::REPLY == 0 {
+        count::ended(key, state, flow, half);
+    } else if let Some(half) = half {
+        count::ended(other, state, half, Some(flow));
     }
 }
 
@@ -452,9 +550,5 @@ fn told(key: &FlowKey, flow: &Flow, other: &FlowKey, half: Option<&Flow>, state:
         return;
     }
     count::closed(flow);
-    if flow.flags & flow_flags::REPLY == 0 {
-        count::ended(key, state, flow, half);
-    } else if let Some(half) = half {
-        count::ended(other, state, half, Some(flow));
-    }
+    tell(key, flow, other, half, state);
 }

@@ -2,9 +2,10 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_pull_data, bpf_xdp_adjust_tail,
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_adjust_tail,
+    bpf_xdp_load_bytes,
 };
 use gateway_common::checksum;
 
@@ -36,12 +37,18 @@ pub trait Frame: Copy {
     fn segment_size(self) -> u32;
     /// Cuts the frame (never lengthens it).
     fn shrink(self, length: u32) -> bool;
+    /// Cuts or lengthens the frame, and makes its first `headers` bytes reachable. XDP only cuts.
+    fn resize(self, length: u32, headers: u32) -> bool;
+    /// Copies out of the frame. Safe if `to` has room for `length` bytes, which the verifier checks.
+    fn load(self, offset: u32, to: *mut u8, length: u32) -> bool;
     /// Applies differences of 16-bit sums to the transport checksum at `offset`: of the pseudo header and of the rest.
     fn update_transport_checksum(self, offset: u32, pseudo: u32, rest: u32, udp: bool, v6: bool) -> bool;
     /// Whether the transport checksum at `offset` is still to be filled in by the way out (CHECKSUM_PARTIAL).
     fn checksum_is_partial(self, offset: u32) -> bool;
     /// Sends the frame back where it came from, as it is.
     fn reply(self) -> i32;
+    /// The same for a frame that a socket of this node sends: back to that socket.
+    fn reply_inward(self) -> i32;
 }
 
 /// Hides a value from LLVM, which otherwise removes bounds checks that the verifier needs.
@@ -147,6 +154,19 @@ impl Frame for Tc {
     }
 
     #[inline(always)]
+    fn resize(self, length: u32, headers: u32) -> bool {
+        // SAFETY: as above.
+        (length == self.length() || unsafe { bpf_skb_change_tail(self.0, length, 0) == 0 })
+            && (self.start() + headers as usize <= self.end() || self.pull(headers))
+    }
+
+    #[inline(always)]
+    fn load(self, offset: u32, to: *mut u8, length: u32) -> bool {
+        // SAFETY: as above; the verifier checks `to`.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), offset, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
     fn update_transport_checksum(self, offset: u32, pseudo: u32, rest: u32, udp: bool, v6: bool) -> bool {
         let udp = if udp { MANGLED_ZERO } else { 0 };
         // SAFETY: as above; the helper checks the offset.
@@ -187,6 +207,12 @@ impl Frame for Tc {
     fn reply(self) -> i32 {
         // SAFETY: as above.
         unsafe { bpf_redirect(self.interface(), 0) as i32 }
+    }
+
+    #[inline(always)]
+    fn reply_inward(self) -> i32 {
+        // SAFETY: as above.
+        unsafe { bpf_redirect(self.interface(), BPF_F_INGRESS as u64) as i32 }
     }
 }
 
@@ -251,6 +277,17 @@ impl Frame for Xdp {
     }
 
     #[inline(always)]
+    fn resize(self, length: u32, _headers: u32) -> bool {
+        length <= self.length() && self.shrink(length)
+    }
+
+    #[inline(always)]
+    fn load(self, offset: u32, to: *mut u8, length: u32) -> bool {
+        // SAFETY: as above; the verifier checks `to`.
+        unsafe { bpf_xdp_load_bytes(self.0, offset, to.cast(), length) == 0 }
+    }
+
+    #[inline(always)]
     fn update_transport_checksum(self, offset: u32, pseudo: u32, rest: u32, udp: bool, _v6: bool) -> bool {
         let Some(field) = at::<u16>(self, offset) else { return false };
         if udp && *field == 0 {
@@ -269,5 +306,10 @@ impl Frame for Xdp {
     #[inline(always)]
     fn reply(self) -> i32 {
         aya_ebpf::bindings::xdp_action::XDP_TX as i32
+    }
+
+    #[inline(always)]
+    fn reply_inward(self) -> i32 {
+        Xdp::DROP
     }
 }

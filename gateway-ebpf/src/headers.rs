@@ -94,4 +94,5 @@ pub const DESTINATION_OPTIONS: u8 = 60;
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
+pub const PSH: u8 = 8;
 pub const ACK: u8 = 16;

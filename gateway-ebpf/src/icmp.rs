@@ -10,8 +10,9 @@ use crate::headers::*;
 use crate::maps::{INTERFACES, icmp_bucket};
 use crate::parse::{Packet, address_v6, mapped, unmapped, words_v6};
 use crate::redirect;
-use crate::refuse::{broken, swap_macs};
+use crate::refuse::broken;
 use crate::rewrite;
+use crate::segment::swap_macs;
 
 /// Of packets that Sluice makes.
 pub const TTL: u8 = 64;

@@ -7,6 +7,8 @@
 #[macro_use]
 mod trace;
 
+mod atomic;
+mod bind;
 mod count;
 mod flow;
 mod fragment;
@@ -15,18 +17,24 @@ mod headers;
 mod icmp;
 mod listener;
 mod maps;
+mod name;
+mod options;
 mod parse;
 mod pick;
 mod redirect;
 mod refuse;
+mod replay;
 mod rewrite;
+mod segment;
+mod splice;
 mod sweep;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use gateway_common::{Flow, Reason, flow_state, protocol, route_kind};
+use gateway_common::cookie::Proof;
+use gateway_common::{Flow, Listener, Reason, flow_flags, flow_state, listener_kind, protocol, route_kind};
 
 use crate::frame::{Frame, Tc, Xdp};
 use crate::headers::{FIN, RST, SYN};
@@ -42,6 +50,7 @@ const PACKET_OTHERHOST: u32 = 3;
 pub fn ingress_tc(context: TcContext) -> i32 {
     let frame = Tc(context.as_ptr().cast());
     let Some(scratch) = maps::scratch() else { return Tc::PASS };
+    scratch.named = false;
     let packet = &mut scratch.packet;
     *packet = Packet::new();
     let verdict = ingress(frame, packet);
@@ -82,6 +91,9 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     if flow.is_null() {
         let verdict = flow::miss(frame, packet, now, &mut flow);
         if flow.is_null() {
+            if verdict == bind::OPEN {
+                return bind::open(frame, packet);
+            }
             return if verdict == Tc::PASS && packet.fragment == part::FIRST {
                 fragment::foreign(frame, packet, now)
             } else {
@@ -96,8 +108,20 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
 /// Sends the packet the way of its flow.
 #[inline(always)]
 fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
-    if flow.state == flow_state::GONE {
-        return gone(frame, packet, flow, now);
+    if flow.state >= flow_state::GONE {
+        if flow.state == flow_state::GONE {
+            return gone(frame, packet, flow, now);
+        }
+        let verdict = replay::pending(frame, packet, flow, now);
+        if verdict == bind::RETRY {
+            return bind::retry(frame, packet);
+        }
+        if verdict != replay::GO_ON {
+            return verdict;
+        }
+    }
+    if flow.flags & flow_flags::AGENT != 0 {
+        return to_or_from_agent(frame, packet, flow, now);
     }
     if packet.ttl <= 1 {
         return refuse(frame, packet, 0, Reason::TtlExpired, 0);
@@ -125,6 +149,52 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         flow::control(packet, now);
     }
     verdict
+}
+
+/// Between the agent and a client: the stack brings it where it goes.
+#[inline(never)]
+fn to_or_from_agent(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+    flow.last_seen = now;
+    count_passed(frame, packet, flow);
+    if !rewrite::rewrite(frame, packet, flow) {
+        return refuse::broken(frame);
+    }
+    if packet.flags & (FIN | RST) != 0 {
+        flow::control(packet, now);
+    }
+    Tc::PASS
+}
+
+/// TC egress: what the agent's sockets send to clients that are spliced to them.
+#[classifier]
+pub fn egress_tc(context: TcContext) -> i32 {
+    let frame = Tc(context.as_ptr().cast());
+    // What is forwarded has no socket.
+    // SAFETY: the context is valid.
+    if unsafe { (*frame.0).__bindgen_anon_2.sk.is_null() } {
+        return Tc::PASS;
+    }
+    let Some(scratch) = maps::scratch() else { return Tc::PASS };
+    scratch.named = false;
+    let packet = &mut scratch.packet;
+    *packet = Packet::new();
+    packet.egress = true;
+    let verdict = egress(frame, packet);
+    trace!(context, packet, verdict);
+    verdict
+}
+
+#[inline(always)]
+fn egress(frame: Tc, packet: &mut Packet) -> i32 {
+    if parse_apart(frame, packet) != Parsed::Transport || !packet.is_tcp() || packet.fragment != part::WHOLE {
+        return Tc::PASS;
+    }
+    const OF_AGENT: u8 = flow_flags::AGENT | flow_flags::REPLY;
+    let flow = flow::established(&packet.key).or_else(|| flow::embryonic(&packet.key));
+    let Some(flow) = flow.filter(|flow| flow.flags & OF_AGENT == OF_AGENT) else { return Tc::PASS };
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    forward(frame, packet, flow, now)
 }
 
 /// The endpoint of a TCP connection has gone: whoever sends is told, and first of all the client, who may have nothing to send.
@@ -172,6 +242,7 @@ fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
 pub fn ingress_xdp(context: XdpContext) -> u32 {
     let frame = Xdp(context.ctx);
     let Some(scratch) = maps::scratch() else { return Xdp::PASS as u32 };
+    scratch.named = false;
     let packet = &mut scratch.packet;
     *packet = Packet::new();
     let verdict = express(frame, packet);
@@ -197,18 +268,35 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
     if packet.key.protocol != protocol::TCP || flow::embryonic(&packet.key).is_some() {
         return Xdp::PASS;
     }
-    let reset = packet.flags & RST != 0;
     match listener::find(packet) {
+        Some(listener) if listener.kind == listener_kind::TLS => express_tls(frame, packet, listener),
         Some(_) if packet.flags & (SYN | FIN | RST | headers::ACK) == SYN => Xdp::PASS,
-        Some(listener) => {
-            let reason = if reset { Reason::StrayReset } else { Reason::UnknownConnection };
-            refuse(frame, packet, listener.id, reason, 0)
-        }
+        Some(listener) => refuse(frame, packet, listener.id, flow::unwanted(packet, Reason::UnknownConnection), 0),
         None if listener::is_exclusive(&packet.key.destination) => {
-            let reason = if reset { Reason::StrayReset } else { Reason::NoListener };
-            refuse(frame, packet, 0, reason, 0)
+            refuse(frame, packet, 0, flow::unwanted(packet, Reason::NoListener), 0)
         }
         None => Xdp::PASS,
+    }
+}
+
+/// SYN cookies, given out and checked: what a flood is made of ends here.
+#[inline(always)]
+fn express_tls(frame: Xdp, packet: &Packet, listener: &Listener) -> i32 {
+    // SAFETY: no arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if packet.flags & (SYN | FIN | RST | headers::ACK) == SYN {
+        return match splice::accept(frame, packet, listener, now) {
+            0 => Xdp::PASS,
+            verdict => verdict,
+        };
+    }
+    if packet.flags & RST != 0 || !splice::known(&packet.key, packet).is_null() {
+        return Xdp::PASS;
+    }
+    match splice::prove(packet, now) {
+        Proof::Client(_) => Xdp::PASS,
+        Proof::Later => refuse(frame, packet, listener.id, Reason::EarlySegment, 0),
+        Proof::Nothing => refuse(frame, packet, listener.id, Reason::UnknownConnection, 0),
     }
 }
 
@@ -217,7 +305,7 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
 fn is_for_us(frame: Xdp) -> bool {
     let Some(interface) = maps::INTERFACES.get_ptr(frame.interface()) else { return false };
     let Some(to) = frame::fixed::<[u16; 3], 0>(frame) else { return false };
-    // SAFETY: a map value of 8 bytes, which start at a multiple of 8.
+    // SAFETY: a map value that starts with the MAC address, at a multiple of 8.
     let mac = unsafe { *interface.cast::<[u16; 3]>() };
     (to[0] ^ mac[0]) | (to[1] ^ mac[1]) | (to[2] ^ mac[2]) == 0
 }
@@ -227,7 +315,12 @@ fn is_for_us(frame: Xdp) -> bool {
 fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if flow.state == flow_state::GONE
+    // SACK edges of a spliced connection are TC's.
+    const SIDE: u8 = flow_flags::SPLICED | flow_flags::REPLY;
+    let has_options = flow.flags & SIDE == flow_flags::SPLICED && packet.header > 20;
+    if flow.state >= flow_state::GONE
+        || has_options
+        || flow.flags & flow_flags::AGENT != 0
         || (packet.is_tcp() && packet.flags & (SYN | FIN | RST) != 0)
         || packet.ttl <= 1
         || packet.total > flow.route.mtu as u32

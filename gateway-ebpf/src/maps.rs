@@ -3,11 +3,16 @@
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey,
-    Interface, Listener, ListenerKey, reason::REASONS, sizes,
+    Backend, BackendSet, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HELLO_BYTES,
+    HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SNI_NAME, SniKey, SniName,
+    reason::REASONS, sizes,
 };
 
+use crate::atomic;
+use crate::bind::Errand;
+use crate::options::Options;
 use crate::parse::Packet;
+use crate::segment::Segment;
 
 #[btf_map]
 pub static LISTENERS: HashMap<ListenerKey, Listener, { sizes::LISTENERS }> = HashMap::new();
@@ -25,6 +30,16 @@ pub static EMBRYONIC: LruHashMap<FlowKey, Flow, { sizes::EMBRYONIC }> = LruHashM
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentTrack, { sizes::FRAGMENTS }> = LruHashMap::new();
 #[btf_map]
 pub static HELD: LruHashMap<HeldKey, HeldFragment, { sizes::HELD }> = LruHashMap::new();
+/// Entries take memory when they are written.
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+#[btf_map]
+pub static SNI: HashMap<SniKey, SniName, { sizes::SNI }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub static HANDSHAKES: LruHashMap<FlowKey, Handshake, { sizes::HANDSHAKES }> = LruHashMap::new();
+#[btf_map]
+pub static HELLOS: Array<Hello, { sizes::HELLOS }> = Array::new();
+#[btf_map]
+pub static COOKIE_KEY: Array<CookieKey, 1> = Array::new();
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
@@ -49,6 +64,15 @@ pub struct Scratch {
     pub forward: Flow,
     pub reply: Flow,
     pub held: HeldFragment,
+    pub segment: Segment,
+    pub options: Options,
+    pub errand: Errand,
+    /// The server name asked for, in lower case, if this run of the program has read one ([`Scratch::named`]). Beyond the first
+    /// 64 bytes what does not belong to it is not cleared.
+    pub name: [u8; SNI_NAME],
+    pub named: bool,
+    /// A ClientHello without its record headers.
+    pub message: [u8; HELLO_BYTES + HELLO_PIECE],
 }
 
 #[btf_map]
@@ -58,6 +82,18 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: per CPU, and only one program runs on a CPU at a time.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+#[btf_map]
+static HELLO_CURSOR: Array<u64, 1> = Array::new();
+
+/// Counts the claims of slots in HELLOS, on all CPUs.
+#[inline(always)]
+pub fn hello_cursor() -> u32 {
+    match HELLO_CURSOR.get_ptr_mut(0) {
+        Some(cursor) => atomic::increment(cursor) as u32,
+        None => 0,
+    }
 }
 
 /// Token bucket of ICMP errors, per CPU.

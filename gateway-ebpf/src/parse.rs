@@ -16,8 +16,12 @@ pub struct Packet {
     /// TCP: sequence and acknowledgement number.
     pub sequence: u32,
     pub acknowledgement: u32,
-    /// TCP: bytes after the header.
+    /// Bytes after the transport header.
     pub payload: u32,
+    /// TCP: bytes of the header.
+    pub header: u32,
+    /// TCP: as it came.
+    pub window: u16,
     pub fragment_id: u32,
     pub v6: bool,
     pub ttl: u8,
@@ -25,6 +29,8 @@ pub struct Packet {
     pub flags: u8,
     /// One of [`fragment`].
     pub fragment: u8,
+    /// A socket of this node sends it.
+    pub egress: bool,
 }
 
 /// Which part of a datagram a packet is.
@@ -62,11 +68,14 @@ impl Packet {
             sequence: 0,
             acknowledgement: 0,
             payload: 0,
+            header: 0,
+            window: 0,
             fragment_id: 0,
             v6: false,
             ttl: 0,
             flags: 0,
             fragment: fragment::WHOLE,
+            egress: false,
         }
     }
 
@@ -283,6 +292,8 @@ fn tcp<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     packet.acknowledgement = u32::from_be(tcp.acknowledgement);
     packet.flags = tcp.flags;
     packet.payload = carried - header;
+    packet.header = header;
+    packet.window = u16::from_be(tcp.window);
     Parsed::Transport
 }
 
@@ -291,12 +302,16 @@ fn udp<F: Frame>(frame: F, packet: &mut Packet) -> Parsed {
     let Some(udp) = at::<Udp>(frame, packet.transport) else { return Parsed::Short };
     let carried = packet.total + ETHERNET - packet.transport;
     let length = u16::from_be(udp.length) as u32;
+    if carried < size_of::<Udp>() as u32 {
+        return Parsed::Malformed;
+    }
     // A GSO frame longer than the field has 0 there.
     if packet.fragment == fragment::WHOLE && (length > carried || (length < 8 && (length != 0 || carried < 0x10000))) {
         return Parsed::Malformed;
     }
     packet.key.source_port = u16::from_be(udp.source);
     packet.key.destination_port = u16::from_be(udp.destination);
+    packet.payload = carried - size_of::<Udp>() as u32;
     Parsed::Transport
 }
 

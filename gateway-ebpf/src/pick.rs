@@ -1,13 +1,12 @@
 //! Stage: a backend by weight.
 
-use gateway_common::{BackendSet, FlowKey, Reason, hash, slot};
+use gateway_common::{BackendSet, Reason, hash, slot};
 
 use crate::maps::{BACKEND_SETS, SLOTS};
 
-/// What the set's table holds for this connection: a backend id or one of [`slot`]. Leaves the hash.
+/// What the set's table holds for a connection of this hash ([`hash::flow`]): a backend id or one of [`slot`].
 #[inline(never)]
-pub fn pick(key: &FlowKey, set: u32, hash: &mut u64) -> u32 {
-    *hash = hash::flow(key);
+pub fn pick(set: u32, hash: u64) -> u32 {
     let Some(set) = BACKEND_SETS.get_ptr(set) else { return slot::EMPTY };
     // SAFETY: a map value; read at once, because the agent swaps it with one 8-byte write.
     let word = unsafe { core::ptr::read_volatile(set.cast::<u64>()) };
@@ -16,11 +15,11 @@ pub fn pick(key: &FlowKey, set: u32, hash: &mut u64) -> u32 {
     if set.length == 0 {
         return slot::EMPTY;
     }
-    let id = read(set.offset + hash::reduce(*hash as u32, set.length as u32));
+    let id = read(set.offset + hash::reduce(hash as u32, set.length as u32));
     if id != slot::NESTED {
         return id;
     }
-    read(set.offset + set.length as u32 + hash::reduce((*hash >> 32) as u32, set.nested as u32))
+    read(set.offset + set.length as u32 + hash::reduce((hash >> 32) as u32, set.nested as u32))
 }
 
 /// Why a slot leads to no backend.

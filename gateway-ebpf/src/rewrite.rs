@@ -1,9 +1,11 @@
 //! Stage: the packet becomes what its flow says.
 
-use gateway_common::{Address, Flow, checksum, protocol};
+use gateway_common::{Address, Flow, checksum, flow_flags, protocol, splice};
 
-use crate::frame::{ETHERNET, Frame, at, fixed};
-use crate::headers::{Ipv4, Ipv6, Ports};
+use crate::frame::{ETHERNET, Frame, Tc, at, fixed, opaque};
+use crate::headers::{Ipv4, Ipv6, Ports, Tcp};
+use crate::maps::scratch;
+use crate::options;
 use crate::parse::{Packet, fragment, unmapped, words_v6};
 
 /// Offset of the checksum in the transport header.
@@ -33,12 +35,66 @@ pub fn rewrite<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
         return true;
     }
     let Some(ports) = at::<Ports>(frame, packet.transport) else { return false };
-    let old = ports.source as u64 + ports.destination as u64;
+    let mut old = ports.source as u64 + ports.destination as u64;
     ports.source = flow.source_port.to_be();
     ports.destination = flow.destination_port.to_be();
-    let rest = difference(old, ports.source as u64 + ports.destination as u64);
+    let mut new = ports.source as u64 + ports.destination as u64;
+    if flow.flags & flow_flags::SPLICED != 0 && !splice(frame, packet, flow, &mut old, &mut new) {
+        return false;
+    }
+    let rest = difference(old, new);
     let udp = packet.key.protocol == protocol::UDP;
     frame.update_transport_checksum(checksum_offset(packet), pseudo, rest, udp, packet.v6)
+}
+
+/// Writes the numbers of the other connection into a segment; `old` and `new` grow by what they were and are. False: the frame is
+/// shorter than it said.
+#[inline(always)]
+fn splice<F: Frame>(frame: F, packet: &Packet, flow: &Flow, old: &mut u64, new: &mut u64) -> bool {
+    let Some(tcp) = at::<Tcp>(frame, packet.transport) else { return false };
+    *old += tcp.window as u64;
+    tcp.window = splice::window(packet.window, flow.window_shift).to_be();
+    *new += tcp.window as u64;
+    if flow.flags & flow_flags::REPLY != 0 {
+        *old += tcp.sequence as u64;
+        tcp.sequence = packet.sequence.wrapping_add(flow.delta).to_be();
+        *new += tcp.sequence as u64;
+        return true;
+    }
+    *old += tcp.acknowledgement as u64;
+    tcp.acknowledgement = packet.acknowledgement.wrapping_sub(flow.delta).to_be();
+    *new += tcp.acknowledgement as u64;
+    if !F::TC || packet.header == 20 {
+        return true;
+    }
+    let sums = sack(Tc(frame.context().cast()), packet, flow.delta);
+    *old += sums >> 32;
+    *new += sums & 0xffff_ffff;
+    true
+}
+
+/// Takes `delta` from the edges of the blocks that a SACK option reports (RFC 2018 section 3). Answers what is to be added to the
+/// sum of what was (upper half), and of what is.
+#[inline(never)]
+fn sack(frame: Tc, packet: &Packet, delta: u32) -> u64 {
+    options::read(frame, packet);
+    let Some(scratch) = scratch() else { return 0 };
+    let (first, edges) = (scratch.options.blocks, scratch.options.edges);
+    let (mut old, mut new) = (0u64, 0u64);
+    for i in 0..options::EDGES {
+        if i >= edges {
+            break;
+        }
+        let Some(edge) = at::<u32>(frame, packet.transport + 20 + first + 4 * i) else { break };
+        let was = *edge;
+        *edge = u32::from_be(was).wrapping_sub(delta).to_be();
+        old += was as u64;
+        new += *edge as u64;
+    }
+    let sums = (checksum::fold(old) as u64) << 32 | checksum::fold(new) as u64;
+    // Sums go by the 16-bit words of the segment: what lies across them counts with its bytes swapped.
+    let swapped = (sums & 0x00ff_0000_00ff) << 8 | (sums & 0xff00_0000_ff00) >> 8;
+    opaque(if first & 1 != 0 { swapped } else { sums })
 }
 
 /// Writes the addresses of the IP header, takes `hops` from its TTL and mends its checksum. Answers the difference of the

@@ -3,9 +3,8 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::{bpf_for_each_map_elem, bpf_ktime_get_coarse_ns};
-use gateway_common::{Config, Flow, FlowKey, flow_flags, flow_state, protocol};
+use gateway_common::{Config, Flow, FlowKey, agent_backend, backend_flags, flow_flags, flow_state, protocol};
 
-use crate::count;
 use crate::flow::other_half;
 use crate::maps::{BACKENDS, CONFIG, EMBRYONIC, FLOWS};
 
@@ -46,7 +45,7 @@ fn patience(config: &Config, key: &FlowKey, flow: &Flow) -> u64 {
         return if flow.state == flow_state::NEW { config.udp_new } else { config.udp_established };
     }
     match flow.state {
-        flow_state::NEW => config.tcp_new,
+        flow_state::NEW | flow_state::CONNECTING | flow_state::REPLAYING => config.tcp_new,
         flow_state::ESTABLISHED => config.tcp_established,
         flow_state::HALF_CLOSED | flow_state::GONE => config.tcp_half_closed,
         _ => config.tcp_closed,
@@ -65,11 +64,14 @@ fn has_gone(flow: &Flow) -> bool {
     if flow.flags & flow_flags::REPLY != 0 || flow.state == flow_state::GONE {
         return false;
     }
-    // SAFETY: read-only; an entry is replaced as a whole.
-    match unsafe { BACKENDS.get(flow.backend) } {
-        Some(backend) => backend.address != flow.destination || backend.port != flow.destination_port,
-        None => true,
+    // One that does not answer yet is given up like one that never does.
+    if flow.state == flow_state::CONNECTING {
+        return false;
     }
+    // SAFETY: read-only; an entry is replaced as a whole.
+    let Some(backend) = (unsafe { BACKENDS.get(flow.backend) }) else { return true };
+    let ports = if backend.flags & backend_flags::AGENT != 0 { agent_backend::PORTS } else { 1 };
+    backend.address != flow.destination || flow.destination_port.wrapping_sub(backend.port) >= ports
 }
 
 extern "C" fn established(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow, sweep: *mut Sweep) -> i64 {
@@ -117,12 +119,7 @@ extern "C" fn embryonic(_map: *mut c_void, key: *mut FlowKey, flow: *mut Flow, s
     }
     // The others were told as they left FLOWS.
     if flow.state == flow_state::NEW {
-        match &half {
-            Some(half) if flow.flags & flow_flags::REPLY != 0 => count::ended(&other, flow.state, half, Some(flow)),
-            Some(half) => count::ended(key, flow.state, flow, Some(half)),
-            None if flow.flags & flow_flags::REPLY == 0 => count::ended(key, flow.state, flow, None),
-            None => {}
-        }
+        crate::flow::tell(key, flow, &other, half.as_deref(), flow.state);
     }
     let _ = EMBRYONIC.remove(&other);
     let _ = EMBRYONIC.remove(key);

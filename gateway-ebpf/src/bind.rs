@@ -1,0 +1,246 @@
+//! Stage: a client whose server name is known gets a backend: both halves of the flow, and the SYN.
+
+use gateway_common::cookie::Options;
+use gateway_common::{
+    Backend, Flow, Hello, PROXY_BYTES, Reason, agent_backend, backend_flags, flow_flags, flow_state, hash, protocol,
+    splice,
+};
+
+use crate::count;
+use crate::flow;
+use crate::frame::{Frame, Tc};
+use crate::headers::SYN;
+use crate::maps::{BACKENDS, FLOWS, HANDSHAKES, HELLOS, Scratch, scratch};
+use crate::parse::{Packet, unmapped, words_v6};
+use crate::pick::{pick, refusal};
+use crate::redirect;
+use crate::refuse::{broken, refuse};
+use crate::segment;
+use crate::splice::{deny, offer, owned, release};
+
+/// Backends tried for a connection.
+const ATTEMPTS: u8 = 3;
+/// SYNs sent to one backend. The client's retransmissions make them.
+pub const SYNS: u8 = 2;
+const TO_AGENT: u64 = 1 << 32;
+
+/// Where a connection goes: to a backend of this set.
+#[inline(always)]
+pub fn to_set(set: u32) -> u64 {
+    set as u64
+}
+
+/// To the agent.
+#[inline(always)]
+pub fn to_agent(v6: bool) -> u64 {
+    TO_AGENT | (if v6 { agent_backend::V6 } else { agent_backend::V4 }) as u64
+}
+
+/// What is to be done when the call stack, of which the kernel allows eight frames, is back at the entry point.
+#[repr(C)]
+pub struct Errand {
+    to: u64,
+    slot: u32,
+    listener: u32,
+}
+
+/// The verdict that asks for [`open`], and the one that asks for [`retry`].
+pub const OPEN: i32 = i32::MIN + 1;
+pub const RETRY: i32 = i32::MIN + 2;
+
+#[inline(always)]
+pub fn later(slot: u32, to: u64, listener: u32) -> i32 {
+    let Some(scratch) = scratch() else { return Tc::DROP };
+    scratch.errand = Errand { to, slot, listener };
+    OPEN
+}
+
+#[inline(always)]
+pub fn retry_later(forward: &Flow) -> i32 {
+    let Some(scratch) = scratch() else { return Tc::DROP };
+    scratch.errand = Errand { to: 0, slot: forward.handshake, listener: forward.listener };
+    RETRY
+}
+
+/// Gives the client in the slot its first backend; the segment becomes the SYN to it.
+#[inline(never)]
+pub fn open(frame: Tc, packet: &Packet) -> i32 {
+    let Some(Scratch { errand, .. }) = scratch() else { return broken(frame) };
+    let Errand { to, slot, listener } = *errand;
+    let Some(hello) = owned(slot, &packet.key) else { return broken(frame) };
+    hello.hash = hash::flow(&packet.key);
+    hello.backend_set = if to & TO_AGENT == 0 { to as u32 } else { 0 };
+    let id = if to & TO_AGENT == 0 { pick(to as u32, hello.hash) } else { to as u32 };
+    let reason = match refusal(id) {
+        Some(reason) => reason as u32,
+        None => connect(frame, packet, slot, id, listener),
+    };
+    let _ = HANDSHAKES.remove(&packet.key);
+    match Reason::from_index(reason) {
+        None => send_syn(frame, packet, hello),
+        Some(reason) => {
+            release(hello);
+            refuse(frame, packet, listener, reason, 0)
+        }
+    }
+}
+
+/// Puts both halves towards this backend into FLOWS, or neither. Answers the reason why not, 0 if it did.
+#[inline(never)]
+fn connect(frame: Tc, packet: &Packet, slot: u32, id: u32, listener: u32) -> u32 {
+    // SAFETY: read-only here; the agent never changes the address of an id.
+    let Some(backend) = (unsafe { BACKENDS.get(id) }) else { return Reason::NoBackend as u32 };
+    let Some(hello) = HELLOS.get_ptr_mut(slot) else { return Reason::HelloEvicted as u32 };
+    // SAFETY: the connection's own slot.
+    let hello = unsafe { &mut *hello };
+    let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
+    let reason = flow::prepare(frame, &hello.client, backend, (id as u64) << 32 | listener as u64, packet.v6);
+    if reason != 0 {
+        return reason;
+    }
+    scratch.forward.state = flow_state::CONNECTING;
+    scratch.forward.flags |= flow_flags::SPLICED;
+    scratch.forward.handshake = slot;
+    scratch.forward.last_seen = hello.last_seen;
+    let mut forward = core::ptr::null_mut();
+    let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash), &mut forward);
+    if reason == 0 {
+        hello.attempts += 1;
+        hello.syns = 0;
+        introduce(hello, backend, packet.v6);
+    }
+    reason
+}
+
+/// The PROXY protocol v2 header, if the backend wants one (section 2.2 of its specification).
+#[inline(always)]
+fn introduce(hello: &mut Hello, backend: &Backend, v6: bool) {
+    if backend.flags & backend_flags::PROXY == 0 {
+        hello.prelude = 0;
+        return;
+    }
+    let client = &hello.client;
+    let ports = client.source_port.to_be() as u32 | (client.destination_port.to_be() as u32) << 16;
+    let words = hello.proxy.as_mut_ptr().cast::<u32>();
+    let put = |at: usize, value: u32| {
+        // SAFETY: constant places of 14 words, at a multiple of 8.
+        unsafe { *words.add(at) = value };
+    };
+    let first = if v6 { 1 } else { 7 };
+    put(first, u32::from_ne_bytes([0x0d, 0x0a, 0x0d, 0x0a]));
+    put(first + 1, u32::from_ne_bytes([0x00, 0x0d, 0x0a, b'Q']));
+    put(first + 2, u32::from_ne_bytes([b'U', b'I', b'T', 0x0a]));
+    if v6 {
+        hello.prelude = 52;
+        put(4, u32::from_ne_bytes([0x21, 0x21, 0, 36]));
+        let (source, destination) = (words_v6(&client.source), words_v6(&client.destination));
+        for i in 0..4 {
+            put(5 + i, source[i]);
+            put(9 + i, destination[i]);
+        }
+    } else {
+        hello.prelude = 28;
+        put(10, u32::from_ne_bytes([0x21, 0x11, 0, 12]));
+        put(11, unmapped(&client.source));
+        put(12, unmapped(&client.destination));
+    }
+    put(PROXY_BYTES / 4 - 1, ports);
+}
+
+/// Turns the frame into the SYN to the backend of the flow.
+#[inline(never)]
+pub fn send_syn(frame: Tc, packet: &Packet, hello: &mut Hello) -> i32 {
+    let Some(scratch) = scratch() else { return broken(frame) };
+    let Some(flow) = flow::established(&hello.client) else { return broken(frame) };
+    let options = Options(hello.options);
+    let segment = &mut scratch.segment;
+    segment.start(&flow.source, &flow.destination, flow.source_port, flow.destination_port);
+    let window = splice::syn_window(hello.window, options.scale());
+    segment.numbers(hello.client_sequence.wrapping_sub(1 + hello.prelude), 0, SYN, window);
+    offer(segment, options.mss(packet.v6), options.scale(), options.sack());
+    hello.syns += 1;
+    hello.sent_at = hello.last_seen;
+    if segment::write(frame, packet, segment) == 0 {
+        return broken(frame);
+    }
+    onward(frame, packet, flow, hello.last_seen)
+}
+
+/// Sends the frame the way of this half.
+#[inline(never)]
+pub fn onward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+    if flow.flags & flow_flags::AGENT != 0 {
+        let to_agent = flow.flags & flow_flags::REPLY == 0;
+        // Down the stack or up it goes by itself; what a socket sends and is answered with turns round.
+        let turns = packet.egress == to_agent;
+        return if turns { segment::back(frame, packet).unwrap_or_else(|| broken(frame)) } else { Tc::PASS };
+    }
+    let way = redirect::resolve_silently(frame, packet, flow, now);
+    if way == 0 {
+        return Tc::DROP;
+    }
+    if way != gateway_common::route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow) {
+        return broken(frame);
+    }
+    redirect::send(flow, way)
+}
+
+/// The backend does not answer, or refuses: another one. `packet` is the client's or the backend's.
+#[inline(never)]
+pub fn retry(frame: Tc, packet: &Packet) -> i32 {
+    let Some(Scratch { errand, .. }) = scratch() else { return broken(frame) };
+    let Errand { slot, listener, .. } = *errand;
+    let Some(hello) = HELLOS.get_ptr_mut(slot) else { return broken(frame) };
+    // SAFETY: the slot of the connection that asked for it.
+    let hello = unsafe { &mut *hello };
+    let Some(forward) = flow::established(&hello.client) else { return broken(frame) };
+    let before = forward.backend;
+    count::retried(&hello.client, forward);
+    if hello.attempts < ATTEMPTS {
+        let _ = FLOWS.remove(&flow::other_half(forward, protocol::TCP));
+        let id = another(hello, before);
+        if refusal(id).is_none() && connect(frame, packet, slot, id, listener) == 0 {
+            return send_syn(frame, packet, hello);
+        }
+    }
+    fail(frame, packet, hello, listener)
+}
+
+/// The next pick of the set, not the same backend if there are others.
+#[inline(always)]
+fn another(hello: &mut Hello, before: u32) -> u32 {
+    if hello.backend_set == 0 {
+        return before;
+    }
+    let mut id = before;
+    for _ in 0..4 {
+        hello.hash = hash::mix(hello.hash.wrapping_add(1));
+        id = pick(hello.backend_set, hello.hash);
+        if id != before && refusal(id).is_none() {
+            break;
+        }
+    }
+    id
+}
+
+/// Nobody answers: the client is told.
+#[inline(never)]
+fn fail(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32) -> i32 {
+    let Some(scratch) = scratch() else { return broken(frame) };
+    let client = hello.client;
+    let agent = flow::end_pending(&client) & flow_flags::AGENT;
+    let reply = &mut scratch.reply;
+    // SAFETY: plain data; zero means unset.
+    unsafe { core::ptr::write_bytes(reply, 0, 1) };
+    reply.source = client.destination;
+    reply.destination = client.source;
+    reply.flags = flow_flags::REPLY | agent;
+    if deny(frame, packet, hello, listener, Reason::BackendSilent) == 0 {
+        return broken(frame);
+    }
+    if packet.key == client {
+        segment::back(frame, packet).unwrap_or_else(|| broken(frame))
+    } else {
+        onward(frame, packet, reply, hello.last_seen)
+    }
+}
