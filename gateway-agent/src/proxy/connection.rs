@@ -39,7 +39,10 @@ async fn forward(client: &mut TcpStream, shared: &Shared, kept: &Kept) -> Result
     let way = Way { backends: found.backends, random: random(&origin), origin };
     let ended = match found.terminator {
         None => pass(client, hello.bytes, way, shared, kept).await?,
-        Some(terminator) => terminate(client, hello.bytes, deadline, terminator, way, shared, kept).await?,
+        Some(terminator) => {
+            // Boxed, so that connections that are passed need not have the room for it.
+            Box::pin(terminate(client, hello.bytes, deadline, terminator, way, shared, kept)).await?
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, client = %origin.client, "a connection was broken off");
@@ -198,7 +201,7 @@ async fn farewell(mut client: TcpStream, last: Option<[u8; 7]>) -> io::Result<()
         client.write_all(&last).await?;
     }
     client.shutdown().await?;
-    let (mut buffer, mut read) = ([0; 2048], 0);
+    let (mut buffer, mut read) = (vec![0; 4096], 0);
     while read < UNREAD {
         client.readable().await?;
         match client.try_read(&mut buffer) {
