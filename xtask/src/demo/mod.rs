@@ -1,4 +1,6 @@
-//! `cargo xtask demo`: real TCP and UDP traffic through the gateway, in network namespaces of its own.
+//! `cargo xtask demo`: real TCP, UDP and TLS traffic through the gateway, in network namespaces of its own.
+
+mod passthrough;
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use tabled::settings::Style;
 use tabled::{Table, Tabled};
 use tempfile::TempDir;
 
+use crate::examples::Examples;
 use crate::shell::Step;
 use crate::{lab, setup, shell};
 
@@ -28,10 +31,11 @@ pub fn run() -> Result<()> {
     let files = Files::new()?;
 
     let world = step("a client, a gateway node with two pods, a remote host", || World::new(Keep::UntilDrop))?;
-    let _servers =
-        step("servers in the pods and on the remote host", || lab::start_servers(&world, Some(&files.path("file"))))?;
+    let _servers = step("servers in the pods and on the remote host", || {
+        files.examples.start_servers(&world, Some(&files.path("file")))
+    })?;
     let agent =
-        step("sluice run --manifests deploy/examples", || Agent::start(&world.gateway, &files.path("manifests")))?;
+        step("sluice run --manifests deploy/examples", || Agent::start(&world.gateway, &files.examples.manifests()))?;
 
     title("TCP: who answers, and whom does it see?");
     for url in ["http://198.18.50.1/", "http://[2001:db8:50::1]/"] {
@@ -65,10 +69,12 @@ pub fn run() -> Result<()> {
     download.finish(&wanted)?;
     note("The download that ran meanwhile came whole: its sha256 is right.");
 
+    passthrough::show(&world, &agent, &files.examples)?;
+
     title("sluice status");
     print!("{}", agent.sluice("status")?);
-    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS");
-    print!("{}", world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?);
+    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS (its first entry)");
+    print!("{}", shown_dump(&world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?));
 
     drop(agent);
     drop(world);
@@ -80,16 +86,13 @@ pub fn run() -> Result<()> {
 /// The manifests, which the demo changes, and the file to download.
 struct Files {
     folder: TempDir,
+    examples: Examples,
 }
 
 impl Files {
     fn new() -> Result<Files> {
-        let files = Files { folder: TempDir::with_prefix("sluice-demo-")? };
-        std::fs::create_dir(files.path("manifests"))?;
-        for entry in std::fs::read_dir(shell::root().join("deploy/examples"))? {
-            let entry = entry?;
-            std::fs::copy(entry.path(), files.path("manifests").join(entry.file_name()))?;
-        }
+        let folder = TempDir::with_prefix("sluice-demo-")?;
+        let files = Files { examples: Examples::new(folder.path())?, folder };
         let mut random = vec![0; DOWNLOAD];
         std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
         std::fs::write(files.path("file"), random)?;
@@ -208,6 +211,14 @@ fn typed(world: &World, words: &[&str]) -> Result<()> {
     print!("{text}");
     std::io::stdout().flush()?;
     Ok(())
+}
+
+/// The first entry of what bpftool shows.
+fn shown_dump(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let end = lines.iter().position(|line| line.starts_with("    },")).unwrap_or(lines.len());
+    let more = if end < lines.len() { "    ...\n" } else { "" };
+    lines[..end.saturating_add(1).min(lines.len())].iter().map(|line| format!("{line}\n")).collect::<String>() + more
 }
 
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
