@@ -88,7 +88,10 @@ fn agrees(data: &[u8], ours: &Ours) {
         // The rest of the record, whatever it holds, brings no name.
         Theirs::Waits if ours.progress == Progress::Nameless => {
             let longer = [data, &[0; LARGEST_RECORD]].concat();
-            assert!(!matches!(theirs(&longer), Theirs::Name(_) | Theirs::Waits), "a hello that is not whole has no name");
+            assert!(
+                !matches!(theirs(&longer), Theirs::Name(_) | Theirs::Waits),
+                "a hello that is not whole has no name"
+            );
         }
         Theirs::Waits => {}
         Theirs::Refuses => {}
