@@ -103,6 +103,7 @@ pub fn run(options: &Options) -> Result<()> {
     progress.end();
     remarks.extend(noise.remarks());
     let rows = report::rows(BENCH, &observations);
+    remarks.extend(goals::share(&rows));
     report::write(BENCH, &rows, &goals::goals(&rows), &remarks)
 }
 
