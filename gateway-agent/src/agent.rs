@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
 
-use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
+use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
@@ -19,7 +21,7 @@ use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::status::{ObjectStatus, carry_times, status};
 use crate::index::{Change, Index, NodeFacts, RouteType};
-use crate::ir::{Ir, Target};
+use crate::ir::{Ir, Target, Traffic};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
@@ -40,12 +42,13 @@ pub struct Agent {
     ready: bool,
     /// Made when it is asked for, until the next change.
     names: Option<Names>,
+    watchers: Rc<Watchers>,
 }
 
 impl Agent {
     pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
-        let mut agent = Agent {
+        Agent {
             index: Index::new(node),
             datapath,
             proxy,
@@ -59,9 +62,8 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
-        };
-        agent.place_proxy();
-        agent
+            watchers: Rc::default(),
+        }
     }
 
     /// Objects changed: index → compile → emit → apply, then the status.
@@ -77,7 +79,6 @@ impl Agent {
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
-        self.place_proxy();
         if self.datapath.addresses() == self.index.node().addresses {
             self.apply(Instant::now());
         } else {
@@ -105,8 +106,9 @@ impl Agent {
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
         self.ir = Arc::new(ir);
-        // Before the kernel sends connections for what is new.
+        // Before the kernel sends connections for what is new, or any at all.
         self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
+        self.place_proxy();
         let failed = self.apply(start);
         self.report(report, &failed);
     }
@@ -158,6 +160,11 @@ impl Agent {
 
     pub fn events(&self) -> Result<Events, impl std::error::Error + Send + Sync + 'static> {
         self.datapath.events()
+    }
+
+    /// Writes idle times and whether there are to be events.
+    pub fn configure(&self, config: &Config) -> io::Result<()> {
+        self.datapath.configure(config)
     }
 
     /// The names behind the ids that are in the maps now.
@@ -258,6 +265,7 @@ impl admin::Subject for Agent {
             ready: self.ready,
             objects: self.statuses.clone(),
             listeners: listeners.collect(),
+            server_names: view::NamesOfListeners::new(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
             proxy: self.proxy.counters().into(),
@@ -265,5 +273,23 @@ impl admin::Subject for Agent {
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
         }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = Routes::new();
+        // `emit` has made one of each.
+        for (listener, wanted) in self.ir.listeners.iter().zip(&self.wanted.listeners) {
+            let (Traffic::Tls { names, .. }, Some(tls)) = (&listener.traffic, &wanted.tls) else { continue };
+            for (name, wanted_name) in names.iter().zip(&tls.names) {
+                let Some(backends) = &name.backends else { continue };
+                let at = wanted.addresses.iter().map(|address| &address.key).filter(|at| wanted_name.is_on(at));
+                routes.extend(at.map(|at| (wanted_name.key(at), Arc::clone(&backends.route))));
+            }
+        }
+        routes
+    }
+
+    fn watchers(&self) -> Rc<Watchers> {
+        Rc::clone(&self.watchers)
     }
 }

@@ -49,6 +49,7 @@ struct Scrape {
     drops: Vec<(&'static str, u64)>,
     events_lost: u64,
     fill: Vec<view::MapFill>,
+    memory: Vec<(&'static str, u64)>,
     objects: Vec<(&'static str, usize)>,
     interfaces: usize,
     problems: usize,
@@ -75,12 +76,18 @@ impl Scrape {
         let proxy = snapshot.proxy.counters();
         let mut fill = view::fill(&snapshot.fill, &snapshot.capacity);
         fill.push(view::MapFill { map: names::FLOWS, entries: live * 2, capacity: counters.flow_capacity().into() });
+        let mut hellos = 0;
+        snapshot.contents.hellos(|_, _| hellos += 1)?;
+        // Slot 0 is not used.
+        let capacity = u64::from(counters.hello_capacity()) - 1;
+        fill.push(view::MapFill { map: names::HELLOS, entries: hellos, capacity });
         Ok(Scrape {
             listeners,
             backends,
             drops: counters.drops()?.into_iter().map(|(reason, packets)| (reason.name(), packets)).collect(),
             events_lost: counters.events_lost()?,
             fill,
+            memory: counters.memory()?,
             objects: snapshot.objects,
             interfaces: snapshot.interfaces,
             problems: snapshot.problems,
@@ -131,6 +138,10 @@ impl Collector for Scrape {
             encoder.encode_descriptor("map_capacity", "Entries that a map has room for", None, MetricType::Gauge)?;
         for map in &self.fill {
             ConstGauge::new(map.capacity as i64).encode(capacity.encode_family(&[("map", map.map)])?)?;
+        }
+        let mut memory = encoder.encode_descriptor("map_bytes", "Kernel memory of a map", None, MetricType::Gauge)?;
+        for (map, bytes) in &self.memory {
+            ConstGauge::new(*bytes as i64).encode(memory.encode_family(&[("map", *map)])?)?;
         }
         let mut objects = encoder.encode_descriptor("objects", "Objects by kind", None, MetricType::Gauge)?;
         for (kind, count) in &self.objects {

@@ -1,7 +1,7 @@
 //! What the command line gets to see, as JSON.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gateway_common::{Counter, agent_backend, flow_state, names, protocol};
@@ -23,6 +23,7 @@ pub struct Status {
     pub objects: Vec<ObjectStatus>,
     /// By `namespace/gateway/listener`.
     pub listeners: BTreeMap<String, Counts>,
+    pub server_names: NamesOfListeners,
     /// By Service port, then by endpoint.
     pub backends: BTreeMap<String, BTreeMap<String, Counts>>,
     /// Packets refused or dropped, by reason; reasons that did not occur are left out.
@@ -32,6 +33,18 @@ pub struct Status {
     #[serde(serialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,
     pub problems: Vec<String>,
+}
+
+/// By `namespace/gateway/listener`, then by server name.
+pub type NamesOfListeners = BTreeMap<String, BTreeMap<String, NameOfListener>>;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct NameOfListener {
+    /// `None`: no route takes it; it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    pub mode: &'static str,
+    pub hits: u64,
 }
 
 /// What a listener or a backend has done.
@@ -134,6 +147,61 @@ pub struct Listener {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub backend_set: u32,
+    /// TLS: the smallest on the ways to the backends, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// `sluice maps sni`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerName {
+    pub address: IpAddr,
+    pub port: u16,
+    pub name: String,
+    pub mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// 0: no route takes the name; it is refused.
+    pub backend_set: u32,
+    pub hits: u64,
+}
+
+/// `sluice maps hellos`: a ClientHello under way.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    pub slot: u32,
+    pub client: SocketAddr,
+    pub gateway: SocketAddr,
+    /// From the first one without a hole.
+    pub bytes: u32,
+    pub state: &'static str,
+    /// Backends tried.
+    pub attempts: u8,
+    /// Since the last packet.
+    pub idle_seconds: f64,
+}
+
+/// `sluice maps handshakes`: a client that has proved its address.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Handshake {
+    pub client: SocketAddr,
+    pub gateway: SocketAddr,
+    /// What its SYN offered.
+    pub mss: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_scale: Option<u8>,
+    pub sack: bool,
+    /// The slot of its ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello: Option<u32>,
+    /// The TLS alert that it was refused with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alert: Option<u8>,
 }
 
 /// `sluice maps sets`.
@@ -170,6 +238,7 @@ pub struct Backend {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     pub local: bool,
+    pub proxy_protocol: bool,
     /// The node's address towards it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,

@@ -19,7 +19,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
-use crate::admin;
+use crate::admin::{self, Subject};
 use crate::agent::Agent;
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
@@ -215,16 +215,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
-    datapath.configure(&options.config()).context("cannot write map CONFIG")?;
+    let mut config = options.config();
+    datapath.configure(&config).context("cannot write map CONFIG")?;
     let origins = datapath.origins();
     let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
     let proxy = Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
     let tls = Tls::new().context("cannot make keys for session tickets")?;
     let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), tls)));
-    let mut access_log = match log {
-        Some(to) => Some(AccessLog::new(to, agent.borrow().events().context("cannot read map EVENTS")?)),
-        None => None,
-    };
+    let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
+    let watchers = agent.borrow().watchers();
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
@@ -263,15 +262,22 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow().sweep();
                 memory::trim_heap();
             }
-            _ = write_log.tick(), if access_log.is_some() || trace.is_some() => {
+            () = watchers.joined() => {
+                if config.events == 0 {
+                    access_log.forget();
+                    config.events = 1;
+                    agent.borrow().configure(&config).context("cannot write map CONFIG")?;
+                }
+                watchers.greet();
+            }
+            _ = write_log.tick(), if config.events != 0 || trace.is_some() => {
                 if let Some(trace) = &mut trace {
                     trace.flush();
                 }
-                if let Some(log) = &mut access_log
-                    && let Err(error) = log.write(&agent)
-                {
-                    tracing::error!(%error, "the access log ends");
-                    access_log = None;
+                access_log.tell(&agent, &watchers);
+                if config.events != 0 && !access_log.is_written() && watchers.is_empty() {
+                    config.events = 0;
+                    agent.borrow().configure(&config).context("cannot write map CONFIG")?;
                 }
             }
             _ = stop.recv() => break,

@@ -105,15 +105,17 @@ pub struct Condition {
     pub status: bool,
     pub reason: Reason,
     pub message: Cow<'static, str>,
+    /// It holds, and yet the message tells of something that does nothing.
+    pub remark: bool,
 }
 
 impl Condition {
     pub fn yes(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
-        Condition { kind, status: true, reason, message: message.into() }
+        Condition { kind, status: true, reason, message: message.into(), remark: false }
     }
 
     pub fn no(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
-        Condition { kind, status: false, reason, message: message.into() }
+        Condition { kind, status: false, reason, message: message.into(), remark: false }
     }
 
     /// Says that something is wrong, whichever way the condition is worded.

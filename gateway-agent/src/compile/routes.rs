@@ -1,5 +1,6 @@
 //! Which routes attach to which listeners, and which of them wins which host name.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -157,8 +158,11 @@ impl Attachment<'_, '_> {
         }
         let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
         let remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
-        let message = if remarks.is_empty() { "The route is attached".into() } else { remarks.join("; ").into() };
-        Condition { kind: ConditionType::Accepted, status: true, reason: Reason::Accepted, message }
+        let yes = |message| Condition::yes(ConditionType::Accepted, Reason::Accepted, message);
+        match remarks.is_empty() {
+            true => yes("The route is attached".into()),
+            false => Condition { remark: true, ..yes(Cow::from(remarks.join("; "))) },
+        }
     }
 
     /// `allowedRoutes` of a listener, for this route.

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
@@ -135,6 +135,7 @@ pub struct Maps {
     pub flows: Map<FlowKey, Flow>,
     pub embryonic: Map<FlowKey, Flow>,
     pub names: Map<SniKey, SniName>,
+    pub handshakes: Map<FlowKey, Handshake>,
     pub hellos: Map<u32, Hello>,
     pub cookie_key: Map<u32, CookieKey>,
     pub config: Map<u32, Config>,
@@ -146,6 +147,8 @@ pub struct Maps {
     pub xdp_ports: Map<u32, [u32; 2]>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
     pub cpus: usize,
+    /// Where they are pinned.
+    directory: PathBuf,
 }
 
 impl Maps {
@@ -173,6 +176,7 @@ impl Maps {
             flows: map!(names::FLOWS),
             embryonic: map!(names::EMBRYONIC),
             names: map!(names::SNI),
+            handshakes: map!(names::HANDSHAKES),
             hellos: map!(names::HELLOS),
             cookie_key: map!(names::COOKIE_KEY),
             config: map!(names::CONFIG),
@@ -183,7 +187,14 @@ impl Maps {
             interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
+            directory: directory.to_owned(),
         })
+    }
+
+    /// What every pinned map takes of the kernel's memory now, in bytes.
+    pub fn memory(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let of = |name| Ok((name, raw::memory(raw::open(&self.directory.join(name))?.as_fd())?));
+        shapes(&Sizes::default()).iter().map(|shape| of(shape.name)).collect()
     }
 }
 

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use gateway_common::{
-    Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Hello, Listener, ListenerKey, SniKey, SniName,
+    Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName,
 };
 
 use crate::apply::{Applied, Applier, StoreError};
@@ -206,13 +206,25 @@ impl Contents {
         self.0.names.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
     }
 
+    pub fn name(&self, key: &SniKey) -> io::Result<Option<SniName>> {
+        self.0.names.get(key)
+    }
+
+    pub fn listener(&self, key: &ListenerKey) -> io::Result<Option<Listener>> {
+        self.0.listeners.get(key)
+    }
+
+    pub fn handshakes(&self, mut each: impl FnMut(&FlowKey, &Handshake)) -> io::Result<()> {
+        self.0.handshakes.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+
     /// Slots of HELLOS that are somebody's.
     pub fn hellos(&self, mut each: impl FnMut(u32, &Hello)) -> io::Result<()> {
         const PART: u32 = 16;
         let entries = self.0.hellos.entries();
         for from in (0..entries).step_by(PART as usize) {
             let hellos = self.0.hellos.read_all(from, PART.min(entries - from))?;
-            let used = (from..).zip(&hellos).filter(|(_, hello)| hello.client != FlowKey::default());
+            let used = (from..).zip(&hellos).filter(|(_, hello)| hello.client.protocol != 0);
             used.for_each(|(slot, hello)| each(slot, hello));
         }
         Ok(())

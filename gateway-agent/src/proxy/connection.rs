@@ -32,7 +32,7 @@ pub async fn serve(mut client: TcpStream, shared: &Shared, pipes: &Pipes) {
 
 async fn forward(client: &mut TcpStream, shared: &Shared, pipes: &Pipes) -> Result<(), Refused> {
     let deadline = Instant::now() + shared.options.handshake;
-    let origin = origin(client, shared).ok_or(Refusal::Unexplained)?;
+    let origin = origin(client, shared)?;
     let hello = timeout_at(deadline, hello::read(client)).await.map_err(|_| Refusal::HelloTimeout)??;
     // The one look at the table, which does not live on with the connection.
     let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
@@ -58,11 +58,12 @@ async fn pass(
     let (mut backend, mut first) = way.connect(way.pick()?, shared).await?;
     drop(way);
     first.extend(read);
-    shared.counters.relayed.add(1);
-    if let Err(error) = backend.write_all(&first).await {
-        sockets::reset_on_close(client);
-        return Ok(Err(error));
+    // A ClientHello may be more than a backend takes that does not read.
+    match timeout(shared.options.handshake, backend.write_all(&first)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => return Err(Refusal::BackendSilent.into()),
     }
+    shared.counters.relayed.add(1);
     shared.counters.bytes_in.add(first.len() as u64);
     drop(first);
     Ok(relay::relay(client, &backend, pipes, &shared.counters).await)
@@ -112,16 +113,17 @@ impl Way {
     }
 }
 
-/// `None`: the kernel has not made this connection.
-fn origin(client: &TcpStream, shared: &Shared) -> Option<Origin> {
-    let (local, peer) = (client.local_addr().ok()?, client.peer_addr().ok()?);
-    sockets::tune(client).ok()?;
+fn origin(client: &TcpStream, shared: &Shared) -> Result<Origin, Refusal> {
+    let addresses = sockets::tune(client).and_then(|()| Ok((client.local_addr()?, client.peer_addr()?)));
+    // It has gone before it was accepted.
+    let Ok((local, peer)) = addresses else { return Err(Refusal::HelloAbandoned) };
     let (local, client) = (sockets::canonical(local), sockets::canonical(peer));
     match (shared.gateway_of)(local, client) {
-        Ok(gateway) => Some(Origin { client, gateway: gateway? }),
+        Ok(Some(gateway)) => Ok(Origin { client, gateway }),
+        Ok(None) => Err(Refusal::Unexplained),
         Err(error) => {
             tracing::warn!(%error, "cannot read where a connection came from");
-            None
+            Err(Refusal::Unexplained)
         }
     }
 }

@@ -116,9 +116,17 @@ impl Reading {
     fn name(&self) -> Option<Vec<u8>> {
         let start = self.walk.name as usize;
         let name = self.message.get(start..start + self.walk.name_length as usize)?;
-        let is_name = (1..=server_name::LONGEST).contains(&name.len()) && !name.ends_with(b".") && !name.contains(&0);
-        is_name.then(|| name.iter().map(|byte| server_name::lower(*byte)).collect())
+        let is_short = name.len() <= server_name::LONGEST;
+        (is_short && name.split(|byte| *byte == b'.').all(is_label)).then(|| name.iter().map(lower).collect())
     }
+}
+
+fn is_label(label: &[u8]) -> bool {
+    !label.is_empty() && label.iter().map(lower).all(server_name::is_allowed)
+}
+
+fn lower(byte: &u8) -> u8 {
+    server_name::lower(*byte)
 }
 
 #[cfg(test)]
@@ -169,7 +177,16 @@ mod tests {
 
     #[test]
     fn names_that_no_host_has_are_refused() {
-        for bad in ["a.example.com.", "", "nul\0.example.com", &"a".repeat(254)] {
+        for bad in [
+            "a.example.com.",
+            ".example.com",
+            "a..com",
+            ".",
+            "",
+            "nul\0.example.com",
+            "*.example.com",
+            &"a".repeat(254),
+        ] {
             assert_eq!(name(&in_records(&hello(Some(bad), 600), 16_384)), Err(Refusal::MalformedHello), "{bad:?}");
         }
         assert!(name(&in_records(&hello(Some(&"a".repeat(253)), 600), 16_384)).is_ok());

@@ -46,8 +46,11 @@ pub fn content(f: &mut Fields, name: Option<&Name>) -> Option<Result<Arc<Certifi
     Some(certificate.map(Arc::new).map_err(Into::into))
 }
 
-/// `data`: values in base64. Only the two of interest are decoded; `None`: that went wrong.
-fn encoded(reader: &mut Reader, node: &Node) -> Option<Vec<(&'static str, Option<Vec<u8>>)>> {
+/// `None`: it could not be decoded.
+type Decoded = (&'static str, Option<Vec<u8>>);
+
+/// `data`: values in base64. Only the two of interest are decoded.
+fn encoded(reader: &mut Reader, node: &Node) -> Option<Vec<Decoded>> {
     let Value::Mapping(entries) = &node.value else {
         reader.error(node.at, "must be a mapping of strings in base64");
         return None;
