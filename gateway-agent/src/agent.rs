@@ -48,7 +48,7 @@ pub struct Agent {
 impl Agent {
     pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
-        let mut agent = Agent {
+        Agent {
             index: Index::new(node),
             datapath,
             proxy,
@@ -63,9 +63,7 @@ impl Agent {
             ready: false,
             names: None,
             watchers: Rc::default(),
-        };
-        agent.place_proxy();
-        agent
+        }
     }
 
     /// Objects changed: index → compile → emit → apply, then the status.
@@ -81,7 +79,6 @@ impl Agent {
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
-        self.place_proxy();
         if self.datapath.addresses() == self.index.node().addresses {
             self.apply(Instant::now());
         } else {
@@ -109,8 +106,9 @@ impl Agent {
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
         self.ir = Arc::new(ir);
-        // Before the kernel sends connections for what is new.
+        // Before the kernel sends connections for what is new, or any at all.
         self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
+        self.place_proxy();
         let failed = self.apply(start);
         self.report(report, &failed);
     }

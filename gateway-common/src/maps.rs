@@ -87,7 +87,7 @@ map_types! {
     SniKey: 32 align 8,
     SniName: 280 align 8,
     Handshake: 16 align 4,
-    Hello: 9392 align 8,
+    Hello: 9400 align 8,
     CookieKey: 16 align 8,
 }
 
@@ -321,6 +321,9 @@ pub struct Hello {
     pub backend_set: u32,
     /// What the backend's window allows to send, from the first byte of the prelude.
     pub edge: u32,
+    /// What the client has acknowledged of the backend, in the backend's numbers.
+    pub heard: u32,
+    pub _pad: u32,
     /// Coarse monotonic time of the last SYN or piece sent, ns.
     pub sent_at: u64,
     /// The PROXY protocol header ends where the hello starts.

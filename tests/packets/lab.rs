@@ -12,12 +12,14 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
-    Address, Backend, BackendSet, Config, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HeldKey,
-    Interface, Listener, ListenerKey, Reason, listener_kind, names, reason::REASONS,
+    Address, Backend, BackendSet, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
+    Handshake, HeldKey, Hello, Interface, Listener, ListenerKey, Reason, SniKey, SniName, listener_kind, names,
+    protocol, reason::REASONS, server_name, sizes,
 };
 
 use crate::net::{self, Port, Version, map_address};
 use crate::outcome::{Hook, Outcome};
+use crate::wire::Wire;
 
 /// What all tests of this process have provoked.
 pub static PROVOKED: Mutex<BTreeSet<Reason>> = Mutex::new(BTreeSet::new());
@@ -26,7 +28,7 @@ pub static PROVOKED: Mutex<BTreeSet<Reason>> = Mutex::new(BTreeSet::new());
 pub const OBJECT_VARIABLE: &str = "SLUICE_EBPF_OBJECT";
 
 /// Largest frame a test looks at.
-const FRAME: usize = 4096;
+const FRAME: usize = 16_384;
 
 pub struct Lab {
     ebpf: Ebpf,
@@ -37,7 +39,12 @@ pub struct Lab {
     sets: u32,
     /// Detached when dropped.
     links: Vec<SchedClassifierLink>,
+    /// The far ends, while a test looks at what the programs send beside the frame in hand.
+    wires: Vec<Wire>,
 }
+
+/// Any will do; a test that changes it shows what a change does.
+pub const COOKIE_KEY: CookieKey = CookieKey { words: [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210] };
 
 /// Where a flow was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +77,7 @@ impl Lab {
             loader.map_max_entries(name, *entries);
         }
         let mut ebpf = loader.load(&object).context("the kernel does not take the eBPF object")?;
-        for name in ["ingress_tc", "ingress_xdp", "sweep"] {
+        for name in ["ingress_tc", "ingress_xdp", "egress_tc", "sweep"] {
             match ebpf.program_mut(name).with_context(|| format!("the eBPF object has no program {name}"))? {
                 Program::SchedClassifier(program) => program.load(),
                 Program::Xdp(program) => program.load(),
@@ -79,7 +86,16 @@ impl Lab {
             .with_context(|| format!("the verifier refuses {name}"))?;
         }
         let ports = [net::ifindex("ext0")?, net::ifindex("ext1")?, net::ifindex("pod0")?];
-        let mut lab = Lab { ebpf, ports, drops: [0; REASONS], listeners: 0, slots: 0, sets: 0, links: Vec::new() };
+        let mut lab = Lab {
+            ebpf,
+            ports,
+            drops: [0; REASONS],
+            listeners: 0,
+            slots: 0,
+            sets: 0,
+            links: Vec::new(),
+            wires: Vec::new(),
+        };
         lab.reset()?;
         Ok(lab)
     }
@@ -87,6 +103,7 @@ impl Lab {
     /// Empties the maps and forgets what was counted.
     pub fn reset(&mut self) -> Result<()> {
         self.links.clear();
+        self.wires.clear();
         self.clear::<ListenerKey, Listener>(names::LISTENERS)?;
         self.clear::<u32, Backend>(names::BACKENDS)?;
         self.clear::<FlowKey, Flow>(names::FLOWS)?;
@@ -96,6 +113,10 @@ impl Lab {
         for key in held.keys().collect::<Result<Vec<_>, _>>()? {
             held.remove(&key)?;
         }
+        self.clear::<SniKey, SniName>(names::SNI)?;
+        self.clear::<FlowKey, Handshake>(names::HANDSHAKES)?;
+        self.forget_hellos()?;
+        self.cookie_key(COOKIE_KEY)?;
         for set in 0..=self.sets {
             self.array_mut(names::BACKEND_SETS)?.set(set, BackendSet::default(), 0)?;
         }
@@ -161,6 +182,46 @@ impl Lab {
         Ok(self.listeners)
     }
 
+    /// Adds a TLS listener and returns its id. `wildcards` and `mtu` as in [`Listener`].
+    pub fn tls_listener(&mut self, at: SocketAddr, wildcards: u32, mtu: u16) -> Result<u32> {
+        self.listeners += 1;
+        self.put_tls_listener(at, self.listeners, wildcards, mtu)?;
+        Ok(self.listeners)
+    }
+
+    /// Replaces a TLS listener.
+    pub fn put_tls_listener(&mut self, at: SocketAddr, id: u32, wildcards: u32, mtu: u16) -> Result<()> {
+        let key = ListenerKey {
+            address: map_address(at.ip()),
+            port: at.port(),
+            protocol: protocol::TCP,
+            ..ListenerKey::default()
+        };
+        let value = Listener { kind: listener_kind::TLS, mtu, id, wildcards, ..Listener::default() };
+        Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
+    }
+
+    /// Another id for the counters of what has a server name.
+    pub fn listener_id(&mut self) -> u32 {
+        self.listeners += 1;
+        self.listeners
+    }
+
+    /// Says who takes a server name: exact, `*.` and the rest of it, or `*` for everybody.
+    pub fn server_name(&mut self, at: SocketAddr, name: &str, value: SniName) -> Result<()> {
+        let mut value = value;
+        value.name[..name.len()].copy_from_slice(name.as_bytes());
+        Ok(self.hash_mut(names::SNI)?.insert(sni_key(at, name), value, 0)?)
+    }
+
+    pub fn server_name_entry(&mut self, at: SocketAddr, name: &str) -> Result<SniName> {
+        Ok(self.hash_mut::<SniKey, SniName>(names::SNI)?.get(&sni_key(at, name), 0)?)
+    }
+
+    pub fn cookie_key(&mut self, key: CookieKey) -> Result<()> {
+        Ok(self.array_mut(names::COOKIE_KEY)?.set(0, key, 0)?)
+    }
+
     /// Declares that an address belongs to Gateways alone.
     pub fn exclusive(&mut self, address: IpAddr) -> Result<()> {
         self.address(address, listener_kind::EXCLUSIVE)
@@ -223,6 +284,15 @@ impl Lab {
         self.outcome(Hook::Tc, port, verdict, frame, out)
     }
 
+    /// Runs `egress_tc` on a frame that a socket of the node sends out of a port.
+    pub fn egress(&mut self, port: Port, frame: &[u8]) -> Result<Outcome> {
+        let index = self.index(port);
+        let context = words(192, &[(40, index)]);
+        let program: &SchedClassifier = self.ebpf.program("egress_tc").context("no egress_tc")?.try_into()?;
+        let (verdict, out) = run(program, frame, &context)?;
+        self.outcome(Hook::Egress, port, verdict, frame, out)
+    }
+
     /// Runs `ingress_xdp` on a frame that arrives at a port.
     pub fn xdp(&mut self, port: Port, frame: &[u8]) -> Result<Outcome> {
         // struct xdp_md: data_end, ingress_ifindex.
@@ -236,6 +306,7 @@ impl Lab {
         match hook {
             Hook::Tc => self.tc(port, frame),
             Hook::Xdp => self.xdp(port, frame),
+            Hook::Egress => self.egress(port, frame),
         }
     }
 
@@ -258,6 +329,17 @@ impl Lab {
             self.links.push(program.take_link(link)?);
         }
         Ok(())
+    }
+
+    /// Looks at what arrives at the far ends until the test ends, for [`Lab::sent_beside`].
+    pub fn watch(&mut self) -> Result<()> {
+        self.wires = Port::ALL.into_iter().map(Wire::open_at_once).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Copies that the programs sent beside the frame in hand, since the last call, by where they went.
+    pub fn sent_beside(&mut self) -> Vec<(Port, Vec<u8>)> {
+        self.wires.iter_mut().flat_map(Wire::arrived).collect()
     }
 
     // What the programs wrote.
@@ -300,6 +382,47 @@ impl Lab {
     pub fn held(&mut self) -> Result<usize> {
         let map: HashMap<_, HeldKey, gateway_common::HeldFragment> = self.map_mut(names::HELD)?;
         Ok(map.keys().collect::<Result<Vec<_>, _>>()?.len())
+    }
+
+    pub fn handshakes(&mut self) -> Result<Vec<(FlowKey, Handshake)>> {
+        let map: HashMap<_, FlowKey, Handshake> = self.hash_mut(names::HANDSHAKES)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    pub fn handshake(&mut self, client: &FlowKey) -> Result<Option<Handshake>> {
+        Ok(self.handshakes()?.into_iter().find(|(key, _)| key == client).map(|(_, handshake)| handshake))
+    }
+
+    /// The slot that a client's hello is in.
+    pub fn hello(&mut self, client: &FlowKey) -> Result<Option<(u32, Hello)>> {
+        for slot in 1..sizes::HELLOS as u32 {
+            let hello = self.hello_at(slot)?;
+            if hello.client == *client {
+                return Ok(Some((slot, hello)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn hello_at(&mut self, slot: u32) -> Result<Hello> {
+        Ok(self.array_mut::<Hello>(names::HELLOS)?.get(&slot, 0)?)
+    }
+
+    pub fn put_hello(&mut self, slot: u32, hello: Hello) -> Result<()> {
+        Ok(self.array_mut(names::HELLOS)?.set(slot, hello, 0)?)
+    }
+
+    fn forget_hellos(&mut self) -> Result<()> {
+        let mut hellos: Array<_, Hello> = self.array_mut(names::HELLOS)?;
+        for slot in 0..sizes::HELLOS as u32 {
+            let mut hello = hellos.get(&slot, 0)?;
+            if hello.client != FlowKey::default() {
+                hello.client = FlowKey::default();
+                hello.last_seen = 0;
+                hellos.set(slot, hello, 0)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn listener_counter(&mut self, id: u32) -> Result<Counter> {
@@ -407,6 +530,20 @@ impl Table {
     }
 }
 
+fn sni_key(at: SocketAddr, name: &str) -> SniKey {
+    let address = map_address(at.ip());
+    match name.strip_prefix('*') {
+        Some(rest) => SniKey::new(address, at.port(), true, rest.trim_start_matches('.').as_bytes()),
+        None => SniKey::new(address, at.port(), false, name.as_bytes()),
+    }
+}
+
+/// The bit of [`Listener::wildcards`] for a name with an asterisk.
+pub fn wildcard_bit(name: &str) -> u32 {
+    let rest = name.strip_prefix('*').expect("a wildcard name");
+    server_name::wildcard_bit(rest.matches('.').count() as u32)
+}
+
 /// The monotonic clock the programs read, ns.
 pub fn now() -> Result<u64> {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
@@ -491,6 +628,7 @@ fn decode(record: &[u8]) -> Result<Event> {
         bytes_in: long(64)?,
         bytes_out: long(72)?,
         packets: long(80)?,
+        name: record.get(96..160).with_context(|| format!("an event of {} bytes", record.len()))?.try_into()?,
         ..Event::default()
     };
     Ok(event)

@@ -4,14 +4,20 @@
 
 mod answer;
 mod cases;
+mod hello;
 mod lab;
+mod model;
 mod net;
 mod outcome;
 mod packet;
 mod pool;
 mod scene;
+mod segment;
 mod sound;
+mod tape;
+mod tls;
 mod wire;
+mod world;
 
 use std::process::ExitCode;
 

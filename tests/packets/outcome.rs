@@ -11,9 +11,12 @@ use crate::packet::Packet;
 pub enum Hook {
     Tc,
     Xdp,
+    /// `egress_tc`.
+    Egress,
 }
 
 impl Hook {
+    /// Of ingress.
     pub const BOTH: [Hook; 2] = [Hook::Tc, Hook::Xdp];
 }
 
@@ -57,9 +60,10 @@ const ETHER_TYPE: usize = 12;
 impl Outcome {
     pub fn went(&self) -> Went {
         match (self.hook, self.verdict) {
-            (Hook::Tc, verdict::TCX_NEXT) | (Hook::Xdp, verdict::XDP_PASS) => Went::Next,
-            (Hook::Tc, verdict::TC_ACT_REDIRECT) | (Hook::Xdp, verdict::XDP_TX | verdict::XDP_REDIRECT) => Went::Out,
-            (Hook::Tc, verdict::TC_ACT_SHOT) | (Hook::Xdp, verdict::XDP_DROP) => Went::Dropped,
+            (Hook::Tc | Hook::Egress, verdict::TCX_NEXT) | (Hook::Xdp, verdict::XDP_PASS) => Went::Next,
+            (Hook::Tc | Hook::Egress, verdict::TC_ACT_REDIRECT)
+            | (Hook::Xdp, verdict::XDP_TX | verdict::XDP_REDIRECT) => Went::Out,
+            (Hook::Tc | Hook::Egress, verdict::TC_ACT_SHOT) | (Hook::Xdp, verdict::XDP_DROP) => Went::Dropped,
             (hook, verdict) => panic!("{hook:?} returned {verdict}, which no program of Sluice may"),
         }
     }
@@ -95,6 +99,26 @@ impl Outcome {
     pub fn answered(&self, reason: Reason, expected: &Packet) {
         self.went_as(Went::Out, &[reason]);
         compare(&self.frame, &expected.frame(), ETHER_TYPE);
+    }
+
+    /// The sender gets this back, and nothing is wrong.
+    #[track_caller]
+    pub fn replied(&self, expected: &Packet) {
+        self.went_as(Went::Out, &[]);
+        compare(&self.frame, &expected.frame(), 0);
+    }
+
+    /// The frame goes on to the next in this form.
+    #[track_caller]
+    pub fn passed(&self, expected: &Packet) {
+        self.went_as(Went::Next, &[]);
+        compare(&self.frame, &expected.frame(), ETHER_TYPE);
+    }
+
+    /// What the frame said is known now, and nobody gets anything.
+    #[track_caller]
+    pub fn consumed(&self) {
+        self.went_as(Went::Dropped, &[]);
     }
 
     /// Nobody gets anything.

@@ -22,12 +22,21 @@ pub struct Wire {
 
 impl Wire {
     pub fn open(port: Port) -> Result<Wire> {
+        Wire::open_with(port, PATIENCE)
+    }
+
+    /// One that does not wait: for [`Wire::arrived`].
+    pub fn open_at_once(port: Port) -> Result<Wire> {
+        Wire::open_with(port, Duration::ZERO)
+    }
+
+    fn open_with(port: Port, patience: Duration) -> Result<Wire> {
         let name = format!("{}p", port.name());
         let interface = pnet_datalink::interfaces()
             .into_iter()
             .find(|interface| interface.name == name)
             .with_context(|| format!("no interface {name}"))?;
-        let config = Config { read_timeout: Some(PATIENCE), ..Config::default() };
+        let config = Config { read_timeout: Some(patience), ..Config::default() };
         match pnet_datalink::channel(&interface, config).with_context(|| format!("no packet socket on {name}"))? {
             Channel::Ethernet(sender, receiver) => Ok(Wire { port, sender, receiver }),
             _ => bail!("{name} is no Ethernet interface"),
@@ -44,15 +53,23 @@ impl Wire {
         let start = Instant::now();
         loop {
             match self.receiver.next() {
-                // The node's own neighbour and multicast housekeeping is to multicast MAC addresses.
-                Ok(frame) if frame[0] & 1 == 0 && matches!(frame.get(12..14), Some([8, 0] | [0x86, 0xdd])) => {
-                    frames.push(frame.to_vec());
-                }
+                Ok(frame) if is_of_interest(frame) => frames.push(frame.to_vec()),
                 Ok(_) => {}
                 Err(_) if frames.len() < expected && start.elapsed() < LIMIT => {}
                 Err(_) => return frames,
             }
         }
+    }
+
+    /// What has arrived of IP.
+    pub fn arrived(&mut self) -> Vec<(Port, Vec<u8>)> {
+        let mut frames = Vec::new();
+        while let Ok(frame) = self.receiver.next() {
+            if is_of_interest(frame) {
+                frames.push((self.port, frame.to_vec()));
+            }
+        }
+        frames
     }
 
     /// These frames have arrived, and no others.
@@ -66,4 +83,9 @@ impl Wire {
         }
         assert_eq!(got.len(), wanted.len(), "frames from {:?}: {got:02x?}", self.port);
     }
+}
+
+/// IP, without the node's own neighbour and multicast housekeeping, which is to multicast MAC addresses.
+fn is_of_interest(frame: &[u8]) -> bool {
+    frame[0] & 1 == 0 && matches!(frame.get(12..14), Some([8, 0] | [0x86, 0xdd]))
 }

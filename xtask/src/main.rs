@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod btf;
 mod build;
 mod demo;
+mod examples;
 mod lab;
 mod setup;
 mod shell;

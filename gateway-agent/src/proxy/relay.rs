@@ -15,7 +15,7 @@ use super::counters::{Count, Counters};
 use super::sockets;
 
 /// Bytes that a pipe has room for, if the kernel allows (`fs.pipe-max-size`).
-const ROOM: usize = 256 * 1024;
+const ROOM: usize = 128 * 1024;
 /// Empty pipes that are kept for the next bytes.
 const KEPT: usize = 64;
 

@@ -9,6 +9,7 @@ mod pick;
 mod random;
 mod refuse;
 mod route;
+mod splice;
 mod sweep;
 mod tables;
 mod tcp;
@@ -35,6 +36,7 @@ pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     random::add(&mut cases);
     refuse::add(&mut cases);
     route::add(&mut cases);
+    splice::add(&mut cases);
     sweep::add(&mut cases);
     tables::add(&mut cases);
     tcp::add(&mut cases);

@@ -41,9 +41,19 @@ fn property<S: Strategy>(
     strategy: &S,
     property: impl Fn(&mut Lab, S::Value) -> Result<()>,
 ) -> Result<()> {
+    property_of(lab, INPUTS, strategy, property)
+}
+
+/// The same on so many inputs.
+pub fn property_of<S: Strategy>(
+    lab: &mut Lab,
+    inputs: u32,
+    strategy: &S,
+    property: impl Fn(&mut Lab, S::Value) -> Result<()>,
+) -> Result<()> {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = INPUTS;
+        config.cases = inputs;
     }
     let lab = RefCell::new(lab);
     let result = TestRunner::new(config).run(strategy, |input| {

@@ -52,15 +52,21 @@ impl Bed {
     }
 
     pub async fn connect(&self) -> TcpStream {
-        self.connect_from("127.0.0.1").await
+        self.connect_from("127.0.0.1").await.unwrap()
     }
 
-    pub async fn connect_from(&self, address: &str) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::new(address.parse().unwrap(), 0)).unwrap();
-        let stream = socket.connect(([127, 0, 0, 1], self.proxy.handle().port()).into()).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream
+    async fn connect_from(&self, address: &str) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(address.parse().unwrap(), 0))?;
+        let stream = socket.connect(([127, 0, 0, 1], self.proxy.handle().port()).into()).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// Whether a client that says nothing gets RST, which may come before it is told that it is connected.
+    pub async fn resets(&self, address: &str) -> bool {
+        let read = async { self.connect_from(address).await?.read_u8().await };
+        read.await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
     }
 
     pub async fn tls(&self, name: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {

@@ -1,4 +1,6 @@
-//! `cargo xtask demo`: real TCP and UDP traffic through the gateway, in network namespaces of its own.
+//! `cargo xtask demo`: real TCP, UDP and TLS traffic through the gateway, in network namespaces of its own.
+
+mod passthrough;
 
 use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use tabled::settings::Style;
 use tabled::{Table, Tabled};
 use tempfile::TempDir;
 
+use crate::examples::Examples;
 use crate::shell::Step;
 use crate::{lab, setup, shell};
 
@@ -28,10 +31,11 @@ pub fn run() -> Result<()> {
     let files = Files::new()?;
 
     let world = step("a client, a gateway node with two pods, a remote host", || World::new(Keep::UntilDrop))?;
-    let _servers =
-        step("servers in the pods and on the remote host", || lab::start_servers(&world, Some(&files.path("file"))))?;
+    let _servers = step("servers in the pods and on the remote host", || {
+        files.examples.start_servers(&world, Some(&files.path("file")))
+    })?;
     let agent =
-        step("sluice run --manifests deploy/examples", || Agent::start(&world.gateway, &files.path("manifests")))?;
+        step("sluice run --manifests deploy/examples", || Agent::start(&world.gateway, &files.examples.manifests()))?;
 
     title("TCP: who answers, and whom does it see?");
     for url in ["http://198.18.50.1/", "http://[2001:db8:50::1]/"] {
@@ -65,10 +69,13 @@ pub fn run() -> Result<()> {
     download.finish(&wanted)?;
     note("The download that ran meanwhile came whole: its sha256 is right.");
 
+    passthrough::show(&world, &agent, &files.examples)?;
+
     title("sluice status");
     print!("{}", agent.sluice("status")?);
-    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS");
-    print!("{}", world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?);
+    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS (one entry)");
+    let dump = world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?;
+    print!("{}", entry_with(&dump, "\"port\": 443,")?);
 
     drop(agent);
     drop(world);
@@ -80,16 +87,13 @@ pub fn run() -> Result<()> {
 /// The manifests, which the demo changes, and the file to download.
 struct Files {
     folder: TempDir,
+    examples: Examples,
 }
 
 impl Files {
     fn new() -> Result<Files> {
-        let files = Files { folder: TempDir::with_prefix("sluice-demo-")? };
-        std::fs::create_dir(files.path("manifests"))?;
-        for entry in std::fs::read_dir(shell::root().join("deploy/examples"))? {
-            let entry = entry?;
-            std::fs::copy(entry.path(), files.path("manifests").join(entry.file_name()))?;
-        }
+        let folder = TempDir::with_prefix("sluice-demo-")?;
+        let files = Files { examples: Examples::new(folder.path())?, folder };
         let mut random = vec![0; DOWNLOAD];
         std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
         std::fs::write(files.path("file"), random)?;
@@ -208,6 +212,14 @@ fn typed(world: &World, words: &[&str]) -> Result<()> {
     print!("{text}");
     std::io::stdout().flush()?;
     Ok(())
+}
+
+/// The first entry of what bpftool shows that contains something.
+fn entry_with(dump: &str, what: &str) -> Result<String> {
+    let entry = dump.split("    },{\n").find(|entry| entry.contains(what));
+    let entry = entry.with_context(|| format!("bpftool shows no entry with {what}:\n{dump}"))?;
+    let lines = entry.lines().map(|line| line.trim_start_matches("[{")).filter(|line| line.starts_with("     "));
+    Ok(lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect())
 }
 
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {

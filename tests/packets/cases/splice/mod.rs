@@ -1,0 +1,23 @@
+//! TLS listeners: two connections that become one.
+
+mod accept;
+mod connect;
+mod hello;
+mod names;
+mod prove;
+mod random;
+mod replay;
+mod seeds;
+
+use crate::cases::Cases;
+
+pub fn add(cases: &mut Cases) {
+    accept::add(cases);
+    prove::add(cases);
+    hello::add(cases);
+    names::add(cases);
+    connect::add(cases);
+    replay::add(cases);
+    random::add(cases);
+    seeds::add(cases);
+}
