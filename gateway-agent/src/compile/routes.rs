@@ -156,8 +156,10 @@ impl Attachment<'_, '_> {
             let message = no_such_host(&open, plan) + &others.collect::<String>();
             return refuse(Reason::NoMatchingListenerHostname, message);
         }
+        let nowhere = self.hosts_of_nobody(open.iter().map(|&i| plan.listeners[i].hostname()));
         let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
-        let remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
+        let mut remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
+        remarks.extend(nowhere);
         let yes = |message| Condition::yes(ConditionType::Accepted, Reason::Accepted, message);
         match remarks.is_empty() {
             true => yes("The route is attached".into()),
@@ -195,6 +197,13 @@ impl Attachment<'_, '_> {
         hosts.sort_unstable();
         hosts.dedup();
         hosts
+    }
+
+    /// Says which of its host names are within the hostname of no listener.
+    fn hosts_of_nobody<'l>(&self, listeners: impl Iterator<Item = &'l HostName> + Clone) -> Option<String> {
+        let is_nobodys = |host: &&HostName| listeners.clone().all(|listener| intersection(host, listener).is_none());
+        let hosts: Vec<String> = self.route.hostnames.iter().filter(is_nobodys).map(ToString::to_string).collect();
+        (!hosts.is_empty()).then(|| format!("spec.hostnames: no listener here takes {}", some(&hosts)))
     }
 
     /// Attaches to a listener; says so where that brings no traffic.
