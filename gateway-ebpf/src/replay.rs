@@ -87,7 +87,9 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         return challenge(frame, packet, hello);
     }
     hello.window = packet.window;
-    hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
+    if packet.flags & ACK != 0 {
+        hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
+    }
     if connecting {
         if keep(frame, packet, hello) == 0 {
             return broken(frame);

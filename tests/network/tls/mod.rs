@@ -1,5 +1,6 @@
 //! TLS passthrough: the world with TLS servers in it, and a Gateway that routes by server name.
 
+mod agent;
 mod bulk;
 mod clients;
 mod ends;
