@@ -154,6 +154,7 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     } else {
         MSS_V4
     };
+    hello.limit = hello.mss as u32;
     let scale = options.scale();
     hello.scale = scale.unwrap_or(0);
     let (of_backend, of_client) = splice::window_shifts(Options(hello.options).scale(), scale);
@@ -225,6 +226,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
 #[inline(never)]
 fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
     count::delivered(&hello.client, forward);
+    forward.handshake = hello.limit;
     release(hello);
     // SAFETY: a map value or null.
     let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else { return GO_ON };
