@@ -37,6 +37,11 @@ pub enum LoadError {
     Program { program: &'static str, error: String },
     #[error("the eBPF object has no program {0} of the right kind; build it anew with `cargo xtask build`")]
     NoProgram(&'static str),
+    #[error(
+        "the eBPF object has {found}, where this agent wants {wanted}: they are of different builds; build them together with \
+         `cargo xtask build`"
+    )]
+    OtherBuild { found: String, wanted: String },
     #[error("cannot {action} {path}: {source}")]
     Pin { action: &'static str, path: String, source: io::Error },
 }
@@ -76,6 +81,7 @@ impl Programs {
             Some(missing) => LoadError::Missing(missing),
             None => LoadError::Load(Box::new(error)),
         })?;
+        check(pins, &shapes)?;
         for shape in &resized {
             copy(pins, shape)?;
         }
@@ -206,6 +212,23 @@ fn prepare<'a>(pins: &Pins, shapes: &'a [Shape]) -> Result<Vec<&'a Shape>, LoadE
         }
     }
     Ok(resized)
+}
+
+/// The maps that were made by the object hold what this agent takes them for.
+fn check(pins: &Pins, shapes: &[Shape]) -> Result<(), LoadError> {
+    for shape in shapes {
+        let sized = |key: u32, value: u32, entries: u32| {
+            format!("a map {} of {entries} entries with keys of {key} and values of {value} bytes", shape.name)
+        };
+        let wanted = sized(shape.key, shape.value, shape.entries);
+        let found = match MapInfo::from_pin(pins.map(shape.name)) {
+            Ok(info) if shape.is_same(&info) => continue,
+            Ok(info) => sized(info.key_size(), info.value_size(), info.max_entries()),
+            Err(_) => format!("no map {}", shape.name),
+        };
+        return Err(LoadError::OtherBuild { found, wanted });
+    }
+    Ok(())
 }
 
 fn load_tc(ebpf: &mut Ebpf, name: &'static str, object: u64, pins: &Pins) -> Result<SchedClassifier, LoadError> {
