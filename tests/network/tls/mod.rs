@@ -10,6 +10,7 @@ mod hello;
 mod lifecycle;
 mod mixed;
 mod names;
+mod told;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
