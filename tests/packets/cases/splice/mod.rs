@@ -7,6 +7,7 @@ mod names;
 mod prove;
 mod random;
 mod replay;
+mod seeds;
 
 use crate::cases::Cases;
 
@@ -18,4 +19,5 @@ pub fn add(cases: &mut Cases) {
     connect::add(cases);
     replay::add(cases);
     random::add(cases);
+    seeds::add(cases);
 }
