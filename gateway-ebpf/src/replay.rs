@@ -87,7 +87,9 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         return challenge(frame, packet, hello);
     }
     hello.window = packet.window;
-    hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
+    if packet.flags & ACK != 0 {
+        hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
+    }
     if connecting {
         if keep(frame, packet, hello) == 0 {
             return broken(frame);
@@ -152,6 +154,7 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     } else {
         MSS_V4
     };
+    hello.limit = hello.mss as u32;
     let scale = options.scale();
     hello.scale = scale.unwrap_or(0);
     let (of_backend, of_client) = splice::window_shifts(Options(hello.options).scale(), scale);
@@ -223,6 +226,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
 #[inline(never)]
 fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
     count::delivered(&hello.client, forward);
+    forward.handshake = hello.limit;
     release(hello);
     // SAFETY: a map value or null.
     let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else { return GO_ON };
