@@ -217,6 +217,14 @@ impl End {
 
     // Receiving.
 
+    /// Where the data of a segment of the other end's ends.
+    pub fn position(&self, segment: &Segment) -> u64 {
+        let Some((irs, _)) = self.theirs else { return 0 };
+        let start = self.heard as i64
+            + i64::from(segment.seq.wrapping_sub(irs.wrapping_add(1)).wrapping_sub(self.heard as u32) as i32);
+        (start + segment.payload.len() as i64).max(0) as u64
+    }
+
     /// Takes a segment in. True: it wants an acknowledgement.
     pub fn receive(&mut self, segment: &Segment) -> Result<bool> {
         ensure!(segment.from == self.remote && segment.to == self.local, "{segment:?} is for somebody else");

@@ -252,6 +252,15 @@ impl Tls {
         }
     }
 
+    /// Bytes of options in the SYN-ACK: each has its place.
+    fn own_options(&self) -> usize {
+        match (self.offer.sack, self.offer.scale) {
+            (true, _) => 12,
+            (false, Some(_)) => 8,
+            (false, None) => 4,
+        }
+    }
+
     /// A segment of the client's as the backend gets it. Its options must be right already.
     pub fn forwarded(&self, packet: &Packet) -> Packet {
         let port = self.place.port();
@@ -299,7 +308,16 @@ impl Tls {
 
     #[track_caller]
     pub fn accepted_with(&mut self, lab: &mut Lab, hook: Hook, syn: &Packet, mtu: u16) -> Result<()> {
-        let outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
+        let mut outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
+        let offered = match &syn.body {
+            crate::packet::Body::Tcp(header, payload) => header.options.len() + payload.len(),
+            other => panic!("not TCP: {other:?}"),
+        };
+        // XDP does not lengthen frames: that is TC's.
+        if hook == Hook::Xdp && offered < self.own_options() {
+            outcome.untouched();
+            outcome = lab.tc(Port::Ext0, &syn.frame())?;
+        }
         assert_eq!(outcome.went(), Went::Out, "{:?}", outcome.reasons);
         let answer = Segment::read(&outcome.frame)?;
         assert_eq!(answer.offer()?, self.own_offer(mtu), "offer of the SYN-ACK");
