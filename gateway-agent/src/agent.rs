@@ -5,27 +5,33 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
 
-use crate::admin::{self, BackendName, Durations, Names, Snapshot, view};
+use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
 use crate::compile::{Report, compile};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
+use crate::emit::proxy::table;
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts};
-use crate::ir::{Ir, Protocol, Target};
+use crate::index::{Change, Index, NodeFacts, RouteType};
+use crate::ir::{Ir, Target, Traffic};
+use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
 /// The state of the whole agent.
 pub struct Agent {
     index: Index,
     datapath: Datapath,
-    ir: Ir,
+    proxy: proxy::Handle,
+    tls: Tls,
+    ir: Arc<Ir>,
     /// What was made of it.
     wanted: Wanted,
     statuses: Vec<ObjectStatus>,
@@ -36,15 +42,18 @@ pub struct Agent {
     ready: bool,
     /// Made when it is asked for, until the next change.
     names: Option<Names>,
+    watchers: Rc<Watchers>,
 }
 
 impl Agent {
-    pub fn new(node: &str, datapath: Datapath) -> Agent {
+    pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
         Agent {
             index: Index::new(node),
             datapath,
-            ir: Ir::default(),
+            proxy,
+            tls,
+            ir: Arc::default(),
             wanted: Wanted::default(),
             statuses: Vec::new(),
             manifest_problems: Arc::default(),
@@ -53,6 +62,7 @@ impl Agent {
             durations: Durations::default(),
             ready: false,
             names: None,
+            watchers: Rc::default(),
         }
     }
 
@@ -78,13 +88,27 @@ impl Agent {
         Ok(())
     }
 
+    /// Says to the kernel where the proxy is: any address of the node will do.
+    fn place_proxy(&mut self) {
+        for v6 in [false, true] {
+            let address = self.datapath.addresses().iter().find(|address| address.is_ipv6() == v6);
+            let socket = address.map(|address| SocketAddr::new(*address, self.proxy.port()));
+            if let Err(error) = self.datapath.set_agent_socket(v6, socket) {
+                tracing::error!("connections that the agent must take itself are refused: {error}");
+            }
+        }
+    }
+
     fn compile(&mut self) {
         let start = Instant::now();
         let (ir, report) = compile(&self.index);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
-        self.ir = ir;
+        self.ir = Arc::new(ir);
+        // Before the kernel sends connections for what is new, or any at all.
+        self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
+        self.place_proxy();
         let failed = self.apply(start);
         self.report(report, &failed);
     }
@@ -138,6 +162,11 @@ impl Agent {
         self.datapath.events()
     }
 
+    /// Writes idle times and whether there are to be events.
+    pub fn configure(&self, config: &Config) -> io::Result<()> {
+        self.datapath.configure(config)
+    }
+
     /// The names behind the ids that are in the maps now.
     pub fn names(&mut self) -> &Names {
         let (datapath, ir) = (&self.datapath, &self.ir);
@@ -153,6 +182,9 @@ fn say(problem: &Problem) {
     }
 }
 
+/// What stands in place of the Service for connections that the agent takes itself.
+const AGENT: &str = "agent";
+
 fn names(datapath: &Datapath, ir: &Ir) -> Names {
     let mut services: HashMap<BackendKey, Arc<str>> = HashMap::new();
     for listener in &ir.listeners {
@@ -160,18 +192,23 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
         for reference in listener.backend_sets().flat_map(|set| &set.refs) {
             let Target::Endpoints { service, endpoints } = &reference.target else { continue };
             for endpoint in endpoints.iter() {
-                let key = BackendKey { address: maps::address(endpoint.address), port: endpoint.port, protocol };
+                let (address, port) = (maps::address(endpoint.address), endpoint.port);
+                let key = BackendKey { address, port, protocol, proxy: endpoint.proxy_protocol };
                 services.entry(key).or_insert_with(|| Arc::clone(service));
             }
         }
     }
     let applier = datapath.applier();
+    let backends =
+        applier.backend_ids().map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }));
+    let agent: Arc<str> = AGENT.into();
+    let agent_sockets = applier.agent_sockets().map(|(id, socket)| {
+        let key = BackendKey { address: socket.address, port: socket.port, protocol: socket.protocol, proxy: false };
+        (id, BackendName { key, service: Some(Arc::clone(&agent)) })
+    });
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
-        backends: applier
-            .backend_ids()
-            .map(|(key, id)| (id, BackendName { key: *key, service: services.remove(key) }))
-            .collect(),
+        backends: backends.chain(agent_sockets).collect(),
     }
 }
 
@@ -182,7 +219,7 @@ impl admin::Subject for Agent {
 
     fn snapshot(&self) -> Snapshot {
         let index = &self.index;
-        let routes = |protocol| index.routes().filter(|route| route.protocol == protocol).count();
+        let routes = |of| index.routes().filter(|route| route.of == of).count();
         Snapshot {
             names: names(&self.datapath, &self.ir),
             fill: self.datapath.applier().fill(),
@@ -190,8 +227,9 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
-                ("TCPRoute", routes(Protocol::Tcp)),
-                ("UDPRoute", routes(Protocol::Udp)),
+                ("TCPRoute", routes(RouteType::Tcp)),
+                ("TLSRoute", routes(RouteType::Tls)),
+                ("UDPRoute", routes(RouteType::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
@@ -199,6 +237,7 @@ impl admin::Subject for Agent {
             durations: self.durations.clone(),
             counters: self.datapath.counters(),
             contents: self.datapath.contents(),
+            proxy: self.proxy.clone(),
         }
     }
 
@@ -226,11 +265,31 @@ impl admin::Subject for Agent {
             ready: self.ready,
             objects: self.statuses.clone(),
             listeners: listeners.collect(),
+            server_names: view::NamesOfListeners::new(),
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
+            proxy: self.proxy.counters().into(),
             maps: view::fill(&applier.fill(), &applier.capacity()),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
         }
+    }
+
+    fn routes(&self) -> Routes {
+        let mut routes = Routes::new();
+        // `emit` has made one of each.
+        for (listener, wanted) in self.ir.listeners.iter().zip(&self.wanted.listeners) {
+            let (Traffic::Tls { names, .. }, Some(tls)) = (&listener.traffic, &wanted.tls) else { continue };
+            for (name, wanted_name) in names.iter().zip(&tls.names) {
+                let Some(backends) = &name.backends else { continue };
+                let at = wanted.addresses.iter().map(|address| &address.key).filter(|at| wanted_name.is_on(at));
+                routes.extend(at.map(|at| (wanted_name.key(at), Arc::clone(&backends.route))));
+            }
+        }
+        routes
+    }
+
+    fn watchers(&self) -> Rc<Watchers> {
+        Rc::clone(&self.watchers)
     }
 }

@@ -9,4 +9,5 @@ pub mod datapath;
 pub mod emit;
 pub mod index;
 pub mod ir;
+pub mod proxy;
 pub mod source;

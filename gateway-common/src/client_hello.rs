@@ -110,14 +110,18 @@ impl Walk {
     /// What comes before the extensions. `base` and `available` are set.
     #[inline(always)]
     pub fn start(&mut self, bytes: impl Bytes) -> Progress {
-        if self.available <= SESSION_ID {
+        if self.available < MESSAGE_HEADER {
             return Progress::Short;
         }
         let body = self.message(bytes);
-        if body < SESSION_ID + 1 - MESSAGE_HEADER || body > 0xffff {
+        // First of all: of a message that is too short for a hello no more bytes come.
+        if !(SESSION_ID + 1 - MESSAGE_HEADER..=0xffff).contains(&body) {
             return Progress::Malformed;
         }
         self.end = MESSAGE_HEADER + body;
+        if self.available <= SESSION_ID {
+            return Progress::Short;
+        }
         let session_id = bytes.byte(self.base + SESSION_ID) as u32;
         if session_id > 32 {
             return Progress::Malformed;
@@ -263,8 +267,9 @@ pub struct Read {
 }
 
 /// The server name in the first bytes of a connection, as the kernel reads it but in one call. `message` has room for the hello
-/// without record headers: where the name is if [`Read::name`] is an offset into it.
+/// without record headers: where the name is if [`Read::name`] is an offset into it. Bytes that the kernel would not keep are not read.
 pub fn read(bytes: &[u8], message: &mut [u8; HELLO_BYTES]) -> Read {
+    let bytes = &bytes[..bytes.len().min(HELLO_BYTES)];
     let length = bytes.len() as u32;
     let mut walk = Walk::default();
     let mut view = bytes;
@@ -287,8 +292,7 @@ pub fn read(bytes: &[u8], message: &mut [u8; HELLO_BYTES]) -> Read {
         view = &*message;
         progress = Progress::Going;
     } else {
-        let whole = bytes.len().min(HELLO_BYTES);
-        message[..whole].copy_from_slice(&bytes[..whole]);
+        message[..bytes.len()].copy_from_slice(bytes);
     }
     if progress == Progress::Going {
         progress = walk.start(view);

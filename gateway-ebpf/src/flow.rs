@@ -191,6 +191,10 @@ fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -
     let Some(scratch) = scratch() else { return broken(frame) };
     match embryonic(&other) {
         Some(half) => copy(half, &mut scratch.reply),
+        // It knows how the windows of its direction are shifted, and nobody else does.
+        None if flow.flags & flow_flags::SPLICED != 0 => {
+            return refuse(frame, packet, flow.listener, Reason::UnknownConnection, 0);
+        }
         // Pushed out: it follows from this one.
         None => {
             reply_half(&packet.key, flow, &mut scratch.reply);
@@ -477,6 +481,7 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     let Some(scratch) = scratch() else { return };
     let Some(flow) = established(key) else { return };
     copy(flow, &mut scratch.forward);
+    let was_established = is_established(flow);
     let mut both = false;
     if let Some(half) = established(other) {
         copy(half, &mut scratch.reply);
@@ -494,7 +499,9 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     let removed = FLOWS.remove(key).is_ok();
     let _ = FLOWS.remove(other);
     if removed {
-        count::closed(&scratch.forward);
+        if was_established {
+            count::closed(&scratch.forward);
+        }
         tell(key, &scratch.forward, other, if both { Some(&scratch.reply) } else { None }, state);
     }
 }
@@ -520,6 +527,12 @@ pub fn client_is_to_be_told(packet: &Packet, flow: &Flow) -> bool {
     let told = client.flags & flow_flags::RST != 0;
     client.flags |= flow_flags::RST;
     !told
+}
+
+/// Whether it was counted as established: one that is spliced has to come so far.
+#[inline(always)]
+fn is_established(flow: &Flow) -> bool {
+    flow.state != flow_state::CONNECTING && flow.state != flow_state::REPLAYING
 }
 
 /// Takes both halves out of FLOWS for good.
@@ -549,6 +562,8 @@ fn told(key: &FlowKey, flow: &Flow, other: &FlowKey, half: Option<&Flow>, state:
     if half.is_none() && flow.state == flow_state::GONE {
         return;
     }
-    count::closed(flow);
+    if is_established(flow) {
+        count::closed(flow);
+    }
     tell(key, flow, other, half, state);
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_skb_adjust_room};
-use gateway_common::{Address, Flow, FlowKey, checksum, protocol};
+use gateway_common::{Address, Flow, FlowKey, checksum, flow_flags, protocol};
 
 use crate::flow;
 use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
@@ -204,6 +204,9 @@ pub fn translate(frame: Tc, packet: &Packet, now: u64) -> i32 {
     let flow = quoted_flow(frame, inner, packet.v6, &mut quoted);
     // SAFETY: a map value or null.
     let Some(flow) = (unsafe { flow.as_mut() }) else { return Tc::PASS };
+    if flow.flags & flow_flags::AGENT != 0 {
+        return if edit(frame, packet, flow, inner, &quoted) == 0 { broken(frame) } else { Tc::PASS };
+    }
     let way = redirect::resolve_silently(frame, packet, flow, now);
     if way == 0 {
         return Tc::DROP;
@@ -274,6 +277,14 @@ fn edit(frame: Tc, packet: &Packet, flow: &Flow, inner: u32, quoted: &Quoted) ->
     ports.source = flow.destination_port.to_be();
     ports.destination = flow.source_port.to_be();
     let mut new = ports.source as u64 + ports.destination as u64;
+    if flow.flags & (flow_flags::SPLICED | flow_flags::REPLY) == flow_flags::SPLICED {
+        // The backend knows its own sequence numbers (RFC 5927 section 4.1: what is not in flight is ignored). The one of the
+        // client's segments is the client's own.
+        let Some(sequence) = at::<u32>(frame, quoted.ports + 4) else { return 0 };
+        old += *sequence as u64;
+        *sequence = u32::from_be(*sequence).wrapping_sub(flow.delta).to_be();
+        new += *sequence as u64;
+    }
     // The quoted transport checksum, if the quotation reaches that far (RFC 5508 section 4.2).
     if quoted.checksum + 2 <= ETHERNET + packet.total
         && let Some(field) = at::<u16>(frame, quoted.checksum)
@@ -289,7 +300,7 @@ fn edit(frame: Tc, packet: &Packet, flow: &Flow, inner: u32, quoted: &Quoted) ->
     let rest = rewrite::difference(old, new + addresses as u64);
     // Only ICMPv6 has a pseudo header.
     let pseudo = if packet.v6 { pseudo } else { 0 };
-    let done = redirect::write_macs(frame, flow)
+    let done = (flow.flags & flow_flags::AGENT != 0 || redirect::write_macs(frame, flow))
         && frame.update_transport_checksum(packet.transport + 2, pseudo, rest, false, packet.v6);
     done as u32
 }

@@ -96,7 +96,7 @@ extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
     match kind {
         MSS if length == 4 => options.mss = (first as u16) << 8 | second as u16,
         WINDOW_SCALE if length == 3 => options.scale = if first > 14 { 14 } else { first },
-        SACK_PERMITTED => options.sack = true,
+        SACK_PERMITTED if length == 2 => options.sack = true,
         SACK => {
             options.blocks = offset + 2;
             options.edges = (length as u32 - 2) / 8 * 2;

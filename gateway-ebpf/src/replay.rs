@@ -54,11 +54,15 @@ pub fn pending(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     acknowledged(frame, packet, forward, hello)
 }
 
-/// The slot has been given to somebody else: neither end can be served any more.
+/// The slot has been given to somebody else: neither end can be served any more. The other one is told when it speaks up.
 #[inline(never)]
 fn evicted(frame: Tc, packet: &Packet, flow: &Flow) -> i32 {
     let listener = flow.listener;
-    flow::end(&packet.key, flow, flow_state::RESET);
+    // SAFETY: a map value or null.
+    if let Some(other) = unsafe { flow::established_other(flow, protocol::TCP).as_mut() } {
+        other.state = flow_state::GONE;
+    }
+    flow::end_half(&packet.key, flow);
     refuse(frame, packet, listener, Reason::HelloEvicted, 0)
 }
 
@@ -96,6 +100,11 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if packet.payload != 0 && offset.wrapping_add(packet.payload) <= hello.length {
         let acknowledgement = packet.acknowledgement.wrapping_sub(flow.delta);
         hello.edge = u32::MAX;
+        // Small enough for any way: what was lost may have been too big for a link that only the client hears of.
+        let small = if packet.v6 { MSS_V6 } else { MSS_V4 };
+        if hello.mss > small {
+            hello.mss = small;
+        }
         if piece(frame, packet, flow, hello, numbers(hello.acknowledged, acknowledgement)) == 0 {
             return Tc::DROP;
         }
@@ -104,14 +113,15 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     GO_ON
 }
 
-/// A SYN in a connection that lives (RFC 5961 section 4.2).
+/// A SYN in a connection that lives (RFC 5961 section 4.2). Nothing but the backend acknowledges the end of the hello: the client must
+/// go on sending it.
 #[inline(never)]
 fn challenge(frame: Tc, packet: &Packet, hello: &Hello) -> i32 {
     let Some(scratch) = scratch() else { return broken(frame) };
     let segment = &mut scratch.segment;
     segment.answer(&packet.key);
-    let room = splice::own_window(HELLO_BYTES as u32 - hello.length, Options(hello.options).scale());
-    segment.numbers(hello.our_sequence, hello.client_sequence.wrapping_add(hello.length), ACK, room);
+    let room = splice::own_window(HELLO_BYTES as u32, Options(hello.options).scale());
+    segment.numbers(hello.our_sequence, hello.client_sequence, ACK, room);
     segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
 }
 

@@ -64,8 +64,8 @@ fn has_gone(flow: &Flow) -> bool {
     if flow.flags & flow_flags::REPLY != 0 || flow.state == flow_state::GONE {
         return false;
     }
-    // One that does not answer yet is given up like one that never does.
-    if flow.state == flow_state::CONNECTING {
+    // One that does not have the whole hello yet is given up like one that never answers.
+    if flow.state == flow_state::CONNECTING || flow.state == flow_state::REPLAYING {
         return false;
     }
     // SAFETY: read-only; an entry is replaced as a whole.

@@ -83,6 +83,33 @@ fn warnings_and_foreign_kinds_reject_nothing() {
     assert_eq!(of(&verdicts_of("unknown-fields-are-warned-of"), "TCPRoute default/db").verdict, Outcome::Warned);
 }
 
+/// It is no mistake, but nobody writes a route to have no traffic.
+#[test]
+fn a_route_that_loses_to_another_is_warned_of() {
+    let verdicts = verdicts_of("tls-oldest-route-wins-a-host");
+    let loser = of(&verdicts, "TLSRoute default/a");
+    assert_eq!(loser.verdict, Outcome::Warned);
+    assert!(loser.messages[0].contains("a.example.com, b.example.com go by TLSRoute default/b"), "{loser:#?}");
+    assert_eq!(of(&verdicts, "TLSRoute default/b").verdict, Outcome::Accepted);
+    assert_eq!(check(&case("tls-oldest-route-wins-a-host"), Output::Json).expect("a verdict"), ExitCode::SUCCESS);
+}
+
+#[test]
+fn a_bad_certificate_is_told_at_its_secret_and_at_its_listener() {
+    let verdicts = verdicts_of("tls-bad-certificate-fails-its-listener-only");
+    let secret = of(&verdicts, "Secret default/mismatch");
+    assert_eq!(secret.verdict, Outcome::Warned);
+    assert!(secret.messages[0].ends_with("tls.key does not belong to the first certificate in tls.crt"), "{secret:#?}");
+    let gateway = of(&verdicts, "Gateway default/edge");
+    let told = |what: &str| gateway.messages.iter().any(|message| message.starts_with(what));
+    assert!(
+        told("listener mismatch: tls.certificateRefs[0]: Secret default/mismatch: tls.key does not"),
+        "{gateway:#?}"
+    );
+    assert!(!told("listener fine"), "{gateway:#?}");
+    assert_eq!(of(&verdicts, "Secret default/fine").verdict, Outcome::Accepted);
+}
+
 #[test]
 fn both_files_of_an_object_are_named() {
     let verdicts = verdicts_of("same-object-in-two-files");

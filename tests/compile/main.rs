@@ -3,6 +3,7 @@
 mod bad_input;
 mod check;
 mod golden;
+mod isolation;
 mod order;
 mod render;
 mod shape;

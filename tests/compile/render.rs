@@ -6,7 +6,7 @@ use std::path::Path;
 use gateway_agent::compile::compile;
 use gateway_agent::emit::status::{self, ConditionStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
-use gateway_agent::ir::{Duty, Endpoint, Ir, Target};
+use gateway_agent::ir::{BackendSet, Duty, Endpoint, Ir, ServerName, Target, TlsMode, Traffic};
 use gateway_agent::source::Problem;
 use gateway_agent::source::files::{Loaded, load_dir};
 
@@ -91,21 +91,17 @@ fn ir_text(ir: &Ir) -> String {
     let mut text = "# ir\n".to_owned();
     for listener in &ir.listeners {
         let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
-        let (protocol, port) = (listener.protocol, listener.port);
-        _ = writeln!(text, "listener {}: {protocol} {port} of {}", listener.name, addresses.join(", "));
-        let Some(set) = &listener.backends else {
-            text += "  no route\n";
-            continue;
+        let what = match &listener.traffic {
+            Traffic::Forward { protocol, .. } => protocol.to_string(),
+            Traffic::Tls { mode: TlsMode::Passthrough, .. } => "TLS Passthrough".to_owned(),
+            Traffic::Tls { mode: TlsMode::Terminate { .. }, .. } => "TLS Terminate".to_owned(),
         };
-        _ = writeln!(text, "  by {}", set.route);
-        for backend in &set.refs {
-            _ = write!(text, "  {:>7} ", backend.weight);
-            match &backend.target {
-                Target::Invalid => text += "refuse\n",
-                Target::Endpoints { service, endpoints } => {
-                    let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
-                    _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
-                }
+        _ = writeln!(text, "listener {}: {what} {} of {}", listener.name, listener.port, addresses.join(", "));
+        match &listener.traffic {
+            Traffic::Forward { backends, .. } => set_text(&mut text, "  ", backends.as_deref()),
+            Traffic::Tls { mode, names } => {
+                certificates_text(&mut text, mode);
+                names.iter().for_each(|name| name_text(&mut text, name));
             }
         }
     }
@@ -115,8 +111,47 @@ fn ir_text(ir: &Ir) -> String {
     text
 }
 
+fn certificates_text(text: &mut String, mode: &TlsMode) {
+    let TlsMode::Terminate { certificates } = mode else { return };
+    for certificate in certificates {
+        _ = writeln!(text, "  certificate of {}: {} in the chain", certificate.secret, certificate.chain.len());
+    }
+    if certificates.is_empty() {
+        *text += "  no certificate\n";
+    }
+}
+
+fn name_text(text: &mut String, name: &ServerName) {
+    _ = write!(text, "  name {}", name.host);
+    if !name.not_on.is_empty() {
+        let not_on: Vec<String> = name.not_on.iter().map(ToString::to_string).collect();
+        _ = write!(text, " not on {}", not_on.join(", "));
+    }
+    *text += "\n";
+    set_text(text, "    ", name.backends.as_deref());
+}
+
+fn set_text(text: &mut String, indent: &str, set: Option<&BackendSet>) {
+    let Some(set) = set else {
+        _ = writeln!(text, "{indent}no route");
+        return;
+    };
+    _ = writeln!(text, "{indent}by {}", set.route);
+    for backend in &set.refs {
+        _ = write!(text, "{indent}{:>7} ", backend.weight);
+        match &backend.target {
+            Target::Invalid => *text += "refuse\n",
+            Target::Endpoints { service, endpoints } => {
+                let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
+                _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
+            }
+        }
+    }
+}
+
 fn endpoint_text(endpoint: &Endpoint) -> String {
     let local = if endpoint.local { " local" } else { "" };
     let draining = if endpoint.duty == Duty::Draining { " draining" } else { "" };
-    format!("{}{local}{draining}", std::net::SocketAddr::new(endpoint.address, endpoint.port))
+    let proxy = if endpoint.proxy_protocol { " proxy-protocol" } else { "" };
+    format!("{}{local}{proxy}{draining}", std::net::SocketAddr::new(endpoint.address, endpoint.port))
 }

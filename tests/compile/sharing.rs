@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gateway_agent::compile::compile;
-use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Object, ObjectId};
-use gateway_agent::ir::{Endpoint, Ir, Target};
+use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Service};
+use gateway_agent::ir::{Endpoint, Ir, Target, TlsMode, Traffic};
 use gateway_agent::source::files::load_dir;
 
 use crate::render;
@@ -35,7 +35,7 @@ fn two_services(address: &str) -> (tempfile::TempDir, Index) {
 }
 
 fn endpoints<'a>(ir: &'a Ir, name: &str) -> &'a Arc<[Endpoint]> {
-    let sets = ir.listeners.iter().filter_map(|l| l.backends.as_ref());
+    let sets = ir.listeners.iter().flat_map(|l| l.backend_sets());
     let mut targets = sets.flat_map(|set| &set.refs).map(|r| &r.target);
     targets
         .find_map(|target| match target {
@@ -65,6 +65,39 @@ fn a_slice_written_again_as_it_was_keeps_its_endpoints() {
     index.apply([Change::Set(Object::EndpointSlice(slice))]);
     let (after, _) = compile(&index);
     assert!(Arc::ptr_eq(endpoints(&before, "default/two"), endpoints(&after, "default/two")));
+}
+
+#[test]
+fn asking_for_proxy_protocol_changes_the_endpoints_of_that_service_alone() {
+    let (_dir, mut index) = two_services("198.18.1.2");
+    let (before, _) = compile(&index);
+    let name = Name { namespace: "default".into(), name: "two".into() };
+    let mut service = Service::clone(index.service(&name).expect("the service"));
+    service.proxy_protocol = true;
+    index.apply([Change::Set(Object::Service(service.into()))]);
+    let (after, _) = compile(&index);
+    assert!(Arc::ptr_eq(endpoints(&before, "default/one"), endpoints(&after, "default/one")));
+    let asked = |ir| endpoints(ir, "default/two").iter().map(|endpoint| endpoint.proxy_protocol).collect::<Vec<_>>();
+    assert_eq!((asked(&before), asked(&after)), (vec![false], vec![true]));
+}
+
+#[test]
+fn a_certificate_is_read_once() {
+    let case = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("compile/cases/tls-several-certificates");
+    let mut index = Index::new(render::node());
+    index.apply(load_dir(&case).expect("a case").objects.into_iter().map(Change::Set));
+    let certificates = |index: &Index| {
+        let (ir, _) = compile(index);
+        let found = ir.listeners.iter().find_map(|listener| match &listener.traffic {
+            Traffic::Tls { mode: TlsMode::Terminate { certificates }, .. } => Some(certificates.clone()),
+            _ => None,
+        });
+        found.expect("a listener that ends TLS")
+    };
+    let (before, after) = (certificates(&index), certificates(&index));
+    assert_eq!(before.len(), 2);
+    assert!(before.iter().zip(&after).all(|(before, after)| Arc::ptr_eq(before, after)));
+    assert!(!format!("{:?}", before[0]).contains("key"), "keys belong into no log");
 }
 
 #[test]

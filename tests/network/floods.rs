@@ -169,14 +169,14 @@ fn honest_clients_get_through_during_a_flood() {
 }
 
 /// What was refused, by reason.
-fn refusals(agent: &Agent) -> String {
+pub fn refusals(agent: &Agent) -> String {
     let page = agent.page("/metrics").unwrap();
     let told = page.lines().filter(|line| line.starts_with("sluice_packets_refused_total") && !line.ends_with(" 0"));
     told.collect::<Vec<_>>().join("; ")
 }
 
 /// Sends packets of this kind, each from another forged source.
-fn flood(target: SocketAddr, packet: fn(SocketAddr, SocketAddr) -> Vec<u8>, count: u32) -> io::Result<()> {
+pub fn flood(target: SocketAddr, packet: fn(SocketAddr, SocketAddr) -> Vec<u8>, count: u32) -> io::Result<()> {
     let socket = raw(target)?;
     for index in 0..count {
         // A source that nobody has; the answers go back to the client and end there.
@@ -193,26 +193,33 @@ fn flood(target: SocketAddr, packet: fn(SocketAddr, SocketAddr) -> Vec<u8>, coun
     Ok(())
 }
 
-fn syn(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
+pub fn syn(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
     let mut tcp = TcpHeader::new(source.port(), target.port(), u32::from(source.port()) << 8, 64_000);
     tcp.syn = true;
+    segment(source, target, tcp, &[])
+}
+
+/// A TCP segment with its IP header.
+pub fn segment(source: SocketAddr, target: SocketAddr, mut tcp: TcpHeader, payload: &[u8]) -> Vec<u8> {
+    let length = tcp.header_len() + payload.len();
     let mut packet = Vec::new();
     match (source.ip(), target.ip()) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let mut ip = ipv4(a, b, tcp.header_len());
+            let mut ip = ipv4(a, b, length);
             ip.protocol = IpNumber::TCP;
             ip.header_checksum = ip.calc_header_checksum();
-            tcp.checksum = tcp.calc_checksum_ipv4(&ip, &[]).unwrap();
+            tcp.checksum = tcp.calc_checksum_ipv4(&ip, payload).unwrap();
             ip.write(&mut packet).unwrap();
         }
         (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let ip = ipv6(a, b, tcp.header_len(), IpNumber::TCP);
-            tcp.checksum = tcp.calc_checksum_ipv6(&ip, &[]).unwrap();
+            let ip = ipv6(a, b, length, IpNumber::TCP);
+            tcp.checksum = tcp.calc_checksum_ipv6(&ip, payload).unwrap();
             ip.write(&mut packet).unwrap();
         }
         _ => panic!("{source} and {target} are of two IP versions"),
     }
     tcp.write(&mut packet).unwrap();
+    packet.extend(payload);
     packet
 }
 

@@ -13,5 +13,6 @@ mod icmp;
 mod lifecycle;
 mod refusals;
 mod tcp;
+mod tls;
 mod weights;
 mod xdp;

@@ -22,6 +22,7 @@ fn every_drop_reason_is_documented_as_it_is() {
         Answer::TimeExceeded => "ICMP time exceeded",
         Answer::TooBig => "ICMP fragmentation needed, packet too big",
         Answer::Silent => "nothing",
+        Answer::Alert => "TLS alert",
     };
     let cells = |reason: &Reason| {
         let index = (*reason as u32).to_string();

@@ -4,11 +4,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+use tokio_rustls::rustls::ClientConfig;
 
 use crate::lab::Node;
 
@@ -52,7 +54,7 @@ impl Connection {
     }
 }
 
-fn answer(line: &str, client: SocketAddr) -> io::Result<Answer> {
+pub(crate) fn answer(line: &str, client: SocketAddr) -> io::Result<Answer> {
     let parsed = line.trim_end().split_once(' ').and_then(|(name, seen)| Some((name, seen.parse().ok()?)));
     let Some((name, seen)) = parsed else {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("the server said {line:?}")));
@@ -92,6 +94,20 @@ pub type Split = BTreeMap<String, usize>;
 /// Opens so many TCP connections one after the other, some at a time, and counts who answers.
 pub fn split_tcp(node: &Node, target: SocketAddr, connections: usize) -> Split {
     split(node, connections, move || who_tcp(target))
+}
+
+/// The same over TLS, asking for `name`.
+pub fn split_tls(
+    node: &Node,
+    target: SocketAddr,
+    name: &'static str,
+    config: &Arc<ClientConfig>,
+    count: usize,
+) -> Split {
+    split(node, count, move || {
+        let config = config.clone();
+        async move { crate::tls::who(target, name, &config).await }
+    })
 }
 
 /// The same with UDP sockets.

@@ -63,6 +63,15 @@ fn build_object(options: &[&str], target: &str) -> Result<PathBuf> {
     }
 }
 
+/// Builds an eBPF program that is no part of the object: a measurement.
+pub fn example(name: &str) -> Result<PathBuf> {
+    setup::ensure(&[Part::Ebpf])?;
+    let tool_chain = setup::ebpf_tool_chain()?;
+    shell::run(ebpf_cargo(&tool_chain, "build").args(["--example", name]))
+        .with_context(|| format!("the eBPF example {name} was not built (with {tool_chain})"))?;
+    Ok(ebpf_root().join("target/bpfel-unknown-none/release/examples").join(name))
+}
+
 /// Cargo of the eBPF tool chain with a command on gateway-ebpf.
 pub fn ebpf_cargo(tool_chain: &ToolChain, task: &str) -> Command {
     let mut cargo = tool_chain.cargo(task);

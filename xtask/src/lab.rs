@@ -4,17 +4,19 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use gateway_tests::lab::{Agent, Keep, Node, Process, World, binary, wait_for};
+use gateway_tests::lab::{Agent, Keep, Process, World};
+use tempfile::TempDir;
 
 use crate::build;
+use crate::examples::Examples;
 use crate::setup::{self, Part};
-use crate::shell;
 
-/// Which process holds which node, one a line: name, pid, inode of the network namespace. Then the logs.
+/// Which process holds which node, one a line: name, pid, inode of the network namespace. Then the manifests and the logs.
 const STATE: &str = "/run/sluice-lab";
+/// Begins the line of the folder with the manifests, which may be changed while the lab is up.
+const EXAMPLES: &str = "examples";
 /// Begins the line of a log.
 const LOG: &str = "log";
 
@@ -28,19 +30,23 @@ pub fn up() -> Result<()> {
     for node in world.nodes() {
         writeln!(state, "{} {} {}", node.name(), node.pid(), inode(node.pid()).context("a node has died")?)?;
     }
-    let servers = start_servers(&world, None)?;
-    let examples = shell::root().join("deploy/examples");
-    let mut agent = Agent::start(&world.gateway, &examples)?;
+    // The nodes have a /run of their own, and would not see one there.
+    let folder = TempDir::with_prefix("sluice-lab-")?.keep();
+    writeln!(state, "{EXAMPLES} {}", folder.display())?;
+    let examples = Examples::new(&folder)?;
+    examples.name_addresses(&world.client)?;
+    let servers = examples.start_servers(&world, None)?;
+    let mut agent = Agent::start(&world.gateway, &examples.manifests())?;
     let log = agent.process().log_path().to_owned();
     for log in servers.iter().map(Process::log_path).chain([log.as_path()]) {
         writeln!(state, "{LOG} {}", log.display())?;
     }
     println!(
         "The lab is up: client, gateway, pod-1, pod-2, remote; the agent reads {examples} and logs to {log}.\n\
-         \n  cargo xtask lab enter client     then: curl http://198.18.50.1/ ; dig @198.18.50.1 whoami.example TXT +short\n  \
-         cargo xtask lab enter gateway    then: {sluice} status ; bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS\n  \
+         \n  cargo xtask lab enter client     then: curl http://198.18.50.1/ ; curl https://shop.example/ ; dig @198.18.50.1 whoami.example TXT +short\n  \
+         cargo xtask lab enter gateway    then: {sluice} status ; {sluice} maps sni ; bpftool map dump pinned /sys/fs/bpf/sluice/SNI\n  \
          cargo xtask lab down",
-        examples = examples.display(),
+        examples = examples.manifests().display(),
         log = log.display(),
         sluice = built.sluice.display()
     );
@@ -65,6 +71,9 @@ pub fn down() -> Result<()> {
             // Somebody may have tidied up already.
             let _ = std::fs::remove_file(log.trim_start());
         }
+        if let Some(examples) = examples()? {
+            let _ = std::fs::remove_dir_all(examples);
+        }
         std::fs::remove_file(STATE).with_context(|| format!("cannot remove {STATE}"))?;
     }
     Ok(())
@@ -84,6 +93,10 @@ pub fn enter(node: &str, command: &[String]) -> Result<()> {
     } else {
         nsenter.args(command);
     }
+    if let Some(examples) = examples()? {
+        let ca = examples.join("ca.pem");
+        nsenter.env("CURL_CA_BUNDLE", &ca).env("SSL_CERT_FILE", &ca);
+    }
     let status = nsenter.status().context("cannot start nsenter")?;
     std::process::exit(status.code().unwrap_or(1));
 }
@@ -92,27 +105,6 @@ pub fn enter(node: &str, command: &[String]) -> Result<()> {
 pub fn prepare() -> Result<build::Built> {
     setup::ensure(&[Part::Lab])?;
     build::sluice(false)
-}
-
-/// The servers that deploy/examples is about: TCP on 8080 everywhere, DNS on the pods.
-pub fn start_servers(world: &World, file: Option<&Path>) -> Result<Vec<Process>> {
-    let nodes: [&Node; 3] = [&world.pods[0], &world.pods[1], &world.remote];
-    let server = |node: &Node| -> Result<Process> {
-        let mut command = node.command(binary("lab-server")?);
-        command.arg(node.name()).args(["--tcp", "8080", "--dns", "5353"]);
-        if let Some(file) = file {
-            command.arg("--file").arg(file);
-        }
-        node.spawn("lab-server", command)
-    };
-    let mut servers = nodes.into_iter().map(server).collect::<Result<Vec<Process>>>()?;
-    for server in &mut servers {
-        wait_for("a lab-server to be ready", Duration::from_secs(5), || match server.ended()? {
-            Some(status) => Ok(Err(anyhow::anyhow!("it ended with {status}: {}", server.log()))),
-            None => server.log().contains("ready").then_some(Ok(())).context("it says nothing"),
-        })??;
-    }
-    Ok(servers)
 }
 
 struct Held {
@@ -138,6 +130,12 @@ fn held() -> Result<Vec<Held>> {
         (inode(held.pid) == Some(held.inode)).then_some(held)
     };
     Ok(text.lines().filter_map(parse).collect())
+}
+
+/// The folder with the manifests.
+fn examples() -> Result<Option<PathBuf>> {
+    let text = std::fs::read_to_string(STATE).with_context(|| format!("cannot read {STATE}"))?;
+    Ok(text.lines().find_map(|line| line.strip_prefix(EXAMPLES)).map(|path| PathBuf::from(path.trim_start())))
 }
 
 /// Which network namespace a process is in.

@@ -5,6 +5,7 @@
 mod bench;
 mod build;
 mod demo;
+mod examples;
 mod lab;
 mod setup;
 mod shell;

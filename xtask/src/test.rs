@@ -95,7 +95,14 @@ impl Stage {
             // Two at a time: the machine's cores are part of what is tested. Floods alone: the kernel's backlog of a core, which
             // they fill, is one for all namespaces.
             Stage::Network => {
-                let mut count = integration("network", &["--test-threads=2", "--skip", FLOODS])?;
+                setup::ensure(&[Part::Clients])?;
+                let mut arguments = vec!["--test-threads=2", "--skip", FLOODS];
+                // The one test that is ignored otherwise.
+                match setup::browser() {
+                    Ok(()) => arguments.push("--include-ignored"),
+                    Err(error) => println!("- chromium: skipped, {error:#}"),
+                }
+                let mut count = integration("network", &arguments)?;
                 count += integration("network", &["--test-threads=1", FLOODS])?;
                 Ok(count)
             }

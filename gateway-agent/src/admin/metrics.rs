@@ -15,6 +15,7 @@ use super::stream::Writer;
 use super::{BackendName, Snapshot, view};
 use crate::emit::maps::ip;
 use crate::ir::ListenerName;
+use crate::proxy::Refusal;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -48,9 +49,12 @@ struct Scrape {
     drops: Vec<(&'static str, u64)>,
     events_lost: u64,
     fill: Vec<view::MapFill>,
+    memory: Vec<(&'static str, u64)>,
     objects: Vec<(&'static str, usize)>,
     interfaces: usize,
     problems: usize,
+    proxy: view::Proxy,
+    proxy_refused: Vec<(&'static str, u64)>,
 }
 
 impl Scrape {
@@ -69,17 +73,26 @@ impl Scrape {
             backends.push((name, counters.backend(id)?));
         }
         backends.sort_unstable_by(|(a, _), (b, _)| (&a.service, a.key).cmp(&(&b.service, b.key)));
+        let proxy = snapshot.proxy.counters();
         let mut fill = view::fill(&snapshot.fill, &snapshot.capacity);
         fill.push(view::MapFill { map: names::FLOWS, entries: live * 2, capacity: counters.flow_capacity().into() });
+        let mut hellos = 0;
+        snapshot.contents.hellos(|_, _| hellos += 1)?;
+        // Slot 0 is not used.
+        let capacity = u64::from(counters.hello_capacity()) - 1;
+        fill.push(view::MapFill { map: names::HELLOS, entries: hellos, capacity });
         Ok(Scrape {
             listeners,
             backends,
             drops: counters.drops()?.into_iter().map(|(reason, packets)| (reason.name(), packets)).collect(),
             events_lost: counters.events_lost()?,
             fill,
+            memory: counters.memory()?,
             objects: snapshot.objects,
             interfaces: snapshot.interfaces,
             problems: snapshot.problems,
+            proxy: proxy.into(),
+            proxy_refused: Refusal::ALL.iter().map(|reason| (reason.name(), proxy.refused(*reason))).collect(),
         })
     }
 }
@@ -126,13 +139,42 @@ impl Collector for Scrape {
         for map in &self.fill {
             ConstGauge::new(map.capacity as i64).encode(capacity.encode_family(&[("map", map.map)])?)?;
         }
+        let mut memory = encoder.encode_descriptor("map_bytes", "Kernel memory of a map", None, MetricType::Gauge)?;
+        for (map, bytes) in &self.memory {
+            ConstGauge::new(*bytes as i64).encode(memory.encode_family(&[("map", *map)])?)?;
+        }
         let mut objects = encoder.encode_descriptor("objects", "Objects by kind", None, MetricType::Gauge)?;
         for (kind, count) in &self.objects {
             ConstGauge::new(*count as i64).encode(objects.encode_family(&[("kind", *kind)])?)?;
         }
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
-        single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)
+        single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
+        proxy(&mut encoder, &self.proxy, &self.proxy_refused)
     }
+}
+
+fn proxy(encoder: &mut DescriptorEncoder, proxy: &view::Proxy, refusals: &[(&'static str, u64)]) -> std::fmt::Result {
+    single_counter(encoder, "proxy_accepted", "Connections that the agent took itself", proxy.accepted)?;
+    single_counter(encoder, "proxy_relayed", "Of these, passed on to a backend as they came", proxy.relayed)?;
+    single_counter(encoder, "proxy_terminated", "Of these, passed on to a backend after TLS", proxy.terminated)?;
+    let mut refused = encoder.encode_descriptor(
+        "proxy_refused",
+        "Of these, refused or ended before they reached a backend, by reason",
+        None,
+        MetricType::Counter,
+    )?;
+    for (reason, count) in refusals {
+        ConstCounter::new(*count).encode(refused.encode_family(&[("reason", *reason)])?)?;
+    }
+    let help = "Backends that took no connection from the agent";
+    single_counter(encoder, "proxy_connects_failed", help, proxy.connects_failed)?;
+    let help = "Payload passed on by the agent, as the backends have it";
+    let mut bytes = encoder.encode_descriptor("proxy_bytes", help, None, MetricType::Counter)?;
+    for (direction, count) in [("in", proxy.bytes_in), ("out", proxy.bytes_out)] {
+        ConstCounter::new(count).encode(bytes.encode_family(&[("direction", direction)])?)?;
+    }
+    single_gauge(encoder, "proxy_connections", "Connections that go through the agent", proxy.live as usize)?;
+    single_gauge(encoder, "proxy_capacity", "Connections that may go through the agent at a time", proxy.capacity)
 }
 
 fn family<Name: Labels>(

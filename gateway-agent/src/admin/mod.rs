@@ -3,12 +3,16 @@
 
 #![forbid(unsafe_code)]
 
+mod dump;
+mod events;
 mod http;
 mod metrics;
 mod socket;
 mod stream;
+mod trace;
 pub mod view;
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
@@ -17,17 +21,25 @@ use crate::apply::{Capacity, Fill};
 use crate::datapath::{Contents, Counters};
 use crate::emit::maps::BackendKey;
 use crate::ir::ListenerName;
+use crate::proxy;
 
+pub use dump::Routes;
+pub use events::{Watchers, line as event_line};
 pub use http::serve as serve_http;
 pub use metrics::Durations;
 pub use socket::{Query, serve as serve_socket};
+pub use trace::Question;
 
 /// What can be asked for. It is made at the time of the question, so that keeping it up to date costs nothing.
 pub trait Subject {
     /// Whether the first compile is in the maps.
     fn is_ready(&self) -> bool;
     fn snapshot(&self) -> Snapshot;
+    /// All but the server names.
     fn status(&self) -> view::Status;
+    /// The routes behind server names.
+    fn routes(&self) -> Routes;
+    fn watchers(&self) -> Rc<Watchers>;
 }
 
 /// The state at one time, in a form that another thread can go through.
@@ -44,6 +56,7 @@ pub struct Snapshot {
     pub durations: Durations,
     pub counters: Counters,
     pub contents: Contents,
+    pub proxy: proxy::Handle,
 }
 
 /// The names behind the ids.

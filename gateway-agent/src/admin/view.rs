@@ -1,15 +1,16 @@
 //! What the command line gets to see, as JSON.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use gateway_common::{Counter, flow_state, names, protocol};
+use gateway_common::{Counter, agent_backend, flow_state, names, protocol};
 use serde::{Serialize, Serializer};
 
 use crate::apply::{Capacity, Fill};
 use crate::datapath::Interface;
 use crate::emit::status::ObjectStatus;
+use crate::proxy::{self, Refusal};
 
 /// `sluice status`.
 #[derive(Serialize)]
@@ -22,14 +23,28 @@ pub struct Status {
     pub objects: Vec<ObjectStatus>,
     /// By `namespace/gateway/listener`.
     pub listeners: BTreeMap<String, Counts>,
+    pub server_names: NamesOfListeners,
     /// By Service port, then by endpoint.
     pub backends: BTreeMap<String, BTreeMap<String, Counts>>,
     /// Packets refused or dropped, by reason; reasons that did not occur are left out.
     pub refused_packets: BTreeMap<&'static str, u64>,
+    pub proxy: Proxy,
     pub maps: Vec<MapFill>,
     #[serde(serialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,
     pub problems: Vec<String>,
+}
+
+/// By `namespace/gateway/listener`, then by server name.
+pub type NamesOfListeners = BTreeMap<String, BTreeMap<String, NameOfListener>>;
+
+#[derive(Clone, Debug, Serialize)]
+pub struct NameOfListener {
+    /// `None`: no route takes it; it is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    pub mode: &'static str,
+    pub hits: u64,
 }
 
 /// What a listener or a backend has done.
@@ -62,6 +77,43 @@ impl From<Counter> for Counts {
     }
 }
 
+/// Connections that the agent takes itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proxy {
+    pub accepted: u64,
+    pub live: u64,
+    /// The most at a time.
+    pub capacity: usize,
+    /// Passed on as they came.
+    pub relayed: u64,
+    /// Passed on after TLS.
+    pub terminated: u64,
+    pub connects_failed: u64,
+    /// Of the payload, as the backends have it.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// By reason; reasons that did not occur are left out.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
+impl From<&proxy::Counters> for Proxy {
+    fn from(c: &proxy::Counters) -> Proxy {
+        let refused = Refusal::ALL.into_iter().map(|reason| (reason.name(), c.refused(reason)));
+        Proxy {
+            accepted: c.accepted.get(),
+            live: c.live(),
+            capacity: c.capacity(),
+            relayed: c.relayed.get(),
+            terminated: c.terminated.get(),
+            connects_failed: c.connects_failed.get(),
+            bytes_in: c.bytes_in.get(),
+            bytes_out: c.bytes_out.get(),
+            refused: refused.filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct MapFill {
     pub map: &'static str,
@@ -75,9 +127,10 @@ pub fn fill(fill: &Fill, capacity: &Capacity) -> Vec<MapFill> {
     vec![
         map(names::LISTENERS, fill.listener_addresses, capacity.listeners),
         map(names::LISTENER_COUNTERS, fill.listeners, capacity.listener_ids - 1),
+        map(names::SNI, fill.names, capacity.names),
         map(names::BACKEND_SETS, fill.sets, capacity.sets - 1),
         map(names::SLOTS, fill.slots, capacity.slots),
-        map(names::BACKENDS, fill.backends, capacity.backends - 1),
+        map(names::BACKENDS, fill.backends, capacity.backends - agent_backend::FIRST_OTHER),
     ]
 }
 
@@ -94,6 +147,61 @@ pub struct Listener {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub backend_set: u32,
+    /// TLS: the smallest on the ways to the backends, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// `sluice maps sni`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerName {
+    pub address: IpAddr,
+    pub port: u16,
+    pub name: String,
+    pub mode: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Arc<str>>,
+    /// 0: no route takes the name; it is refused.
+    pub backend_set: u32,
+    pub hits: u64,
+}
+
+/// `sluice maps hellos`: a ClientHello under way.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Hello {
+    pub slot: u32,
+    pub client: SocketAddr,
+    pub gateway: SocketAddr,
+    /// From the first one without a hole.
+    pub bytes: u32,
+    pub state: &'static str,
+    /// Backends tried.
+    pub attempts: u8,
+    /// Since the last packet.
+    pub idle_seconds: f64,
+}
+
+/// `sluice maps handshakes`: a client that has proved its address.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Handshake {
+    pub client: SocketAddr,
+    pub gateway: SocketAddr,
+    /// What its SYN offered.
+    pub mss: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window_scale: Option<u8>,
+    pub sack: bool,
+    /// The slot of its ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello: Option<u32>,
+    /// The TLS alert that it was refused with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alert: Option<u8>,
 }
 
 /// `sluice maps sets`.
@@ -130,6 +238,7 @@ pub struct Backend {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     pub local: bool,
+    pub proxy_protocol: bool,
     /// The node's address towards it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
@@ -175,6 +284,8 @@ pub fn state(state: u8) -> &'static str {
         flow_state::CLOSED => "closed",
         flow_state::RESET => "reset",
         flow_state::GONE => "endpoint-gone",
+        flow_state::CONNECTING => "connecting",
+        flow_state::REPLAYING => "replaying",
         _ => "unknown",
     }
 }

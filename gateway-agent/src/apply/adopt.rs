@@ -1,11 +1,11 @@
 //! What an earlier agent left in the maps becomes the starting point: identities are read back, ids stay.
 
-use gateway_common::{BackendSet, listener_kind, slot};
+use gateway_common::{BackendSet, agent_backend, backend_flags, listener_kind, slot};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::{Ids, Range, Ranges};
 use super::table::Table;
-use super::{Applier, MapStore, PresentBackend, PresentListener, PresentSet, StoreError};
+use super::{Applier, MapStore, PresentBackend, PresentListener, PresentName, PresentSet, StoreError};
 use crate::emit::maps::BackendKey;
 
 impl Applier {
@@ -18,19 +18,31 @@ impl Applier {
         let mut stray_backends = Vec::new();
         let mut present = store.backends()?;
         present.sort_unstable_by_key(|(id, _)| *id);
+        let ids = agent_backend::FIRST_OTHER..capacity.backends.min(slot::FIRST_SPECIAL);
+        let mut agent_sockets = [None; 2];
         for (id, value) in present {
-            let key = BackendKey { address: value.address, port: value.port, protocol: value.protocol };
-            if id == 0 || id >= capacity.backends.min(slot::FIRST_SPECIAL) || backends.contains_key(&key) {
-                stray_backends.push(id);
-            } else {
-                backends.insert(key, PresentBackend { id, value, users: 0, local_users: 0 });
+            let proxy = value.flags & backend_flags::PROXY != 0;
+            let key = BackendKey { address: value.address, port: value.port, protocol: value.protocol, proxy };
+            match id {
+                agent_backend::V4 | agent_backend::V6 if value.flags & backend_flags::AGENT != 0 => {
+                    agent_sockets[(id - agent_backend::V4) as usize] = Some(value);
+                }
+                id if ids.contains(&id) && !backends.contains_key(&key) => {
+                    backends.insert(key, PresentBackend { id, value, mtu: 0, users: 0, local_users: 0 });
+                }
+                id => stray_backends.push(id),
             }
         }
         let listeners: HashMap<_, _> =
             store.listeners()?.into_iter().map(|(key, value)| (key, PresentListener { value, wanted: 0 })).collect();
+        let mut names = HashMap::new();
+        store.each_name(&mut |key, value| {
+            names.insert(*key, PresentName::adopted(key, value));
+        })?;
         let mut ranges = Ranges::new(capacity.slots);
         let mut sets = HashMap::new();
-        let mut set_ids: Vec<u32> = listeners.values().map(|l| l.value.backend_set).collect();
+        let of_names = names.values().map(|n: &PresentName| n.backend_set);
+        let mut set_ids: Vec<u32> = listeners.values().map(|l| l.value.backend_set).chain(of_names).collect();
         set_ids.sort_unstable();
         set_ids.dedup();
         for id in set_ids.into_iter().filter(|id| (1..capacity.sets).contains(id)) {
@@ -38,21 +50,25 @@ impl Applier {
             let range = Range { offset, length: u32::from(length) + u32::from(nested) };
             // Ranges that overlap are nobody's: their sets are written anew.
             if length > 0 && ranges.claim(range) {
-                sets.insert(id, PresentSet { range, content: None, missing: Vec::new(), wanted: 0 });
+                sets.insert(id, PresentSet { range, content: None, missing: Vec::new(), mtu: 0, wanted: 0 });
             }
         }
+        let has_id = |l: &&PresentListener| matches!(l.value.kind, listener_kind::L4 | listener_kind::TLS);
+        let of_names = names.values().map(|n| n.listener);
         let listener_ids: HashSet<u32> =
-            listeners.values().filter(|l| l.value.kind == listener_kind::L4).map(|l| l.value.id).collect();
+            listeners.values().filter(has_id).map(|l| l.value.id).chain(of_names).collect();
         let backend_ids: HashSet<u32> = backends.values().map(|b| b.id).chain(stray_backends.iter().copied()).collect();
         Ok(Applier {
             capacity,
-            backend_ids: Ids::new(capacity.backends.min(slot::FIRST_SPECIAL), &backend_ids),
-            listener_ids: Ids::new(capacity.listener_ids, &listener_ids),
-            set_ids: Ids::new(capacity.sets, &sets.keys().copied().collect()),
+            backend_ids: Ids::new(ids, &backend_ids),
+            listener_ids: Ids::new(1..capacity.listener_ids, &listener_ids),
+            set_ids: Ids::new(1..capacity.sets, &sets.keys().copied().collect()),
             idle_backends: backends.keys().copied().collect(),
             backends,
             stray_backends,
+            agent_sockets,
             listeners,
+            names,
             listener_names: HashMap::new(),
             adopted_listener_ids: listener_ids.iter().copied().collect(),
             sets,

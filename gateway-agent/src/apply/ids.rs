@@ -1,12 +1,14 @@
 //! Ids and ranges of slots: who gets which, and when a freed one may be taken again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops;
 
 use hashbrown::HashSet;
 
-/// Ids from 1 up. An id that was freed is taken again as late as possible, and not before [`Ids::settle`]: a packet
+/// An id that was freed is taken again as late as possible, and not before [`Ids::settle`]: a packet
 /// or a flow may still carry it.
 pub struct Ids {
+    first: u32,
     /// Ids from here on were never taken.
     fresh: u32,
     /// One above the last id.
@@ -16,10 +18,11 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// `taken` are in use already; ids that are no id of this map are ignored.
-    pub fn new(entries: u32, taken: &HashSet<u32>) -> Ids {
-        let fresh = taken.iter().copied().filter(|id| *id < entries).max().unwrap_or(0) + 1;
-        Ids { fresh, end: entries, free: (1..fresh).filter(|id| !taken.contains(id)).collect(), resting: Vec::new() }
+    /// `taken` are in use already; those that are not in `ids` are ignored.
+    pub fn new(ids: ops::Range<u32>, taken: &HashSet<u32>) -> Ids {
+        let fresh = taken.iter().copied().filter(|id| ids.contains(id)).max().map_or(ids.start, |last| last + 1);
+        let free = (ids.start..fresh).filter(|id| !taken.contains(id)).collect();
+        Ids { first: ids.start, fresh, end: ids.end, free, resting: Vec::new() }
     }
 
     pub fn take(&mut self) -> Option<u32> {
@@ -31,7 +34,9 @@ impl Ids {
     }
 
     pub fn free(&mut self, id: u32) {
-        self.resting.push(id);
+        if (self.first..self.end).contains(&id) {
+            self.resting.push(id);
+        }
     }
 
     /// Everything freed until now may be taken again.
@@ -124,7 +129,7 @@ mod tests {
 
     #[test]
     fn an_id_is_taken_again_last_of_all_and_only_after_settling() {
-        let mut ids = Ids::new(4, &HashSet::from([2]));
+        let mut ids = Ids::new(1..4, &HashSet::from([2]));
         let first = ids.take().unwrap();
         ids.free(first);
         assert_eq!((ids.take(), ids.take()), (Some(1), None));

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use gateway_common::{Backend, BackendSet, Listener, ListenerKey, hash, listener_kind, slot};
+use gateway_common::{
+    Address, Backend, BackendSet, Listener, ListenerKey, SniKey, SniName, hash, listener_kind, server_name, slot,
+};
 
 use super::{Capacity, MapName, MapStore, StoreError};
 
 pub struct Memory {
     pub capacity: Capacity,
     pub listeners: BTreeMap<ListenerKey, Listener>,
+    pub names: BTreeMap<SniKey, SniName>,
     pub sets: Vec<BackendSet>,
     pub slots: Vec<u32>,
     pub backends: BTreeMap<u32, Backend>,
@@ -17,6 +20,8 @@ pub struct Memory {
     pub read: Vec<BackendSet>,
     /// The next writes, after so many, fail.
     pub fail_after: Option<usize>,
+    /// Writes are not checked: so much takes its time.
+    pub unchecked: bool,
 }
 
 impl Memory {
@@ -24,12 +29,14 @@ impl Memory {
         Memory {
             capacity,
             listeners: BTreeMap::new(),
+            names: BTreeMap::new(),
             sets: vec![BackendSet::default(); capacity.sets as usize],
             slots: vec![0; capacity.slots as usize],
             backends: BTreeMap::new(),
             writes: 0,
             read: Vec::new(),
             fail_after: None,
+            unchecked: false,
         }
     }
 
@@ -60,16 +67,47 @@ impl Memory {
         Ok(())
     }
 
-    /// Every listener points to a whole table of backends that are there.
+    fn check_write(&self) {
+        if !self.unchecked {
+            self.check();
+        }
+    }
+
+    /// Every listener and name points to a whole table of backends that are there.
     pub fn check(&self) {
         for (key, listener) in self.listeners.iter().filter(|(_, l)| l.kind == listener_kind::L4) {
-            let set = self.sets[listener.backend_set as usize];
-            assert!(listener.backend_set == 0 || set.length > 0, "{key:?} points to an empty set");
-            let table = set.offset as usize..set.offset as usize + usize::from(set.length) + usize::from(set.nested);
-            for entry in &self.slots[table] {
-                let known = *entry >= slot::FIRST_SPECIAL || self.backends.contains_key(entry);
-                assert!(*entry != 0 && known, "{key:?} has a slot with backend {entry}, which is not there");
-            }
+            self.check_set(listener.backend_set, key);
+        }
+        for (key, name) in &self.names {
+            self.check_set(name.backend_set, key);
+        }
+        // A mask that could not be written may lag behind.
+        if self.fail_after.is_none() {
+            self.check_masks();
+        }
+    }
+
+    /// A mask leads to no name that is not there.
+    fn check_masks(&self) {
+        let mut bits: BTreeMap<(Address, u16), u32> = BTreeMap::new();
+        for (key, name) in self.names.iter().filter(|(key, _)| key.wildcard == 1) {
+            let text = name.name.split(|byte| *byte == 0).next().unwrap_or_default();
+            let labels = text.iter().filter(|byte| **byte == b'.').count() as u32;
+            *bits.entry((key.address, key.port)).or_default() |= server_name::wildcard_bit(labels);
+        }
+        for (key, listener) in &self.listeners {
+            let bits = bits.get(&(key.address, key.port)).copied().unwrap_or_default();
+            assert_eq!(listener.wildcards & !bits, 0, "{key:?} looks for names that are not there");
+        }
+    }
+
+    fn check_set(&self, id: u32, key: &dyn std::fmt::Debug) {
+        let set = self.sets[id as usize];
+        assert!(id == 0 || set.length > 0, "{key:?} points to an empty set");
+        let table = set.offset as usize..set.offset as usize + usize::from(set.length) + usize::from(set.nested);
+        for entry in &self.slots[table] {
+            let known = *entry >= slot::FIRST_SPECIAL || self.backends.contains_key(entry);
+            assert!(*entry != 0 && known, "{key:?} has a slot with backend {entry}, which is not there");
         }
     }
 }
@@ -87,6 +125,15 @@ impl MapStore for Memory {
         Ok(self.backends.iter().map(|(k, v)| (*k, *v)).collect())
     }
 
+    fn each_name(&self, each: &mut dyn FnMut(&SniKey, &SniName)) -> Result<(), StoreError> {
+        self.names.iter().for_each(|(key, value)| each(key, value));
+        Ok(())
+    }
+
+    fn name(&self, key: SniKey) -> Result<Option<SniName>, StoreError> {
+        Ok(self.names.get(&key).copied())
+    }
+
     fn set(&self, id: u32) -> Result<BackendSet, StoreError> {
         Ok(self.sets[id as usize])
     }
@@ -102,13 +149,30 @@ impl MapStore for Memory {
             return Err(StoreError::Full(MapName::Listeners));
         }
         self.listeners.insert(key, value);
-        self.check();
+        self.check_write();
         Ok(())
     }
 
     fn remove_listener(&mut self, key: ListenerKey) -> Result<(), StoreError> {
         self.wrote(MapName::Listeners)?;
         assert!(self.listeners.remove(&key).is_some());
+        Ok(())
+    }
+
+    fn put_name(&mut self, key: SniKey, value: SniName) -> Result<(), StoreError> {
+        self.wrote(MapName::Sni)?;
+        if !self.names.contains_key(&key) && self.names.len() == self.capacity.names as usize {
+            return Err(StoreError::Full(MapName::Sni));
+        }
+        self.names.insert(key, value);
+        self.check_write();
+        Ok(())
+    }
+
+    fn remove_name(&mut self, key: SniKey) -> Result<(), StoreError> {
+        self.wrote(MapName::Sni)?;
+        assert!(self.names.remove(&key).is_some());
+        self.check_write();
         Ok(())
     }
 
@@ -125,7 +189,7 @@ impl MapStore for Memory {
     fn remove_backend(&mut self, id: u32) -> Result<(), StoreError> {
         self.wrote(MapName::Backends)?;
         assert!(self.backends.remove(&id).is_some());
-        self.check();
+        self.check_write();
         Ok(())
     }
 
@@ -134,7 +198,7 @@ impl MapStore for Memory {
         assert!(id != 0);
         self.read.push(self.sets[id as usize]);
         self.sets[id as usize] = value;
-        self.check();
+        self.check_write();
         Ok(())
     }
 

@@ -7,9 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod agent_socket;
 mod ids;
+mod listeners;
 #[cfg(test)]
 mod memory;
+mod names;
 mod round;
 mod store;
 mod table;
@@ -18,11 +21,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use gateway_common::{Address, Backend, Listener, ListenerKey};
+use gateway_common::{Address, Backend, Listener, ListenerKey, SniKey};
 use hashbrown::HashMap;
 
 use crate::emit::maps::{BackendKey, Set, Wanted};
-use crate::ir::ListenerName;
+use crate::ir::{HostName, ListenerName};
 use ids::{Ids, Range, Ranges};
 pub use store::{Capacity, MapName, MapStore, StoreError};
 use table::Table;
@@ -34,6 +37,8 @@ pub struct Path {
     pub source: Address,
     /// The host end of the pod's veth pair, if the address is behind one; 0: none.
     pub ifindex: u32,
+    /// The largest IP packet that goes there; 0: not known.
+    pub mtu: u16,
 }
 
 /// What is in the maps, by identity.
@@ -44,7 +49,10 @@ pub struct Applier {
     idle_backends: Vec<BackendKey>,
     /// Ids in BACKENDS that belong to nothing.
     stray_backends: Vec<u32>,
+    /// IPv4 and IPv6.
+    agent_sockets: [Option<Backend>; 2],
     listeners: HashMap<ListenerKey, PresentListener>,
+    names: HashMap<SniKey, PresentName>,
     listener_names: HashMap<ListenerName, u32>,
     /// Until the first round has said whose they are.
     adopted_listener_ids: Vec<u32>,
@@ -63,6 +71,8 @@ pub struct Applier {
 struct PresentBackend {
     id: u32,
     value: Backend,
+    /// Of the way to it; 0: not known.
+    mtu: u16,
     /// Sets that have it, and those of them that call it local.
     users: u32,
     local_users: u32,
@@ -74,12 +84,25 @@ struct PresentListener {
     wanted: u32,
 }
 
+/// A server name on an address and port.
+struct PresentName {
+    backend_set: u32,
+    listener: u32,
+    mode: u8,
+    /// The text is the one that belongs to the key.
+    readable: bool,
+    /// The round that wanted it last.
+    wanted: u32,
+}
+
 struct PresentSet {
     range: Range,
     /// `None`: adopted, and not compared yet.
     content: Option<Arc<Set>>,
     /// Members that have found no room.
     missing: Vec<BackendKey>,
+    /// The smallest on the ways to its backends; 0: not known.
+    mtu: u16,
     /// The round that needed it last.
     wanted: u32,
 }
@@ -118,12 +141,35 @@ pub enum ProblemKind {
     Store(#[from] StoreError),
     #[error("address {address} port {port} belongs to listener {owner} already; give one of them another port")]
     Taken { address: std::net::IpAddr, port: u16, owner: ListenerName },
+    #[error(
+        "server name {host} at address {address} port {port} belongs to listener {owner} already; give one of them another \
+         hostname"
+    )]
+    NameTaken { host: HostName, address: std::net::IpAddr, port: u16, owner: ListenerName },
+    #[error(
+        "server name {host} at address {address} port {port} cannot be told apart from {other} of listener {owner}: their \
+         hashes are the same; give one of them another port"
+    )]
+    NamesCollide { host: HostName, address: std::net::IpAddr, port: u16, other: HostName, owner: ListenerName },
+    #[error("server name {host}{} not served: {error}", others(*.more))]
+    Names { host: HostName, more: usize, error: StoreError },
+}
+
+fn others(more: usize) -> String {
+    if more == 0 { " is".to_owned() } else { format!(" and {more} others are") }
 }
 
 impl Problem {
     /// The kernel refused a map as such, whatever the object.
     pub fn is_of_the_kernel(&self) -> bool {
-        matches!(self.error, ProblemKind::Store(StoreError::Kernel { .. }))
+        self.store().is_some_and(|error| matches!(error, StoreError::Kernel { .. }))
+    }
+
+    fn store(&self) -> Option<&StoreError> {
+        match &self.error {
+            ProblemKind::Store(error) | ProblemKind::Names { error, .. } => Some(error),
+            _ => None,
+        }
     }
 }
 
@@ -153,7 +199,7 @@ impl Applier {
     ) -> Applied {
         let mut applied = self.pass(wanted, &path, store);
         // What was removed last makes room for what came first.
-        let full = |p: &Problem| matches!(p.error, ProblemKind::Store(StoreError::Full(_)));
+        let full = |p: &Problem| matches!(p.store(), Some(StoreError::Full(_)));
         if applied.removals > 0 && applied.problems.iter().any(full) {
             store.wait_for_readers();
             self.settle();
@@ -202,6 +248,7 @@ impl Applier {
         Fill {
             listener_addresses: self.listeners.len() as u32,
             listeners: self.listener_names.len() as u32,
+            names: self.names.len() as u32,
             sets: self.sets.len() as u32,
             slots: self.capacity.slots - self.ranges.free_slots(),
             backends: self.backends.len() as u32,
@@ -214,6 +261,7 @@ impl Applier {
 pub struct Fill {
     pub listener_addresses: u32,
     pub listeners: u32,
+    pub names: u32,
     pub sets: u32,
     pub slots: u32,
     pub backends: u32,

@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
-use gateway_common::{Address, Backend, BackendSet, Listener, ListenerKey, backend_flags, listener_kind};
+use gateway_common::{Address, Backend, BackendSet, ListenerKey, SniKey, backend_flags};
 use hashbrown::{HashMap, HashSet};
 
 use super::ids::Range;
-use super::{
-    Applied, Applier, MapName, MapStore, Object, Path, PresentBackend, PresentListener, PresentSet, Problem,
-    ProblemKind, StoreError,
-};
-use crate::emit::maps::{self, BackendKey, GatewayAddress, Set, Wanted, ip};
-use crate::ir::ListenerName;
+use super::{Applied, Applier, MapName, MapStore, Object, Path, PresentBackend, PresentSet, Problem, StoreError};
+use crate::emit::maps::{self, BackendKey, ServerName, Set, Wanted};
 
-/// What the listeners of a present set want instead of it.
+/// What points to a set.
+#[derive(Clone, Copy)]
+enum User {
+    Listener(ListenerKey),
+    Name(SniKey),
+}
+
+/// What the users of a present set want instead of it.
 #[derive(PartialEq, Eq)]
 struct Users {
     /// All that were looked at want this one.
@@ -27,7 +30,7 @@ type PathOf<'a> = &'a dyn Fn(Address, bool) -> Path;
 
 /// What becomes of a wanted set.
 #[derive(Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// It is in the maps.
     Present(u32),
     /// Index of the sets that are to be made.
@@ -45,9 +48,13 @@ impl Applier {
             self.compare_backends(path, store, &mut applied);
         }
         let places = self.put_sets(wanted, path, store, &mut applied);
-        self.put_listeners(wanted, &places, store, &mut applied);
+        let claims = self.put_ids(wanted, store, &mut applied);
+        // A name is there before the mask of its port tells of it, and longer.
+        let ports = self.put_names(wanted, &claims, &places, store, &mut applied);
+        self.put_listeners(wanted, &claims, &places, &ports, store, &mut applied);
         self.put_addresses(wanted, store, &mut applied);
         self.remove_listeners(store, &mut applied);
+        self.remove_names(store, &mut applied);
         self.remove_sets(store, &mut applied);
         self.remove_backends(store, &mut applied);
         applied
@@ -61,9 +68,12 @@ impl Applier {
                 applied.note(Err(error), || Object::Backend(*key));
             }
         }
+        for set in self.sets.values_mut() {
+            set.mtu = set.content.as_ref().map_or(0, |content| mtu(content, &self.backends));
+        }
     }
 
-    /// Where the set of every listener address is, in the order of the addresses.
+    /// Where the set of every user is, in the order of [`users`].
     fn put_sets(
         &mut self,
         wanted: &Wanted,
@@ -74,8 +84,8 @@ impl Applier {
         let mut to_make: Vec<&Arc<Set>> = Vec::new();
         let mut place_to_make: HashMap<&Set, usize> = HashMap::new();
         let mut places = Vec::with_capacity(wanted.listeners.len());
-        for address in wanted.listeners.iter().flat_map(|l| &l.addresses) {
-            places.push(address.set.as_ref().map(|set| match self.present(set, &address.key) {
+        for (user, set) in users(wanted) {
+            places.push(set.map(|set| match self.present(set, user) {
                 Some(id) => Place::Present(id),
                 None => Place::ToMake(*place_to_make.entry(&**set).or_insert_with(|| {
                     to_make.push(set);
@@ -110,30 +120,37 @@ impl Applier {
         places
     }
 
-    /// The id of this set, if all of it is in the maps: nearly always the one that the listener has.
-    fn present(&mut self, set: &Arc<Set>, key: &ListenerKey) -> Option<u32> {
+    fn set_of(&self, user: User) -> Option<u32> {
+        match user {
+            User::Listener(key) => self.listeners.get(&key).map(|l| l.value.backend_set),
+            User::Name(key) => self.names.get(&key).map(|n| n.backend_set),
+        }
+    }
+
+    /// The id of this set, if all of it is in the maps: nearly always the one that the user has.
+    fn present(&mut self, set: &Arc<Set>, user: User) -> Option<u32> {
         let has = |sets: &HashMap<u32, PresentSet>, id: u32| {
             sets.get(&id).is_some_and(|s| s.content.as_ref().is_some_and(|content| Arc::ptr_eq(content, set)))
         };
-        let of_listener = self.listeners.get(key).map(|l| l.value.backend_set).filter(|id| has(&self.sets, *id));
-        let id = of_listener.or_else(|| self.set_of_content.get(set).copied())?;
+        let of_user = self.set_of(user).filter(|id| has(&self.sets, *id));
+        let id = of_user.or_else(|| self.set_of_content.get(set).copied())?;
         let present = self.sets.get_mut(&id)?;
         present.wanted = self.round;
         present.missing.is_empty().then_some(id)
     }
 
-    /// For every set that is to be made the present one that it replaces under its id: where all listeners that have that one
-    /// want the same new one. Else connections would go to backends that are not their listener's for a moment.
+    /// For every set that is to be made the present one that it replaces under its id: where all users of that one want the same
+    /// new one. Else connections would go to backends that are not theirs for a moment.
     fn sets_to_replace(&self, wanted: &Wanted, places: &[Option<Place>], to_make: usize) -> Vec<Option<u32>> {
         let mut users: HashMap<u32, Users> = HashMap::new();
-        for present in self.listeners.values() {
-            users.entry(present.value.backend_set).or_insert(Users { wanted: None, left: 0 }).left += 1;
+        let of_names = self.names.values().map(|n| n.backend_set);
+        for id in self.listeners.values().map(|l| l.value.backend_set).chain(of_names) {
+            users.entry(id).or_insert(Users { wanted: None, left: 0 }).left += 1;
         }
         let mut candidates = vec![None; to_make];
         let mut seen = HashSet::new();
-        for (address, place) in wanted.listeners.iter().flat_map(|l| &l.addresses).zip(places) {
-            let (Some(Place::ToMake(j)), Some(present)) = (*place, self.listeners.get(&address.key)) else { continue };
-            let id = present.value.backend_set;
+        for ((user, _), place) in self::users(wanted).zip(places) {
+            let (Some(Place::ToMake(j)), Some(id)) = (*place, self.set_of(user)) else { continue };
             let Some(users) = users.get_mut(&id).filter(|_| id != 0) else { continue };
             if *candidates[j].get_or_insert(id) == id && users.wanted.is_none() && seen.insert(id) {
                 users.wanted = Some(j);
@@ -242,13 +259,13 @@ impl Applier {
         store: &mut dyn MapStore,
     ) -> Result<(), StoreError> {
         let key = backend.key();
-        let value = value(&key, backend.local, path);
+        let (value, mtu) = value(&key, backend.local, path);
         let id = self.backend_ids.take().ok_or(StoreError::Full(MapName::Backends))?;
         let put = store.reset_backend_counters(id).and_then(|()| store.put_backend(id, value));
         match put {
             Ok(()) => {
                 let local_users = u32::from(backend.local);
-                self.backends.insert(key, PresentBackend { id, value, users: 1, local_users });
+                self.backends.insert(key, PresentBackend { id, value, mtu, users: 1, local_users });
             }
             Err(_) => self.backend_ids.free(id),
         }
@@ -280,7 +297,8 @@ impl Applier {
     }
 
     fn keep_set(&mut self, id: u32, range: Range, set: &Arc<Set>, missing: Vec<BackendKey>) {
-        let present = PresentSet { range, content: Some(Arc::clone(set)), missing, wanted: self.round };
+        let mtu = mtu(set, &self.backends);
+        let present = PresentSet { range, content: Some(Arc::clone(set)), missing, mtu, wanted: self.round };
         if let Some(before) = self.sets.insert(id, present) {
             self.drop_set(before, range);
         }
@@ -309,166 +327,6 @@ impl Applier {
             self.ranges.settle();
         }
         self.ranges.take(length).ok_or(StoreError::Full(MapName::Slots))
-    }
-
-    fn put_listeners(
-        &mut self,
-        wanted: &Wanted,
-        places: &[Option<Place>],
-        store: &mut dyn MapStore,
-        applied: &mut Applied,
-    ) {
-        let mut owners: HashMap<ListenerKey, &ListenerName> = HashMap::new();
-        let mut bound: HashSet<u32> = self.listener_names.values().copied().collect();
-        let mut places = places.iter();
-        for listener in &wanted.listeners {
-            let places: Vec<_> = places.by_ref().take(listener.addresses.len()).collect();
-            let id = match self.listener_id(listener, &mut bound, store) {
-                Ok(id) => id,
-                Err(error) => {
-                    // What is there already goes on as it is.
-                    self.want_again(listener);
-                    applied.note(Err(error), || Object::Listener(listener.name.clone()));
-                    continue;
-                }
-            };
-            for (address, place) in listener.addresses.iter().zip(places) {
-                if let Some(owner) = owners.get(&address.key) {
-                    let (address, port) = (ip(address.key.address), address.key.port);
-                    let error = ProblemKind::Taken { address, port, owner: (*owner).clone() };
-                    applied.problems.push(Problem { object: Object::Listener(listener.name.clone()), error });
-                    continue;
-                }
-                owners.insert(address.key, &listener.name);
-                let backend_set = match place {
-                    None => 0,
-                    Some(Place::Present(id)) => *id,
-                    // The one before it goes on.
-                    Some(_) => self.listeners.get(&address.key).map_or(0, |l| l.value.backend_set),
-                };
-                if let Some(set) = self.sets.get_mut(&backend_set) {
-                    set.wanted = self.round;
-                }
-                let value = Listener { kind: listener_kind::L4, id, backend_set, ..Listener::default() };
-                let put = self.put_listener(address.key, value, store, applied);
-                applied.note_unless_ok(put, || Object::Listener(listener.name.clone()));
-            }
-        }
-        let names: HashSet<&ListenerName> = wanted.listeners.iter().map(|l| &l.name).collect();
-        let freed = &mut self.listener_ids;
-        self.listener_names.retain(|name, id| {
-            let wanted = names.contains(name);
-            if !wanted {
-                freed.free(*id);
-            }
-            wanted
-        });
-        for id in self.adopted_listener_ids.drain(..).filter(|id| !bound.contains(id)) {
-            freed.free(id);
-        }
-    }
-
-    /// The id of the listener's counters: the one it has, the one it had before this agent started, or a new one.
-    fn listener_id(
-        &mut self,
-        listener: &maps::Listener,
-        bound: &mut HashSet<u32>,
-        store: &mut dyn MapStore,
-    ) -> Result<u32, StoreError> {
-        if let Some(id) = self.listener_names.get(&listener.name) {
-            return Ok(*id);
-        }
-        let ids = 1..self.capacity.listener_ids;
-        let adopted = listener
-            .addresses
-            .iter()
-            .filter_map(|a| self.listeners.get(&a.key))
-            .map(|l| l.value.id)
-            .find(|id| ids.contains(id) && !bound.contains(id));
-        let id = match adopted {
-            Some(id) => id,
-            None => {
-                let id = self.listener_ids.take().ok_or(StoreError::Full(MapName::ListenerCounters))?;
-                if let Err(error) = store.reset_listener_counters(id) {
-                    self.listener_ids.free(id);
-                    return Err(error);
-                }
-                id
-            }
-        };
-        bound.insert(id);
-        self.listener_names.insert(listener.name.clone(), id);
-        Ok(id)
-    }
-
-    fn want_again(&mut self, listener: &maps::Listener) {
-        for address in &listener.addresses {
-            let Some(present) = self.listeners.get_mut(&address.key) else { continue };
-            present.wanted = self.round;
-            if let Some(set) = self.sets.get_mut(&present.value.backend_set) {
-                set.wanted = self.round;
-            }
-        }
-    }
-
-    fn put_listener(
-        &mut self,
-        key: ListenerKey,
-        value: Listener,
-        store: &mut dyn MapStore,
-        applied: &mut Applied,
-    ) -> Result<(), StoreError> {
-        if let Some(present) = self.listeners.get_mut(&key) {
-            present.wanted = self.round;
-            if present.value == value {
-                return Ok(());
-            }
-        }
-        let put = store.put_listener(key, value);
-        match (&put, self.listeners.get(&key).map(|l| l.value.backend_set)) {
-            (Ok(()), _) => {
-                applied.writes += 1;
-                self.listeners.insert(key, PresentListener { value, wanted: self.round });
-            }
-            // It still points to what it did.
-            (Err(_), Some(before)) => {
-                if let Some(set) = self.sets.get_mut(&before) {
-                    set.wanted = self.round;
-                }
-            }
-            (Err(_), None) => {}
-        }
-        put
-    }
-
-    fn put_addresses(&mut self, wanted: &Wanted, store: &mut dyn MapStore, applied: &mut Applied) {
-        for GatewayAddress { address, exclusive } in &wanted.addresses {
-            let key = ListenerKey { address: *address, ..ListenerKey::default() };
-            let kind = if *exclusive { listener_kind::EXCLUSIVE } else { listener_kind::SHARED };
-            let value = Listener { kind, ..Listener::default() };
-            let put = self.put_listener(key, value, store, applied);
-            applied.note_unless_ok(put, || Object::Address(*address));
-        }
-    }
-
-    fn remove_listeners(&mut self, store: &mut dyn MapStore, applied: &mut Applied) {
-        let round = self.round;
-        let mut unwanted: Vec<ListenerKey> =
-            self.listeners.iter().filter(|(_, l)| l.wanted != round).map(|(key, _)| *key).collect();
-        // Entries of addresses (port 0) before their listeners, as they were made after them.
-        unwanted.sort_unstable_by_key(|key| (key.port, *key));
-        for key in unwanted {
-            let removed = store.remove_listener(key);
-            if removed.is_ok() {
-                self.listeners.remove(&key);
-                applied.removals += 1;
-            } else if let Some(set) = self.listeners.get(&key).map(|l| l.value.backend_set)
-                && let Some(set) = self.sets.get_mut(&set)
-            {
-                set.wanted = round;
-            }
-            applied.note(removed, || Object::Datapath);
-        }
     }
 
     fn remove_sets(&mut self, store: &mut dyn MapStore, applied: &mut Applied) {
@@ -514,23 +372,52 @@ impl Applier {
 }
 
 impl Applied {
-    fn note(&mut self, result: Result<(), StoreError>, object: impl FnOnce() -> Object) {
+    pub(super) fn note(&mut self, result: Result<(), StoreError>, object: impl FnOnce() -> Object) {
         match result {
             Ok(()) => self.writes += 1,
             Err(error) => self.problems.push(Problem { object: object(), error: error.into() }),
         }
     }
 
-    fn note_unless_ok(&mut self, result: Result<(), StoreError>, object: impl FnOnce() -> Object) {
+    pub(super) fn note_unless_ok(&mut self, result: Result<(), StoreError>, object: impl FnOnce() -> Object) {
         if result.is_err() {
             self.note(result, object);
         }
     }
 }
 
+/// Everything that wants a set or none: addresses of L4 listeners, and names of TLS listeners on each of their addresses.
+fn users(wanted: &Wanted) -> impl Iterator<Item = (User, Option<&Arc<Set>>)> {
+    wanted.listeners.iter().flat_map(|listener| {
+        let of_address = |address| listener.tls.is_none().then_some(of_address(address));
+        let addresses = listener.addresses.iter().filter_map(of_address);
+        let at = listener.addresses.iter().map(|address| &address.key);
+        let names = at.flat_map(|at| listener.tls.iter().flat_map(|tls| &tls.names).map(|name| of_name(name, at)));
+        addresses.chain(names)
+    })
+}
+
+/// Where the name is not it needs no set.
+fn of_name<'a>(name: &'a ServerName, at: &ListenerKey) -> (User, Option<&'a Arc<Set>>) {
+    (User::Name(name.key(at)), name.set(at).filter(|_| name.is_on(at)))
+}
+
+fn of_address(address: &maps::ListenerAddress) -> (User, Option<&Arc<Set>>) {
+    (User::Listener(address.key), address.set.as_ref())
+}
+
 fn first_user(wanted: &Wanted, set: &Arc<Set>) -> Object {
-    let has = |l: &&maps::Listener| l.addresses.iter().any(|a| a.set.as_ref() == Some(set));
-    wanted.listeners.iter().find(has).map_or(Object::Datapath, |l| Object::Listener(l.name.clone()))
+    let uses = |l: &&maps::Listener| {
+        let names = || l.tls.iter().flat_map(|tls| &tls.names);
+        l.addresses.iter().any(|a| a.set.as_ref() == Some(set) || names().any(|name| name.set(&a.key) == Some(set)))
+    };
+    wanted.listeners.iter().find(uses).map_or(Object::Datapath, |l| Object::Listener(l.name.clone()))
+}
+
+/// The smallest on the ways to the backends of a set; 0: not known.
+fn mtu(set: &Set, backends: &HashMap<BackendKey, PresentBackend>) -> u16 {
+    let known = set.backends().filter_map(|b| backends.get(&b.key())).map(|b| b.mtu).filter(|mtu| *mtu != 0);
+    known.min().unwrap_or(0)
 }
 
 impl PresentBackend {
@@ -542,7 +429,8 @@ impl PresentBackend {
         store: &mut dyn MapStore,
         applied: &mut Applied,
     ) -> Result<(), StoreError> {
-        let value = value(key, self.local_users > 0, path);
+        let (value, mtu) = value(key, self.local_users > 0, path);
+        self.mtu = mtu;
         if self.value != value {
             store.put_backend(self.id, value)?;
             self.value = value;
@@ -552,15 +440,18 @@ impl PresentBackend {
     }
 }
 
-fn value(key: &BackendKey, local: bool, path: PathOf<'_>) -> Backend {
-    let BackendKey { address, port, protocol } = *key;
+/// With the MTU of the way.
+fn value(key: &BackendKey, local: bool, path: PathOf<'_>) -> (Backend, u16) {
+    let BackendKey { address, port, protocol, proxy } = *key;
     let path = path(address, local);
-    Backend {
+    let flag = |flag: u8, set: bool| if set { flag } else { 0 };
+    let value = Backend {
         address,
         source: path.source,
         port,
-        flags: if local { backend_flags::LOCAL } else { 0 },
+        flags: flag(backend_flags::LOCAL, local) | flag(backend_flags::PROXY, proxy),
         protocol,
         ifindex: if local { path.ifindex } else { 0 },
-    }
+    };
+    (value, path.mtu)
 }

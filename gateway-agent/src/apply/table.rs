@@ -63,7 +63,8 @@ impl Table {
 /// From the identity and never from the id: an agent that starts anew must make the same table.
 fn seed(backend: &Backend) -> u64 {
     let [high, low] = backend.address.words();
-    mix(mix(mix(high) ^ low) ^ u64::from(backend.port) << 8 ^ u64::from(backend.protocol))
+    let kind = u64::from(backend.proxy) << 32 | u64::from(backend.port) << 8 | u64::from(backend.protocol);
+    mix(mix(mix(high) ^ low) ^ kind)
 }
 
 #[cfg(test)]
@@ -73,7 +74,7 @@ mod tests {
     use gateway_common::{Address, protocol};
 
     fn backend(n: u8) -> Backend {
-        Backend { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP, local: false }
+        Backend { address: Address::v4([198, 18, 0, n]), port: 80, protocol: protocol::TCP, proxy: false, local: false }
     }
 
     fn set(members: impl IntoIterator<Item = u8>) -> Set {

@@ -1,25 +1,22 @@
-//! `--access-log`: a JSON line a connection that was opened, closed or refused.
+//! Reads events of connections: for `--access-log`, a JSON line a connection opened, closed, refused or tried elsewhere, and for
+//! those who watch.
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
-use gateway_common::{Address, Event, Reason, event_kind};
-use jiff::Timestamp;
+use gateway_common::{Event, event_kind};
 use rustix::time::{ClockId, clock_gettime};
-use serde::Serialize;
 
-use crate::admin::{Names, view};
+use crate::admin::{Watchers, event_line};
 use crate::agent::Agent;
 use crate::datapath::Events;
-use crate::emit::maps::ip;
 
 pub struct AccessLog {
     events: Events,
-    to: BufWriter<Box<dyn Write>>,
+    to: Option<BufWriter<Box<dyn Write>>>,
 }
 
 /// Most events written at a time, so that other work goes on.
@@ -35,22 +32,49 @@ pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 }
 
 impl AccessLog {
-    pub fn new(to: Box<dyn Write>, events: Events) -> AccessLog {
-        AccessLog { events, to: BufWriter::new(to) }
+    /// Without a place to write to it is for those who watch only.
+    pub fn new(to: Option<Box<dyn Write>>, events: Events) -> AccessLog {
+        AccessLog { events, to: to.map(BufWriter::new) }
     }
 
-    /// Writes what has come since the last call.
-    pub fn write(&mut self, agent: &RefCell<Agent>) -> io::Result<()> {
-        let Some(first) = self.events.next() else { return Ok(()) };
+    pub fn is_written(&self) -> bool {
+        self.to.is_some()
+    }
+
+    /// What came before anybody watched is nobody's.
+    pub fn forget(&mut self) {
+        self.events.by_ref().for_each(drop);
+    }
+
+    /// Tells what has come since the last call.
+    pub fn tell(&mut self, agent: &RefCell<Agent>, watchers: &Watchers) {
+        let Some(first) = self.events.next() else { return };
         let mut agent = agent.borrow_mut();
         let names = agent.names();
-        let boot = boot_time();
+        let (boot, watched) = (boot_time(), !watchers.is_empty());
+        let mut written = Ok(());
         for event in std::iter::once(first).chain(&mut self.events).take(BURST) {
-            serde_json::to_writer(&mut self.to, &line(&event, names, boot))?;
-            self.to.write_all(b"\n")?;
+            let Ok(mut line) = serde_json::to_vec(&event_line(&event, names, boot)) else { continue };
+            line.push(b'\n');
+            if let Some(to) = self.to.as_mut().filter(|_| written.is_ok() && is_for_the_log(&event)) {
+                written = to.write_all(&line);
+            }
+            if watched {
+                watchers.send(&line.into());
+            }
         }
-        self.to.flush()
+        if let Some(to) = &mut self.to
+            && let Err(error) = written.and_then(|()| to.flush())
+        {
+            tracing::error!(%error, "the access log ends");
+            self.to = None;
+        }
     }
+}
+
+/// That all went well is said by what did not happen.
+fn is_for_the_log(event: &Event) -> bool {
+    event.kind != event_kind::DELIVERED
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -64,81 +88,4 @@ fn boot_time() -> i128 {
         i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
     };
     ns(ClockId::Realtime) - ns(ClockId::Monotonic)
-}
-
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    time: String,
-    event: &'static str,
-    protocol: &'static str,
-    client: SocketAddr,
-    gateway: SocketAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    listener: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    service: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    backend: Option<SocketAddr>,
-    /// Why it was refused, or the state it ended in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_in: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_out: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    packets: Option<u64>,
-}
-
-fn line<'a>(event: &Event, names: &'a Names, boot: i128) -> Line<'a> {
-    let socket = |address: Address, port: u16| SocketAddr::new(ip(address), port);
-    let closed = event.kind == event_kind::CLOSED;
-    let time = Timestamp::from_nanosecond(boot + i128::from(event.time)).unwrap_or_default();
-    Line {
-        time: format!("{time:.6}"),
-        event: match event.kind {
-            event_kind::OPENED => "opened",
-            event_kind::CLOSED => "closed",
-            event_kind::REFUSED => "refused",
-            _ => "unknown",
-        },
-        protocol: view::protocol(event.client.protocol),
-        client: socket(event.client.source, event.client.source_port),
-        gateway: socket(event.client.destination, event.client.destination_port),
-        listener: names.listener(event.listener),
-        service: names.service(event.backend),
-        backend: names.backends.get(&event.backend).map(|b| socket(b.key.address, b.key.port)),
-        reason: match event.kind {
-            event_kind::REFUSED => Reason::from_index(event.detail).map(Reason::name),
-            event_kind::CLOSED => Some(view::state(event.detail as u8)),
-            _ => None,
-        },
-        bytes_in: closed.then_some(event.bytes_in),
-        bytes_out: closed.then_some(event.bytes_out),
-        packets: closed.then_some(event.packets),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gateway_common::{FlowKey, protocol};
-
-    #[test]
-    fn a_refused_connection_says_why() {
-        let client = FlowKey {
-            source: Address::v4([198, 18, 0, 1]),
-            destination: Address::v4([198, 19, 0, 1]),
-            source_port: 4000,
-            destination_port: 80,
-            protocol: protocol::TCP,
-            _pad: [0; 3],
-        };
-        let detail = Reason::NoBackend as u32;
-        let event = Event { time: 1_500_000_000, client, kind: event_kind::REFUSED, detail, ..Event::default() };
-        let names = Names::default();
-        let text = serde_json::to_string(&line(&event, &names, 0)).unwrap();
-        let expected = r#"{"time":"1970-01-01T00:00:01.500000Z","event":"refused","protocol":"TCP","client":"198.18.0.1:4000","gateway":"198.19.0.1:80","reason":"no_backend"}"#;
-        assert_eq!(text, expected);
-    }
 }

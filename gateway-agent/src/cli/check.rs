@@ -67,8 +67,8 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
         let (mut outcome, mut messages) = (Outcome::Accepted, Vec::new());
         for (place, conditions) in conditions(&report, object) {
             let refused = conditions.iter().any(|c| c.kind == ConditionType::Accepted && c.is_bad());
-            for condition in conditions.iter().filter(|c| c.is_bad()) {
-                outcome = Outcome::Rejected;
+            for condition in conditions.iter().filter(|c| c.is_bad() || c.remark) {
+                outcome = outcome.max(if condition.is_bad() { Outcome::Rejected } else { Outcome::Warned });
                 let message = format!("{place}{} ({})", condition.message, condition.reason);
                 // That what is not accepted is not programmed goes without saying.
                 let implied = refused && condition.kind == ConditionType::Programmed;

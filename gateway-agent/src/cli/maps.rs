@@ -9,11 +9,17 @@ use crate::admin::Query;
 pub enum What {
     /// Addresses and ports, and which set of backends each has.
     Listeners,
+    /// Server names of TLS listeners, with what comes by them.
+    Sni,
     /// Sets of backends with the share of each.
     Sets,
     Backends,
     /// Connections.
     Flows,
+    /// TLS clients that have sent no whole ClientHello yet.
+    Handshakes,
+    /// ClientHellos that the kernel keeps.
+    Hellos,
 }
 
 impl What {
@@ -23,6 +29,9 @@ impl What {
             What::Sets => Query::Sets,
             What::Backends => Query::Backends,
             What::Flows => Query::Flows,
+            What::Sni => Query::Sni,
+            What::Handshakes => Query::Handshakes,
+            What::Hellos => Query::Hellos,
         }
     }
 }
@@ -34,6 +43,18 @@ pub fn table(what: What, answer: &Value) -> String {
         What::Listeners => {
             let columns = ["address", "port", "protocol", "kind", "id", "name", "backendSet"];
             plain(&["ADDRESS", "PORT", "PROTOCOL", "KIND", "ID", "LISTENER", "SET"], &columns, rows)
+        }
+        What::Sni => {
+            let columns = ["address", "port", "name", "mode", "listener", "route", "backendSet", "hits"];
+            plain(&["ADDRESS", "PORT", "NAME", "MODE", "LISTENER", "ROUTE", "SET", "HITS"], &columns, rows)
+        }
+        What::Handshakes => {
+            let columns = ["client", "gateway", "mss", "windowScale", "sack", "hello", "alert"];
+            plain(&["CLIENT", "GATEWAY", "MSS", "WINDOW SCALE", "SACK", "HELLO", "ALERT"], &columns, rows)
+        }
+        What::Hellos => {
+            let columns = ["slot", "client", "gateway", "bytes", "state", "attempts", "idleSeconds"];
+            plain(&["SLOT", "CLIENT", "GATEWAY", "BYTES", "STATE", "BACKENDS TRIED", "IDLE"], &columns, rows)
         }
         What::Backends => {
             let columns = ["id", "address", "port", "protocol", "service", "local", "source", "ifindex"];

@@ -9,6 +9,7 @@ mod maps;
 pub mod output;
 mod run;
 mod status;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
         #[arg(long, short, value_enum, default_value_t)]
         output: Output,
     },
+    /// Say what would happen to a TLS connection, step by step, or what happens to those that come.
+    Trace(trace::Options),
     /// Remove everything that Sluice attached or pinned on this node; connections through it end.
     Uninstall {
         #[arg(long, default_value = DEFAULT_PIN_DIR)]
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
                 None => maps::table(what, &answer),
             })
         }),
+        Command::Trace(options) => trace::trace(&options),
         Command::Uninstall { pin_dir } => uninstall(&pin_dir),
     };
     result.unwrap_or_else(|error| {

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use gateway_common::Config;
+use gateway_common::{Config, HELLO_CHOICE};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
@@ -19,10 +19,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
-use crate::admin;
+use crate::admin::{self, Subject};
 use crate::agent::Agent;
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
+use crate::proxy::{self, Proxy, Tls};
 use crate::source::files::Watcher;
 
 #[derive(clap::Args)]
@@ -55,6 +56,8 @@ pub struct Options {
     sizes: MapSizes,
     #[command(flatten)]
     idle: IdleTimes,
+    #[command(flatten)]
+    proxy: ProxyOptions,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -89,6 +92,9 @@ struct MapSizes {
     /// Listeners.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().listeners, value_parser = size())]
     max_listeners: u32,
+    /// Server names of TLS listeners, once for each address and port; their memory is taken as they come.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().server_names, value_parser = size())]
+    max_server_names: u32,
     /// Different sets of backends.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().backend_sets, value_parser = size())]
     max_backend_sets: u32,
@@ -104,10 +110,22 @@ struct MapSizes {
     /// Halves of connections that are being opened or have ended.
     #[arg(long, value_name = "N", default_value_t = Sizes::default().embryonic, value_parser = size())]
     max_embryonic: u32,
+    /// TLS connections whose ClientHello is under way, 9 KiB each; a multiple of 4.
+    #[arg(long, value_name = "N", default_value_t = Sizes::default().hellos, value_parser = hellos)]
+    hellos: u32,
 }
 
 fn size() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(2..1 << 28)
+}
+
+/// A new ClientHello is given one of so many slots.
+fn hellos(text: &str) -> Result<u32, String> {
+    let hellos: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    if (8..=1 << 16).contains(&hellos) && hellos.is_multiple_of(HELLO_CHOICE) {
+        return Ok(hellos);
+    }
+    Err(format!("a multiple of {HELLO_CHOICE} from 8 to 65536"))
 }
 
 /// How long a connection may be silent, in seconds.
@@ -133,6 +151,26 @@ struct IdleTimes {
     /// How often idle connections are looked for.
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     sweep_interval: u64,
+}
+
+/// Connections that the agent takes itself.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Connections through the agent")]
+struct ProxyOptions {
+    /// At a time; more are refused. Each may need 6 file descriptors.
+    #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = connections())]
+    proxy_connections: usize,
+    /// How long a client may take for its ClientHello and the TLS handshake.
+    #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().handshake.as_secs())]
+    proxy_handshake: u64,
+    /// How long connections may go on when the agent is told to stop.
+    #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().drain.as_secs())]
+    proxy_drain: u64,
+}
+
+fn connections() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
 }
 
 const NS: u64 = 1_000_000_000;
@@ -177,12 +215,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
-    datapath.configure(&options.config()).context("cannot write map CONFIG")?;
-    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath)));
-    let mut access_log = match log {
-        Some(to) => Some(AccessLog::new(to, agent.borrow().events().context("cannot read map EVENTS")?)),
-        None => None,
-    };
+    let mut config = options.config();
+    datapath.configure(&config).context("cannot write map CONFIG")?;
+    let origins = datapath.origins();
+    let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
+    let proxy = Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
+    let tls = Tls::new().context("cannot make keys for session tickets")?;
+    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), tls)));
+    let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
+    let watchers = agent.borrow().watchers();
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
@@ -221,15 +262,22 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow().sweep();
                 memory::trim_heap();
             }
-            _ = write_log.tick(), if access_log.is_some() || trace.is_some() => {
+            () = watchers.joined() => {
+                if config.events == 0 {
+                    access_log.forget();
+                    config.events = 1;
+                    agent.borrow().configure(&config).context("cannot write map CONFIG")?;
+                }
+                watchers.greet();
+            }
+            _ = write_log.tick(), if config.events != 0 || trace.is_some() => {
                 if let Some(trace) = &mut trace {
                     trace.flush();
                 }
-                if let Some(log) = &mut access_log
-                    && let Err(error) = log.write(&agent)
-                {
-                    tracing::error!(%error, "the access log ends");
-                    access_log = None;
+                access_log.tell(&agent, &watchers);
+                if config.events != 0 && !access_log.is_written() && watchers.is_empty() {
+                    config.events = 0;
+                    agent.borrow().configure(&config).context("cannot write map CONFIG")?;
                 }
             }
             _ = stop.recv() => break,
@@ -237,6 +285,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
+    tokio::select! {
+        () = proxy.drain() => {}
+        // Told twice: at once.
+        _ = stop.recv() => {}
+        _ = interrupt.recv() => {}
+    }
     Ok(())
 }
 
@@ -298,11 +352,22 @@ impl Options {
         Sizes {
             listener_addresses: sizes.max_listener_addresses,
             listeners: sizes.max_listeners,
+            server_names: sizes.max_server_names,
             backend_sets: sizes.max_backend_sets,
             slots: sizes.max_slots,
             backends: sizes.max_backends,
             flows: sizes.max_flows,
             embryonic: sizes.max_embryonic,
+            hellos: sizes.hellos,
+        }
+    }
+
+    fn proxy(&self) -> proxy::Options {
+        let ProxyOptions { proxy_connections, proxy_handshake, proxy_drain } = &self.proxy;
+        proxy::Options {
+            connections: *proxy_connections,
+            handshake: Duration::from_secs(*proxy_handshake),
+            drain: Duration::from_secs(*proxy_drain),
         }
     }
 
@@ -316,7 +381,7 @@ impl Options {
             udp_new: idle.idle_udp_new.saturating_mul(NS),
             udp_established: idle.idle_udp_established.saturating_mul(NS),
             events: u32::from(self.access_log.is_some()),
-            hellos: gateway_common::sizes::HELLOS as u32,
+            hellos: self.sizes.hellos,
         }
     }
 }

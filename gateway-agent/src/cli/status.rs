@@ -19,7 +19,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
     let mut rows = Rows { table: Vec::new(), coloured };
     rows.push(["OBJECT", "STATUS", "OPENED", "LIVE", "REFUSED", "IN", "OUT"].map(str::to_owned).to_vec());
     for object in array(&status["objects"]) {
-        rows.object(object, &status["listeners"]);
+        rows.object(object, &status["listeners"], &status["serverNames"]);
     }
     text += &aligned(rows.table);
     text += &backends(status);
@@ -29,6 +29,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "\nrefused packets: {}", refused.join(", "));
     }
+    text += &proxy(&status["proxy"]);
     for problem in array(&status["problems"]) {
         let _ = writeln!(text, "{}", paint(&cell(problem), Color::FG_YELLOW, coloured));
     }
@@ -45,7 +46,7 @@ impl Rows {
         self.table.push(row);
     }
 
-    fn object(&mut self, object: &Value, counts: &Value) {
+    fn object(&mut self, object: &Value, counts: &Value, names: &Value) {
         let metadata = &object["metadata"];
         let name = match metadata["namespace"].as_str() {
             Some(namespace) => format!("{namespace}/{}", cell(&metadata["name"])),
@@ -58,9 +59,11 @@ impl Rows {
         self.conditions(title, &status["conditions"], None);
         for listener in array(&status["listeners"]) {
             let section = cell(&listener["name"]);
-            let counts = &counts[format!("{name}/{section}")];
+            let path = format!("{name}/{section}");
+            let counts = &counts[&path];
             let title = format!("  {section}, {} routes", cell(&listener["attachedRoutes"]));
             self.conditions(title, &listener["conditions"], Some(counts));
+            self.names(&names[&path]);
         }
         for parent in array(&status["parents"]) {
             let reference = &parent["parentRef"];
@@ -69,6 +72,21 @@ impl Rows {
                 None => format!("  at {}", cell(&reference["name"])),
             };
             self.conditions(title, &parent["conditions"], None);
+        }
+    }
+
+    /// The server names of a TLS listener, with where they lead and how many connections came by them.
+    fn names(&mut self, names: &Value) {
+        let count = fields(names).count();
+        // The others are in `sluice maps sni`.
+        const MOST: usize = 20;
+        for (name, of) in fields(names).take(MOST) {
+            let to = of["route"].as_str().unwrap_or("no route: refused");
+            let mode = if of["mode"] == "terminate" { ", ends here" } else { "" };
+            self.push(vec![format!("    {name}"), format!("{to}{mode}"), cell(&of["hits"])]);
+        }
+        if count > MOST {
+            self.push(vec![format!("    {} more names", count - MOST), "see `sluice maps sni`".to_owned()]);
         }
     }
 
@@ -123,6 +141,22 @@ fn interfaces(status: &Value, coloured: bool) -> String {
     format!("\n{}", aligned(table))
 }
 
+/// Nothing as long as no connection went through the agent.
+fn proxy(proxy: &Value) -> String {
+    if proxy["accepted"].as_u64().unwrap_or_default() == 0 {
+        return String::new();
+    }
+    let [accepted, live, relayed, terminated] =
+        ["accepted", "live", "relayed", "terminated"].map(|field| cell(&proxy[field]));
+    let (bytes_in, bytes_out) = (bytes(&proxy["bytesIn"]), bytes(&proxy["bytesOut"]));
+    let refused: Vec<_> = fields(&proxy["refused"]).map(|(reason, n)| format!(", {reason} {n}")).collect();
+    format!(
+        "\nthrough the agent: {accepted} opened, {live} live, {relayed} relayed, {terminated} terminated, {bytes_in} in, \
+         {bytes_out} out{}\n",
+        refused.concat()
+    )
+}
+
 fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
@@ -155,7 +189,15 @@ mod tests {
             |kind: &str, status: &str| json!({"type": kind, "status": status, "reason": "R", "message": "M"});
         let status = json!({
             "node": "n1", "version": "0", "ready": true, "refusedPackets": {"no_listener": 3}, "problems": ["p.yaml:1: bad"],
+            "proxy": {
+                "accepted": 5, "live": 1, "relayed": 2, "terminated": 1, "bytesIn": 2048, "bytesOut": 10,
+                "refused": {"not_tls": 2},
+            },
             "listeners": {"default/gw/web": {"picked": 5, "live": 2, "refused": 0, "bytesIn": 2048, "bytesOut": 10}},
+            "serverNames": {"default/gw/web": {
+                "*.a.example": {"route": "TLSRoute default/a", "mode": "passthrough", "hits": 7},
+                "b.example": {"mode": "terminate", "hits": 0},
+            }},
             "objects": [{
                 "kind": "Gateway", "metadata": {"namespace": "default", "name": "gw"},
                 "status": {
@@ -170,11 +212,16 @@ mod tests {
         });
         let text = table(&status, false);
         let expected = "node n1, sluice 0, ready\n\n\
-            OBJECT                           STATUS                 OPENED  LIVE  REFUSED  IN       OUT\n\
+            OBJECT                           STATUS                        OPENED  LIVE  REFUSED  IN       OUT\n\
             Gateway default/gw (198.19.0.1)  Accepted\n  \
-              web, 1 routes                                         5       2     0        2.0 KiB  10 B\n\
-            \x20                                not Programmed: M (R)\n";
+              web, 1 routes                                                5       2     0        2.0 KiB  10 B\n\
+            \x20                                not Programmed: M (R)\n    \
+                *.a.example                  TLSRoute default/a            7\n    \
+                b.example                    no route: refused, ends here  0\n";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.ends_with("refused packets: no_listener 3\np.yaml:1: bad\n"), "{text}");
+        let expected = "refused packets: no_listener 3\n\n\
+            through the agent: 5 opened, 1 live, 2 relayed, 1 terminated, 2.0 KiB in, 10 B out, not_tls 2\n\
+            p.yaml:1: bad\n";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

@@ -27,8 +27,7 @@ pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Nam
         Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
         None => Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
     };
-    let kind = Kind::of_route(route.protocol);
-    (BackendSet { route: format!("{kind} {}", route.meta.name).into(), refs }, condition)
+    (BackendSet { route: format!("{} {}", route.of, route.meta.name).into(), refs }, condition)
 }
 
 fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, (Reason, String)> {
@@ -39,10 +38,10 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
         return Err((Reason::InvalidKind, message));
     }
     let namespace = &route.meta.name.namespace;
-    if name.namespace != *namespace && !index.permits(Kind::of_route(route.protocol), namespace, name) {
+    if name.namespace != *namespace && !index.permits(route.of.kind(), namespace, Kind::Service, name) {
         let message = format!(
             "Service {name} is in another namespace, and no ReferenceGrant there lets a {} of {namespace} refer to it",
-            Kind::of_route(route.protocol)
+            route.of
         );
         return Err((Reason::RefNotPermitted, message));
     }
@@ -57,11 +56,12 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
     let Some(port) = *port else {
         return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));
     };
-    let gathered = index.endpoints(name).and_then(|all| Some((all, all.port(port, route.protocol)?)));
+    let protocol = route.of.protocol();
+    let gathered = index.endpoints(name).and_then(|all| Some((all, all.port(port, protocol)?)));
     let Some((all, endpoints)) = gathered else {
         let ports: Vec<String> = service.ports.iter().map(|p| format!("{} ({})", p.port, p.protocol)).collect();
         let has = if ports.is_empty() { "no ports".to_owned() } else { ports.join(", ") };
-        let message = format!("Service {name} has no {} port {port}; it has {has}", route.protocol);
+        let message = format!("Service {name} has no {protocol} port {port}; it has {has}");
         return Err((Reason::BackendNotFound, message));
     };
     Ok(Target::Endpoints { service: all.service().clone(), endpoints: endpoints.clone() })
@@ -74,6 +74,16 @@ pub fn empty_services(index: &Index, empty: &BTreeSet<&Name>, problems: &mut Vec
         let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
                        name and protocol), so its share of connections is refused";
         problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, "", message));
+    }
+}
+
+/// Services that ask for PROXY protocol where nobody speaks it.
+pub fn without_proxy_protocol(index: &Index, services: &BTreeSet<&Name>, problems: &mut Vec<Problem>) {
+    for service in services.iter().filter_map(|name| index.service(name)).filter(|service| service.proxy_protocol) {
+        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
+        let field = "metadata.annotations[sluice.dev/proxy-protocol]";
+        let message = "has no effect on what comes by TCP and UDP listeners, only by TLS listeners";
+        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, field, message));
     }
 }
 

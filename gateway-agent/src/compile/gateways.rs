@@ -1,12 +1,12 @@
-//! GatewayClasses and Gateways: which are ours, which addresses they have, which listeners are distinct.
+//! GatewayClasses and Gateways: which are ours, which addresses they have.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ClassReport, Condition, ConditionType, GatewayReport, ListenerReport, Reason, Subject};
-use crate::index::{AddressRequest, GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, ObjectId};
-use crate::ir::{BackendSet, Protocol};
+use super::listeners::{Fate, ListenerPlan, mark_conflicts, mark_overlaps};
+use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, Subject};
+use crate::index::{AddressRequest, Gateway, Index, Kind, ObjectId};
 use crate::source::{Problem, Severity};
 
 /// Every GatewayClass of this controller, by name.
@@ -47,29 +47,6 @@ pub struct Plan<'a> {
     addresses_missing: Option<(Reason, String)>,
 }
 
-pub struct ListenerPlan<'a> {
-    pub spec: &'a Listener,
-    pub fate: Fate,
-    /// What it forwards; of any meaning only if it is programmed.
-    pub protocol: Protocol,
-    /// `None`: no kind of route that `allowedRoutes.kinds` names can be attached.
-    pub supported: Option<Protocol>,
-    /// `allowedRoutes.kinds` names kinds that cannot be attached.
-    bad_kinds: Option<String>,
-    pub attached: u32,
-    /// Of the route that wins.
-    pub backends: Option<Arc<BackendSet>>,
-}
-
-/// What becomes of a listener.
-pub enum Fate {
-    Programmed,
-    UnsupportedProtocol(String),
-    Conflicted(String),
-    /// Its Gateway is not accepted or has no address.
-    Idle,
-}
-
 /// All Gateways of our classes, the first by precedence first.
 pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Problem>) -> Vec<Plan<'a>> {
     let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, c)).collect();
@@ -81,7 +58,6 @@ pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Pr
         }
     }
     plans.sort_by_cached_key(|plan| plan.gateway.meta.precedence());
-    settle_claims(&mut plans);
     plans
 }
 
@@ -111,7 +87,7 @@ impl<'a> Plan<'a> {
             gateway,
             addresses: Vec::new(),
             exclusive: Vec::new(),
-            listeners: gateway.listeners.iter().map(ListenerPlan::new).collect(),
+            listeners: gateway.listeners.iter().map(|l| ListenerPlan::new(l, gateway, index)).collect(),
             refused: None,
             addresses_missing: None,
         };
@@ -119,7 +95,8 @@ impl<'a> Plan<'a> {
         if plan.refused.is_none() {
             plan.assign_addresses(&index.node().addresses);
         }
-        plan.mark_conflicts();
+        mark_conflicts(&mut plan.listeners);
+        mark_overlaps(&mut plan.listeners);
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
             listener.fate = Fate::Idle;
@@ -179,37 +156,9 @@ impl<'a> Plan<'a> {
         };
     }
 
-    /// Listeners of one Gateway that no packet could choose between. The API forbids to pick a winner among them.
-    fn mark_conflicts(&mut self) {
-        let mut by_port: HashMap<u16, Vec<usize>> = HashMap::with_capacity(self.listeners.len());
-        for (i, listener) in self.listeners.iter().enumerate() {
-            by_port.entry(listener.spec.port).or_default().push(i);
-        }
-        for group in by_port.into_values().filter(|group| group.len() > 1) {
-            for &i in &group {
-                let this = self.listeners[i].spec;
-                let others: Vec<String> = group
-                    .iter()
-                    .map(|&j| self.listeners[j].spec)
-                    .filter(|other| other.name != this.name && clash(&this.protocol, &other.protocol))
-                    .map(|other| format!("{} ({})", other.name, other.protocol))
-                    .collect();
-                if !others.is_empty() {
-                    let message = format!(
-                        "Port {} is also wanted by {} of the same Gateway, and nothing in a packet tells them apart; \
-                         give each another port",
-                        this.port,
-                        others.join(", ")
-                    );
-                    self.listeners[i].fate = Fate::Conflicted(message);
-                }
-            }
-        }
-    }
-
     /// Addresses that are its own wish, not the node's. A Gateway without any listener holds none.
     pub fn exclusive_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let lives = self.listeners.iter().any(ListenerPlan::is_programmed);
+        let lives = self.listeners.iter().any(ListenerPlan::holds_its_place);
         self.exclusive.iter().copied().filter(move |_| lives)
     }
 
@@ -244,135 +193,16 @@ impl<'a> Plan<'a> {
         };
         let programmed = match &self.addresses_missing {
             _ if !accepted.status => {
-                let message = "Not accepted, so nothing of it is in the data plane";
+                let message = match self.listeners.iter().any(ListenerPlan::holds_its_place) {
+                    true => "Not accepted; its TLS listeners are there only to refuse connections",
+                    false => "Not accepted, so nothing of it is in the data plane",
+                };
                 Condition::no(ConditionType::Programmed, Reason::Invalid, message)
             }
             Some((reason, message)) => Condition::no(ConditionType::Programmed, *reason, message.clone()),
             None => Condition::yes(ConditionType::Programmed, Reason::Programmed, "The Gateway is in the data plane"),
         };
         vec![accepted, programmed]
-    }
-}
-
-impl<'a> ListenerPlan<'a> {
-    fn new(spec: &'a Listener) -> ListenerPlan<'a> {
-        let (fate, protocol) = match &spec.protocol {
-            ListenerProtocol::Forwarded(protocol) => (Fate::Programmed, Some(*protocol)),
-            other => {
-                let message = format!("Protocol {other} is not supported by this version of Sluice; use TCP or UDP");
-                (Fate::UnsupportedProtocol(message), None)
-            }
-        };
-        let fits = |kind: &&crate::index::RouteKind| {
-            let wanted = protocol.map(|p| Kind::of_route(p).to_string());
-            &*kind.group == GATEWAY_GROUP && Some(&*kind.kind) == wanted.as_deref()
-        };
-        let wrong: Vec<String> = spec.kinds.iter().filter(|kind| !fits(kind)).map(|kind| kind.to_string()).collect();
-        let supported = protocol.filter(|_| spec.kinds.is_empty() || spec.kinds.iter().any(|kind| fits(&kind)));
-        let bad_kinds = protocol.filter(|_| !wrong.is_empty()).map(|protocol| {
-            let right = Kind::of_route(protocol);
-            format!("allowedRoutes.kinds: a {protocol} listener takes {right}, not {}", wrong.join(", "))
-        });
-        ListenerPlan {
-            spec,
-            fate,
-            protocol: protocol.unwrap_or(Protocol::Tcp),
-            supported,
-            bad_kinds,
-            attached: 0,
-            backends: None,
-        }
-    }
-
-    pub fn is_programmed(&self) -> bool {
-        matches!(self.fate, Fate::Programmed) && self.supported.is_some()
-    }
-
-    fn is_invalid(&self) -> bool {
-        matches!(self.fate, Fate::UnsupportedProtocol(_) | Fate::Conflicted(_)) || self.supported.is_none()
-    }
-
-    fn report(self) -> ListenerReport {
-        use ConditionType::{Accepted, Conflicted, Programmed, ResolvedRefs};
-        let (accepted, mut programmed, conflicted) = match self.fate {
-            Fate::Programmed => (
-                Condition::yes(Accepted, Reason::Accepted, "The listener is valid"),
-                Condition::yes(Programmed, Reason::Programmed, "The listener is in the data plane"),
-                None,
-            ),
-            Fate::Idle => (
-                Condition::yes(Accepted, Reason::Accepted, "The listener is valid"),
-                Condition::no(
-                    Programmed,
-                    Reason::Pending,
-                    "The Gateway is not accepted or has no address; see its conditions",
-                ),
-                None,
-            ),
-            Fate::UnsupportedProtocol(message) => (
-                Condition::no(Accepted, Reason::UnsupportedProtocol, message),
-                Condition::no(Programmed, Reason::Invalid, "Not accepted, so not in the data plane"),
-                None,
-            ),
-            Fate::Conflicted(message) => (
-                Condition::no(Accepted, Reason::ProtocolConflict, message.clone()),
-                Condition::no(Programmed, Reason::ProtocolConflict, "Not accepted, so not in the data plane"),
-                Some(Condition::yes(Conflicted, Reason::ProtocolConflict, message)),
-            ),
-        };
-        let resolved = match self.bad_kinds {
-            Some(message) => {
-                if self.supported.is_none() && accepted.status {
-                    let message = "No route could be attached, so it is not in the data plane";
-                    programmed = Condition::no(Programmed, Reason::Invalid, message);
-                }
-                Condition::no(ResolvedRefs, Reason::InvalidRouteKinds, message)
-            }
-            None => Condition::yes(ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
-        };
-        let distinct = || Condition::no(Conflicted, Reason::NoConflicts, "No other listener wants the same");
-        ListenerReport {
-            name: self.spec.name.clone(),
-            port: self.spec.port,
-            supported: self.supported,
-            attached: self.attached,
-            conditions: vec![accepted, programmed, resolved, conflicted.unwrap_or_else(distinct)],
-        }
-    }
-}
-
-/// Gateways that share an address must not want the same of it: the first by precedence keeps it.
-fn settle_claims(plans: &mut [Plan]) {
-    let listeners = plans.iter().map(|p| p.addresses.len() * p.listeners.len()).sum();
-    let mut claims: HashMap<(IpAddr, u16, Protocol), (&Gateway, &str)> = HashMap::with_capacity(listeners);
-    for plan in plans {
-        let gateway: &Gateway = plan.gateway;
-        for listener in plan.listeners.iter_mut().filter(|l| l.is_programmed()) {
-            let keys = || plan.addresses.iter().map(|address| (*address, listener.spec.port, listener.protocol));
-            let taken = keys().find_map(|key| claims.get(&key).map(|holder| (key, *holder)));
-            match taken {
-                Some(((address, port, protocol), (holder, section))) => {
-                    let message = format!(
-                        "{protocol} port {port} of {address} belongs to listener {section} of Gateway {}, which comes first \
-                         (the older, then by name); choose another port or address",
-                        holder.meta.name
-                    );
-                    listener.fate = Fate::Conflicted(message);
-                }
-                None => claims.extend(keys().map(|key| (key, (gateway, &*listener.spec.name)))),
-            }
-        }
-    }
-}
-
-/// Two listeners of one port cannot be told apart: UDP from UDP, TCP from anything that runs over TCP. HTTP, HTTPS and
-/// TLS listeners differ by host name from each other.
-fn clash(a: &ListenerProtocol, b: &ListenerProtocol) -> bool {
-    use ListenerProtocol::{Forwarded, Http, Https, Tls};
-    match (a, b) {
-        (Forwarded(a), Forwarded(b)) => a == b,
-        (Forwarded(Protocol::Tcp), Http | Https | Tls) | (Http | Https | Tls, Forwarded(Protocol::Tcp)) => true,
-        _ => false,
     }
 }
 

@@ -11,21 +11,36 @@
 //!   (`ListenerStatus.attachedRoutes`); the message tells that no traffic comes.
 //! - An address of a type that is not supported refuses the Gateway; one that cannot be used leaves it accepted, not
 //!   programmed, and in service on its other addresses (the conformance test GatewayStaticAddresses).
+//! - TLS listeners of one port are told apart by hostname, also those of several Gateways, and also those that end TLS from
+//!   those that pass it through (`TLSRouteModeMixed`). The most specific one that matches a server name takes the connection, and
+//!   refuses it if no route of its own takes the name ("listener isolation"). That holds as well for one that cannot be served,
+//!   because of its certificates or route kinds: it refuses.
+//! - Of several TLSRoutes that want the same host name of a listener the oldest has it; an older one with `*.example.com` does not
+//!   keep a younger one from `www.example.com`.
 //! - A Service that exists and has no endpoints is a resolved reference; its share of connections is refused.
 
 #![forbid(unsafe_code)]
 
 mod backends;
+mod certificates;
+mod claims;
 mod gateways;
+mod hostnames;
+mod listeners;
 mod report;
 mod routes;
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use claims::Claims;
+use gateways::Plan;
+use listeners::ListenerPlan;
 pub use report::*;
 
-use crate::index::Index;
-use crate::ir::{Ir, Listener, ListenerName, Traffic};
+use crate::index::{Index, ListenerProtocol, TlsMode};
+use crate::ir::{self, HostName, Ir, Listener, ListenerName, ServerName, Traffic};
 
 /// GatewayClasses with this `spec.controllerName` are ours.
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
@@ -34,23 +49,24 @@ pub fn compile(index: &Index) -> (Ir, Report) {
     let mut report = Report::default();
     report.classes = gateways::classes(index, &mut report.problems);
     let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
-    report.routes = routes::attach(index, &mut plans, &mut report.problems);
+    let claims = claims::settle(&mut plans);
+    report.routes = routes::attach(index, &mut plans, &claims, &mut report.problems);
     backends::unread_slices(index, &mut report.problems);
 
     let mut ir = Ir::default();
     for plan in &plans {
-        ir.listeners.extend(plan.listeners.iter().filter(|l| l.is_programmed()).map(|listener| Listener {
-            name: ListenerName {
-                namespace: plan.gateway.meta.name.namespace.clone(),
-                gateway: plan.gateway.meta.name.name.clone(),
-                section: listener.spec.name.clone(),
-            },
-            addresses: plan.addresses.clone(),
-            port: listener.spec.port,
-            traffic: Traffic::Forward {
-                protocol: listener.protocol,
-                backends: listener.backends.as_ref().map(Arc::clone),
-            },
+        let listeners = plan.listeners.iter().filter(|l| l.holds_its_place());
+        ir.listeners.extend(listeners.filter_map(|listener| {
+            Some(Listener {
+                name: ListenerName {
+                    namespace: plan.gateway.meta.name.namespace.clone(),
+                    gateway: plan.gateway.meta.name.name.clone(),
+                    section: listener.spec.name.clone(),
+                },
+                addresses: plan.addresses.clone(),
+                port: listener.spec.port,
+                traffic: traffic(plan, listener, &claims)?,
+            })
         }));
         ir.exclusive_addresses.extend(plan.exclusive_addresses());
     }
@@ -61,4 +77,45 @@ pub fn compile(index: &Index) -> (Ir, Report) {
     report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
     report.problems.sort_unstable();
     (ir, report)
+}
+
+/// `None`: a protocol that is not served.
+fn traffic(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Option<Traffic> {
+    match &listener.spec.protocol {
+        ListenerProtocol::Forwarded(protocol) => {
+            let backends = listener.hosts.get(&HostName::Any).map(|winner| Arc::clone(&winner.backends));
+            Some(Traffic::Forward { protocol: *protocol, backends })
+        }
+        ListenerProtocol::Tls(tls) => {
+            let mode = match (&tls.mode, &listener.certificates) {
+                (TlsMode::Passthrough, _) => ir::TlsMode::Passthrough,
+                (TlsMode::Terminate { .. }, Ok(certificates)) => {
+                    ir::TlsMode::Terminate { certificates: certificates.clone() }
+                }
+                (TlsMode::Terminate { .. }, Err(_)) => ir::TlsMode::Terminate { certificates: Vec::new() },
+            };
+            Some(Traffic::Tls { mode, names: server_names(plan, listener, claims) })
+        }
+        ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Other(_) => None,
+    }
+}
+
+/// What a listener takes, its own hostname included, less what belongs to more specific listeners of the same address and
+/// port. Each of these has its own hostname among its names, so that of all names on an address and port that match a server
+/// name the most specific one belongs to the most specific listener that matches it: one look-up does for both choices.
+fn server_names(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Vec<ServerName> {
+    let mut hosts: BTreeSet<&HostName> = BTreeSet::from([listener.hostname()]);
+    if listener.serves() {
+        hosts.extend(listener.hosts.keys());
+    }
+    let name = |host: &HostName| {
+        let is_away = |address: &&IpAddr| claims.taken_away(**address, listener.spec, host).is_some();
+        let not_on: Vec<IpAddr> = plan.addresses.iter().filter(is_away).copied().collect();
+        (not_on.len() < plan.addresses.len()).then(|| ServerName {
+            host: host.clone(),
+            backends: listener.hosts.get(host).filter(|_| listener.serves()).map(|winner| Arc::clone(&winner.backends)),
+            not_on,
+        })
+    };
+    hosts.into_iter().filter_map(name).collect()
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::index::{Meta, Name, ObjectId, Origin, ParentRef};
-use crate::ir::{ListenerName, Protocol};
+use crate::index::{Meta, Name, ObjectId, Origin, ParentRef, RouteType};
+use crate::ir::ListenerName;
 use crate::source::Problem;
 
 /// Everything `compile` found, sorted by kind and name.
@@ -78,8 +78,8 @@ pub struct GatewayReport {
 pub struct ListenerReport {
     pub name: Arc<str>,
     pub port: u16,
-    /// The protocol of the route kind it takes; `None`: it takes none.
-    pub supported: Option<Protocol>,
+    /// The routes it takes.
+    pub supported: Vec<RouteType>,
     /// Routes that are attached, whether or not one of them wins.
     pub attached: u32,
     pub conditions: Vec<Condition>,
@@ -105,15 +105,17 @@ pub struct Condition {
     pub status: bool,
     pub reason: Reason,
     pub message: Cow<'static, str>,
+    /// It holds, and yet the message tells of something that does nothing.
+    pub remark: bool,
 }
 
 impl Condition {
     pub fn yes(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
-        Condition { kind, status: true, reason, message: message.into() }
+        Condition { kind, status: true, reason, message: message.into(), remark: false }
     }
 
     pub fn no(kind: ConditionType, reason: Reason, message: impl Into<Cow<'static, str>>) -> Condition {
-        Condition { kind, status: false, reason, message: message.into() }
+        Condition { kind, status: false, reason, message: message.into(), remark: false }
     }
 
     /// Says that something is wrong, whichever way the condition is worded.
@@ -129,6 +131,8 @@ pub enum ConditionType {
     Programmed,
     ResolvedRefs,
     Conflicted,
+    /// Only where it is true.
+    OverlappingTLSConfig,
 }
 
 /// The reasons of the Gateway API that Sluice gives.
@@ -138,15 +142,19 @@ pub enum Reason {
     AddressNotAssigned,
     AddressNotUsable,
     BackendNotFound,
+    HostnameConflict,
     Invalid,
+    InvalidCertificateRef,
     InvalidKind,
     InvalidParameters,
     InvalidRouteKinds,
     ListenersNotValid,
     NoConflicts,
+    NoMatchingListenerHostname,
     NoMatchingParent,
     NoResources,
     NotAllowedByListeners,
+    OverlappingHostnames,
     Pending,
     Programmed,
     ProtocolConflict,

@@ -1,36 +1,46 @@
-//! Which routes attach to which listeners, and which of them wins.
+//! Which routes attach to which listeners, and which of them wins which host name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::gateways::{Fate, ListenerPlan, Plan};
+use super::claims::Claims;
+use super::gateways::Plan;
+use super::hostnames::intersection;
+use super::listeners::{ListenerPlan, Winner, described};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Index, Kind, Name, ObjectId, ParentRef, Route};
+use crate::index::{
+    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ObjectId, ParentRef, Route,
+};
+use crate::ir::{BackendSet, HostName};
 use crate::source::{Problem, Severity};
 
-/// Attaches every route, the first by precedence first: it wins the listener (GEP-2644: all are accepted, the oldest
-/// gets the traffic). Returns the reports by kind and name.
-pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<Problem>) -> Vec<RouteReport> {
+/// Attaches every route, the first by precedence first: it wins the listener, or its host names there (GEP-2644: all are
+/// accepted, the oldest gets the traffic). Returns the reports by kind and name.
+pub fn attach<'a>(
+    index: &'a Index,
+    plans: &mut [Plan<'a>],
+    claims: &Claims<'a>,
+    problems: &mut Vec<Problem>,
+) -> Vec<RouteReport> {
     let gateways: HashMap<Name, Sections> =
         plans.iter().enumerate().map(|(i, plan)| (plan.gateway.meta.name.clone(), Sections::of(i, plan))).collect();
     let mut routes: Vec<&Arc<Route>> = index.routes().collect();
-    routes.sort_by_cached_key(|route| (route.protocol, route.meta.precedence()));
+    routes.sort_by_cached_key(|route| (route.meta.precedence(), route.of));
     let mut reports = Vec::with_capacity(routes.len());
-    let mut winners: HashMap<(usize, usize), &Name> = HashMap::new();
     let mut empty: BTreeSet<&Name> = BTreeSet::new();
+    let mut plain: BTreeSet<&Name> = BTreeSet::new();
     for route in routes {
-        let mut attachment = Attachment { index, route, plans, winners: &mut winners, taken: BTreeSet::new() };
-        let mut parents: Vec<(&ParentRef, Condition)> = Vec::with_capacity(route.parents.len());
+        let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {
-                Ok(sections) => parents.push((parent, attachment.accept(parent, sections))),
+                Ok(sections) => parents.push((parent, sections)),
                 Err((severity, message)) => {
                     let field = format!("spec.parentRefs[{i}]");
                     problems.push(Problem::of_object(severity, id(route), &route.meta.origin, &field, message));
                 }
             }
         }
-        let taken = attachment.taken;
         if parents.is_empty() {
             if route.parents.is_empty() {
                 let message = "names no Gateway, so it does nothing; add spec.parentRefs";
@@ -39,24 +49,25 @@ pub fn attach<'a>(index: &'a Index, plans: &mut [Plan<'a>], problems: &mut Vec<P
             continue;
         }
         let (backends, resolved) = backends::resolve(index, route, &mut empty);
-        let backends = Arc::new(backends);
-        for &(gateway, listener) in &taken {
-            let listener = &mut plans[gateway].listeners[listener];
-            listener.backends.get_or_insert_with(|| backends.clone());
-        }
-        let parents = parents.into_iter().map(|(reference, accepted)| ParentReport {
+        let taken = BTreeSet::new();
+        let mut attachment = Attachment { index, claims, route, plans, backends: backends.into(), taken };
+        let parents = parents.into_iter().map(|(reference, sections)| ParentReport {
             reference: reference.clone(),
-            conditions: vec![accepted, resolved.clone()],
+            conditions: vec![attachment.accept(reference, sections), resolved.clone()],
         });
         reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: parents.collect() });
+        if attachment.has_plain_listener() {
+            plain.extend(route.backends.iter().map(|backend| &backend.name));
+        }
     }
     backends::empty_services(index, &empty, problems);
+    backends::without_proxy_protocol(index, &plain, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
 }
 
 fn id(route: &Route) -> ObjectId {
-    ObjectId { kind: Kind::of_route(route.protocol), name: route.meta.name.clone() }
+    ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }
 }
 
 /// A Gateway's place among the plans, and its listeners by name.
@@ -104,9 +115,10 @@ fn find_gateway<'a>(
 /// One route looking for listeners.
 struct Attachment<'p, 'a> {
     index: &'a Index,
+    claims: &'p Claims<'a>,
     route: &'a Route,
     plans: &'p mut [Plan<'a>],
-    winners: &'p mut HashMap<(usize, usize), &'a Name>,
+    backends: Arc<BackendSet>,
     /// (Gateway, listener) that the route is attached to.
     taken: BTreeSet<(usize, usize)>,
 }
@@ -138,17 +150,27 @@ impl Attachment<'_, '_> {
         if open.is_empty() {
             return refuse(Reason::NotAllowedByListeners, refusals.join("; "));
         }
-        let remarks: Vec<String> = open.iter().filter_map(|&i| self.take(sections.gateway, i)).collect();
-        let message = if remarks.is_empty() { "The route is attached".into() } else { remarks.join("; ").into() };
-        Condition { kind: ConditionType::Accepted, status: true, reason: Reason::Accepted, message }
+        let wanted: Vec<_> = open.iter().map(|&i| (i, self.hosts(&plan.listeners[i]))).collect();
+        if wanted.iter().all(|(_, hosts)| hosts.is_empty()) {
+            let others = refusals.into_iter().map(|why| format!("; {why}"));
+            let message = no_such_host(&open, plan) + &others.collect::<String>();
+            return refuse(Reason::NoMatchingListenerHostname, message);
+        }
+        let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
+        let remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
+        let yes = |message| Condition::yes(ConditionType::Accepted, Reason::Accepted, message);
+        match remarks.is_empty() {
+            true => yes("The route is attached".into()),
+            false => Condition { remark: true, ..yes(Cow::from(remarks.join("; "))) },
+        }
     }
 
     /// `allowedRoutes` of a listener, for this route.
     fn why_not_allowed(&self, plan: &Plan, listener: &ListenerPlan) -> Option<String> {
         let section = &listener.spec.name;
-        if listener.supported != Some(self.route.protocol) {
-            let kind = Kind::of_route(self.route.protocol);
-            return Some(format!("listener {section} ({}) takes no {kind}", listener.spec.protocol));
+        if !listener.takes.contains(&self.route.of) {
+            let protocol = described(&listener.spec.protocol);
+            return Some(format!("listener {section} ({protocol}) takes no {}", self.route.of));
         }
         let namespace = &self.route.meta.name.namespace;
         let allowed = match &listener.spec.namespaces {
@@ -162,24 +184,85 @@ impl Attachment<'_, '_> {
         })
     }
 
+    /// The host names that the route wants of a listener. A route without any wants all that the listener has.
+    fn hosts(&self, listener: &ListenerPlan) -> BTreeSet<HostName> {
+        let of_listener = listener.hostname();
+        if self.route.hostnames.is_empty() {
+            return BTreeSet::from([of_listener.clone()]);
+        }
+        self.route.hostnames.iter().filter_map(|host| intersection(host, of_listener)).collect()
+    }
+
     /// Attaches to a listener; says so where that brings no traffic.
-    fn take(&mut self, gateway: usize, i: usize) -> Option<String> {
-        let listener = &mut self.plans[gateway].listeners[i];
+    fn take(&mut self, gateway: usize, i: usize, hosts: BTreeSet<HostName>) -> Vec<String> {
+        let (route, plan) = (self.route, &mut self.plans[gateway]);
+        let listener = &mut plan.listeners[i];
         if self.taken.insert((gateway, i)) {
             listener.attached += 1;
         }
-        let name = &self.route.meta.name;
-        let winner = *self.winners.entry((gateway, i)).or_insert(name);
         let section = &listener.spec.name;
-        if winner != name {
-            let kind = Kind::of_route(self.route.protocol);
-            Some(format!("listener {section} forwards by {kind} {winner}, which comes first (the older, then by name)"))
-        } else if matches!(listener.fate, Fate::Programmed) {
-            None
-        } else {
-            Some(format!("listener {section} is not in the data plane; see its conditions"))
+        let goes_by_names = matches!(listener.spec.protocol, ListenerProtocol::Tls(_));
+        let addresses = if goes_by_names && listener.holds_its_place() { &plan.addresses[..] } else { &[] };
+        let mut lost: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for host in hosts {
+            let taken_away = |address| self.claims.taken_away(address, listener.spec, &host);
+            let owner = addresses.iter().find_map(|address| Some((address, taken_away(*address)?)));
+            let shown = host.to_string();
+            let winner = listener.hosts.entry(host).or_insert_with(|| Winner {
+                of: route.of,
+                name: &route.meta.name,
+                backends: self.backends.clone(),
+            });
+            if let Some((address, owner)) = owner {
+                let (section, gateway) = (&owner.listener.name, owner.gateway);
+                let to = match std::ptr::eq::<Gateway>(gateway, plan.gateway.as_ref()) {
+                    true => format!("to listener {section}"),
+                    false => format!("on {address} to listener {section} of Gateway {}", gateway.meta.name),
+                };
+                lost.entry(format!("{to}, whose hostname is more specific")).or_default().push(shown);
+            } else if (winner.of, winner.name) != (route.of, &route.meta.name) {
+                let by = format!("by {} {}", winner.of, winner.name);
+                lost.entry(format!("{by}, which comes first (the older, then by name)")).or_default().push(shown);
+            }
         }
+        let mut remarks: Vec<String> = lost
+            .into_iter()
+            .map(|(why, hosts)| match goes_by_names {
+                true => format!(
+                    "on listener {section} {} {} {why}",
+                    some(&hosts),
+                    if hosts.len() == 1 { "goes" } else { "go" }
+                ),
+                false => format!("listener {section} forwards {why}"),
+            })
+            .collect();
+        if !listener.serves() && (goes_by_names || remarks.is_empty()) {
+            let why = if listener.holds_its_place() { "refuses connections" } else { "is not in the data plane" };
+            remarks.push(format!("listener {section} {why}; see its conditions"));
+        }
+        remarks
     }
+
+    /// It is attached to a listener that forwards without looking inside.
+    fn has_plain_listener(&self) -> bool {
+        let listeners = self.taken.iter().map(|&(gateway, i)| &self.plans[gateway].listeners[i]);
+        listeners.into_iter().any(|listener| matches!(listener.spec.protocol, ListenerProtocol::Forwarded(_)))
+    }
+}
+
+/// Enough of them for a message.
+fn some(names: &[String]) -> String {
+    let more = if names.len() > 8 { " and more" } else { "" };
+    names[..names.len().min(8)].join(", ") + more
+}
+
+fn no_such_host(open: &[usize], plan: &Plan) -> String {
+    let of_listener = |i: &usize| {
+        let listener = &plan.listeners[*i];
+        format!("{} ({})", listener.spec.name, listener.hostname())
+    };
+    let open: Vec<String> = open.iter().map(of_listener).collect();
+    format!("spec.hostnames: none is within the hostname of {} of Gateway {}", some(&open), plan.gateway.meta.name)
 }
 
 fn no_such_listener(parent: &ParentRef, plan: &Plan) -> String {
@@ -189,8 +272,7 @@ fn no_such_listener(parent: &ParentRef, plan: &Plan) -> String {
         (None, Some(port)) => format!("with port {port}"),
         (None, None) => "at all".to_owned(),
     };
-    let some: Vec<String> =
-        plan.listeners.iter().take(8).map(|l| format!("{} (port {})", l.spec.name, l.spec.port)).collect();
-    let more = if plan.listeners.len() > 8 { " and more" } else { "" };
-    format!("Gateway {} has no listener {wanted}; it has {}{more}", plan.gateway.meta.name, some.join(", "))
+    let listeners: Vec<String> =
+        plan.listeners.iter().map(|l| format!("{} (port {})", l.spec.name, l.spec.port)).collect();
+    format!("Gateway {} has no listener {wanted}; it has {}", plan.gateway.meta.name, some(&listeners))
 }

@@ -35,6 +35,16 @@ impl Counters {
         Ok(self.0.events_lost.read_per_cpu(0, 1, self.0.cpus)?.iter().sum())
     }
 
+    /// Bytes of kernel memory of every map.
+    pub fn memory(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        self.0.memory()
+    }
+
+    /// Slots of HELLOS.
+    pub fn hello_capacity(&self) -> u32 {
+        self.0.hellos.entries()
+    }
+
     /// Entries that FLOWS can hold, two a connection.
     pub fn flow_capacity(&self) -> u32 {
         self.0.flows.entries()

@@ -16,7 +16,7 @@ use super::maps::Maps;
 use super::netlink::Link;
 use super::network::Network;
 use super::pins::Pins;
-use super::programs::{Programs, TC, XDP};
+use super::programs::{EGRESS, Programs, TC, XDP};
 use super::raw::Map;
 
 /// Where XDP is used.
@@ -47,7 +47,7 @@ pub struct Options {
 pub struct Interface {
     pub name: String,
     pub external: bool,
-    /// The hook, or why there is none.
+    /// The hook of both directions, or why there is none.
     pub tc: Result<&'static str, String>,
     /// The mode, or why there is none.
     pub xdp: Result<&'static str, String>,
@@ -124,24 +124,30 @@ impl Interfaces {
         programs: &mut Programs,
         pins: &Pins,
     ) -> Result<&'static str, String> {
-        let pin = pins.link(TC, link.index);
+        let hooks = DIRECTIONS.into_iter().zip([&mut programs.tc, &mut programs.egress]);
         if self.clsact {
-            unpin(&pin);
-            return attach_clsact(&link.name, &mut programs.tc).map(|()| "clsact");
+            for ((name, direction), program) in hooks {
+                unpin(&pins.link(name, link.index));
+                attach_clsact(&link.name, direction, program)?;
+            }
+            return Ok("clsact");
         }
         // Links of an earlier agent have got this agent's program already.
-        if pin.exists() {
-            return Ok("tcx");
+        let missing: Vec<_> = hooks.filter(|((name, _), _)| !pins.link(name, link.index).exists()).collect();
+        if missing.len() == DIRECTIONS.len() {
+            // An agent before this one may have been told to use clsact.
+            detach_clsact(network, link);
         }
-        // An agent before this one may have been told to use clsact.
-        detach_clsact(network, link);
-        let mut attach = || -> Result<(), ProgramError> {
-            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-            let id = programs.tc.attach_with_options(&link.name, TcAttachType::Ingress, options)?;
-            let attached: FdLink = programs.tc.take_link(id)?.try_into().map_err(other)?;
-            attached.pin(&pin).map(drop).map_err(other)
-        };
-        attach().map(|()| "tcx").map_err(|error| chain(&error))
+        for ((name, direction), program) in missing {
+            let mut attach = || -> Result<(), ProgramError> {
+                let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+                let id = program.attach_with_options(&link.name, direction, options)?;
+                let attached: FdLink = program.take_link(id)?.try_into().map_err(other)?;
+                attached.pin(pins.link(name, link.index)).map(drop).map_err(other)
+            };
+            attach().map_err(|error| chain(&error))?;
+        }
+        Ok("tcx")
     }
 
     fn attach_xdp(
@@ -191,7 +197,8 @@ pub fn detach_filters(network: &Network) -> usize {
 
 /// Most interfaces have no filter of ours: that is no error.
 fn detach_clsact(network: &Network, link: &Link) -> bool {
-    let detached = qdisc_detach_program(&link.name, TcAttachType::Ingress, TC).is_ok();
+    let detach = |(name, direction)| qdisc_detach_program(&link.name, direction, name).is_ok();
+    let detached = DIRECTIONS.map(detach).contains(&true);
     if detached {
         network.remove_empty_clsact(link);
     }
@@ -210,6 +217,9 @@ fn remove_stale_interfaces(links: &[Link], maps: &Maps) {
     }
 }
 
+/// What is attached by TC, and where.
+const DIRECTIONS: [(&str, TcAttachType); 2] = [(TC, TcAttachType::Ingress), (EGRESS, TcAttachType::Egress)];
+
 /// XDP modes, in pins and for people.
 const NATIVE: &str = "native";
 const GENERIC: &str = "generic";
@@ -218,14 +228,13 @@ const GENERIC: &str = "generic";
 const PRIORITY: u16 = 1;
 const HANDLE: TcHandle = TcHandle::new(0, 0x51ce);
 
-fn attach_clsact(interface: &str, program: &mut SchedClassifier) -> Result<(), String> {
+fn attach_clsact(interface: &str, direction: TcAttachType, program: &mut SchedClassifier) -> Result<(), String> {
     // There already, perhaps by somebody else: then it stays when we go.
     let _ = qdisc_add_clsact(interface);
     let options = NlOptions { priority: PRIORITY, handle: HANDLE, ..NlOptions::default() };
-    let attached = program.attach_with_options(interface, TcAttachType::Ingress, TcAttachOptions::Netlink(options));
+    let attached = program.attach_with_options(interface, direction, TcAttachOptions::Netlink(options));
     let id = attached.or_else(|first| {
-        let Ok(present) = SchedClassifierLink::attached(interface, TcAttachType::Ingress, PRIORITY, HANDLE, None)
-        else {
+        let Ok(present) = SchedClassifierLink::attached(interface, direction, PRIORITY, HANDLE, None) else {
             return Err(first);
         };
         program.attach_to_link(present)

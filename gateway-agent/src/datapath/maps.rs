@@ -2,13 +2,13 @@
 
 use std::io;
 use std::mem::size_of;
-use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
-    Backend, BackendSet, Config, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, HeldFragment, HeldKey, Interface,
-    Listener, ListenerKey, names, reason::REASONS, sizes,
+    Backend, BackendSet, Config, CookieKey, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, Handshake,
+    HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SniKey, SniName, names, reason::REASONS, sizes,
 };
 
 use super::raw::{self, Map};
@@ -19,11 +19,13 @@ use crate::apply::{Capacity, MapName, MapStore, StoreError};
 pub struct Sizes {
     pub listener_addresses: u32,
     pub listeners: u32,
+    pub server_names: u32,
     pub backend_sets: u32,
     pub slots: u32,
     pub backends: u32,
     pub flows: u32,
     pub embryonic: u32,
+    pub hellos: u32,
 }
 
 impl Default for Sizes {
@@ -31,11 +33,13 @@ impl Default for Sizes {
         Sizes {
             listener_addresses: sizes::LISTENERS as u32,
             listeners: sizes::LISTENER_IDS as u32,
+            server_names: sizes::SNI as u32,
             backend_sets: sizes::BACKEND_SETS as u32,
             slots: sizes::SLOTS as u32,
             backends: sizes::BACKENDS as u32,
             flows: sizes::FLOWS as u32,
             embryonic: sizes::EMBRYONIC as u32,
+            hellos: sizes::HELLOS as u32,
         }
     }
 }
@@ -61,10 +65,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Flags that the kernel sets by itself.
+    /// Those of the object, and those that the kernel sets by itself.
     fn flags(&self) -> u32 {
+        const BPF_F_NO_PREALLOC: u32 = 1;
         const BPF_F_RDONLY_PROG: u32 = 1 << 7;
-        if self.kind == MapType::DevMapHash { BPF_F_RDONLY_PROG } else { 0 }
+        match self.name {
+            names::SNI => BPF_F_NO_PREALLOC,
+            names::XDP_PORTS => BPF_F_RDONLY_PROG,
+            _ => 0,
+        }
     }
 
     /// Whether entries mean the same.
@@ -85,6 +94,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         Shape { name, kind, key: size_of::<K>() as u32, value: size_of::<V>() as u32, entries: entries as u32, keep }
     }
     const COUNTERS: Keep = Lost("counters start from 0");
+    const HANDSHAKES: Keep = Lost("TLS connections whose ClientHello is under way are refused");
     const FRAGMENTS: Keep = Lost("fragmented datagrams on their way are dropped");
     let n = |entries: u32| entries as usize;
     vec![
@@ -101,6 +111,10 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         ),
         of::<FragmentKey, FragmentTrack>(names::FRAGMENTS, MapType::LruHash, sizes::FRAGMENTS, FRAGMENTS),
         of::<HeldKey, HeldFragment>(names::HELD, MapType::LruHash, sizes::HELD, FRAGMENTS),
+        of::<SniKey, SniName>(names::SNI, MapType::Hash, n(sizes.server_names), Hash),
+        of::<FlowKey, Handshake>(names::HANDSHAKES, MapType::LruHash, sizes::HANDSHAKES, HANDSHAKES),
+        of::<u32, Hello>(names::HELLOS, MapType::Array, n(sizes.hellos), HANDSHAKES),
+        of::<u32, CookieKey>(names::COOKIE_KEY, MapType::Array, 1, Array),
         of::<u32, Config>(names::CONFIG, MapType::Array, 1, Array),
         of::<u32, u64>(names::DROPS, MapType::PerCpuArray, REASONS, COUNTERS),
         of::<u32, Counter>(names::LISTENER_COUNTERS, MapType::PerCpuArray, n(sizes.listeners), COUNTERS),
@@ -120,6 +134,10 @@ pub struct Maps {
     pub backends: Map<u32, Backend>,
     pub flows: Map<FlowKey, Flow>,
     pub embryonic: Map<FlowKey, Flow>,
+    pub names: Map<SniKey, SniName>,
+    pub handshakes: Map<FlowKey, Handshake>,
+    pub hellos: Map<u32, Hello>,
+    pub cookie_key: Map<u32, CookieKey>,
     pub config: Map<u32, Config>,
     pub drops: Map<u32, u64>,
     pub listener_counters: Map<u32, Counter>,
@@ -129,6 +147,8 @@ pub struct Maps {
     pub xdp_ports: Map<u32, [u32; 2]>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
     pub cpus: usize,
+    /// Where they are pinned.
+    directory: PathBuf,
 }
 
 impl Maps {
@@ -155,6 +175,10 @@ impl Maps {
             backends: map!(names::BACKENDS),
             flows: map!(names::FLOWS),
             embryonic: map!(names::EMBRYONIC),
+            names: map!(names::SNI),
+            handshakes: map!(names::HANDSHAKES),
+            hellos: map!(names::HELLOS),
+            cookie_key: map!(names::COOKIE_KEY),
             config: map!(names::CONFIG),
             drops: map!(names::DROPS),
             listener_counters: map!(names::LISTENER_COUNTERS),
@@ -163,7 +187,14 @@ impl Maps {
             interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
+            directory: directory.to_owned(),
         })
+    }
+
+    /// What every pinned map takes of the kernel's memory now, in bytes.
+    pub fn memory(&self) -> io::Result<Vec<(&'static str, u64)>> {
+        let of = |name| Ok((name, raw::memory(raw::open(&self.directory.join(name))?.as_fd())?));
+        shapes(&Sizes::default()).iter().map(|shape| of(shape.name)).collect()
     }
 }
 
@@ -184,6 +215,7 @@ impl MapStore for Store<'_> {
         Capacity {
             listeners: maps.listeners.entries(),
             listener_ids: maps.listener_counters.entries(),
+            names: maps.names.entries(),
             sets: maps.sets.entries(),
             slots: maps.slots.entries(),
             backends: maps.backends.entries(),
@@ -203,6 +235,15 @@ impl MapStore for Store<'_> {
         scanned.map(|()| all).map_err(failed(MapName::Backends, "read"))
     }
 
+    fn each_name(&self, each: &mut dyn FnMut(&SniKey, &SniName)) -> Result<(), StoreError> {
+        let scanned = self.0.names.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)));
+        scanned.map_err(failed(MapName::Sni, "read"))
+    }
+
+    fn name(&self, key: SniKey) -> Result<Option<SniName>, StoreError> {
+        self.0.names.get(&key).map_err(failed(MapName::Sni, "read"))
+    }
+
     fn set(&self, id: u32) -> Result<BackendSet, StoreError> {
         let set = self.0.sets.get(&id).map_err(failed(MapName::BackendSets, "read"))?;
         Ok(set.unwrap_or_default())
@@ -218,6 +259,14 @@ impl MapStore for Store<'_> {
 
     fn remove_listener(&mut self, key: ListenerKey) -> Result<(), StoreError> {
         removed(self.0.listeners.remove(&key)).map_err(failed(MapName::Listeners, "remove from"))
+    }
+
+    fn put_name(&mut self, key: SniKey, value: SniName) -> Result<(), StoreError> {
+        self.0.names.put(&key, &value).map_err(failed(MapName::Sni, "write"))
+    }
+
+    fn remove_name(&mut self, key: SniKey) -> Result<(), StoreError> {
+        removed(self.0.names.remove(&key)).map_err(failed(MapName::Sni, "remove from"))
     }
 
     fn put_backend(&mut self, id: u32, value: Backend) -> Result<(), StoreError> {

@@ -10,6 +10,7 @@ pub mod memory;
 mod netlink;
 mod network;
 mod object;
+mod origins;
 mod pins;
 mod programs;
 mod raw;
@@ -17,14 +18,16 @@ mod trace;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use gateway_common::{Backend, BackendSet, Config, Flow, FlowKey, Listener, ListenerKey};
+use gateway_common::{
+    Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName,
+};
 
 use crate::apply::{Applied, Applier, StoreError};
-use crate::emit::maps::Wanted;
+use crate::emit::maps::{Wanted, address};
 pub use counters::Counters;
 pub use events::Events;
 use interfaces::Interfaces;
@@ -33,6 +36,7 @@ pub use maps::Sizes;
 use maps::{Maps, Store};
 pub use netlink::Monitor;
 use network::Network;
+pub use origins::Origins;
 use pins::{PinError, Pins};
 use programs::{LoadError, Programs};
 pub use trace::Trace;
@@ -82,6 +86,7 @@ impl Datapath {
         }
         let programs = Programs::load(&pins, sizes)?;
         let maps = Arc::new(Maps::open(pins.directory(), sizes).map_err(DatapathError::Maps)?);
+        make_cookie_key(&maps).map_err(DatapathError::Maps)?;
         let network = Network::new().map_err(DatapathError::Network)?;
         let applier = Applier::adopt(&mut Store(&maps))?;
         let mut datapath = Datapath { pins, programs, maps, network, interfaces: Interfaces::new(attach), applier };
@@ -106,6 +111,18 @@ impl Datapath {
     fn attach(&mut self) {
         let Datapath { interfaces, network, programs, pins, maps, .. } = self;
         interfaces.sync(network, programs, pins, maps);
+    }
+
+    /// Where connections go that the agent takes itself; `None`: nowhere. The address is one of the node's; the port is the first of
+    /// [`gateway_common::agent_backend::PORTS`] in a row.
+    pub fn set_agent_socket(&mut self, v6: bool, socket: Option<SocketAddr>) -> Result<(), StoreError> {
+        let socket = socket.map(|socket| (address(socket.ip()), socket.port()));
+        self.applier.set_agent_socket(v6, socket, &mut Store(&self.maps))
+    }
+
+    /// Where the clients of the agent's sockets wanted to go.
+    pub fn origins(&self) -> Origins {
+        Origins(Arc::clone(&self.maps))
     }
 
     pub fn configure(&self, config: &Config) -> io::Result<()> {
@@ -148,6 +165,21 @@ impl Datapath {
     }
 }
 
+/// Random bits, unless an earlier agent has written some: cookies that clients have stay good.
+fn make_cookie_key(maps: &Maps) -> io::Result<()> {
+    if maps.cookie_key.get(&0)?.is_some_and(|key| key != CookieKey::default()) {
+        return Ok(());
+    }
+    let mut words = [0; 2];
+    for word in &mut words {
+        let mut bytes = [0; 8];
+        // So few come all at once (getrandom(2)).
+        rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+        *word = u64::from_ne_bytes(bytes);
+    }
+    maps.cookie_key.put(&0, &CookieKey { words })
+}
+
 /// Reads what is in the maps, for people; may be sent to another thread.
 #[derive(Clone)]
 pub struct Contents(Arc<Maps>);
@@ -168,6 +200,34 @@ impl Contents {
 
     pub fn backends(&self, mut each: impl FnMut(u32, &Backend)) -> io::Result<()> {
         self.0.backends.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(*k, v)))
+    }
+
+    pub fn names(&self, mut each: impl FnMut(&SniKey, &SniName)) -> io::Result<()> {
+        self.0.names.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+
+    pub fn name(&self, key: &SniKey) -> io::Result<Option<SniName>> {
+        self.0.names.get(key)
+    }
+
+    pub fn listener(&self, key: &ListenerKey) -> io::Result<Option<Listener>> {
+        self.0.listeners.get(key)
+    }
+
+    pub fn handshakes(&self, mut each: impl FnMut(&FlowKey, &Handshake)) -> io::Result<()> {
+        self.0.handshakes.scan(|keys, values| keys.iter().zip(values).for_each(|(k, v)| each(k, v)))
+    }
+
+    /// Slots of HELLOS that are somebody's.
+    pub fn hellos(&self, mut each: impl FnMut(u32, &Hello)) -> io::Result<()> {
+        const PART: u32 = 16;
+        let entries = self.0.hellos.entries();
+        for from in (0..entries).step_by(PART as usize) {
+            let hellos = self.0.hellos.read_all(from, PART.min(entries - from))?;
+            let used = (from..).zip(&hellos).filter(|(_, hello)| hello.client.protocol != 0);
+            used.for_each(|(slot, hello)| each(slot, hello));
+        }
+        Ok(())
     }
 
     /// Flows of FLOWS and EMBRYONIC, both halves.

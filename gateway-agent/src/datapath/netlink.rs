@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -24,6 +24,8 @@ pub struct Link {
     /// The other end is in another network namespace.
     pub peer_elsewhere: bool,
     pub mac: [u8; 6],
+    /// Bytes of the IP packet.
+    pub mtu: u32,
 }
 
 impl Link {
@@ -38,6 +40,8 @@ pub struct Route {
     /// The node's address that they leave with.
     pub source: Option<IpAddr>,
     pub ifindex: u32,
+    /// Where the route itself has one.
+    pub mtu: Option<u32>,
 }
 
 /// Asks, and waits for the answer: the kernel has it at once.
@@ -220,12 +224,14 @@ fn link(message: LinkMessage) -> Link {
         kind: None,
         peer_elsewhere: false,
         mac: [0; 6],
+        mtu: 0,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::Address(mac) => link.mac = mac.try_into().unwrap_or_default(),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {
                     LinkInfo::Kind(InfoKind::Other(kind)) => Some(kind.clone()),
@@ -258,10 +264,16 @@ fn route(message: RouteMessage) -> Option<Route> {
     if !matches!(message.header.kind, RouteType::Unicast | RouteType::Local) {
         return None;
     }
-    let mut route = Route { source: None, ifindex: 0 };
+    let mut route = Route { source: None, ifindex: 0, mtu: None };
     for attribute in message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => route.ifindex = index,
+            RouteAttribute::Metrics(metrics) => {
+                route.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => route.source = Some(v4.into()),
             RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => route.source = Some(v6.into()),
             _ => {}

@@ -96,6 +96,8 @@ impl Network {
         // bpf_redirect_peer goes through the host end of a pair into the namespace of the other one.
         let pod = |l: &&Link| l.index == route.ifindex && l.is_veth() && l.peer_elsewhere;
         let ifindex = if local { self.links.iter().find(pod).map_or(0, |l| l.index) } else { 0 };
-        Path { source, ifindex }
+        let of_link = || self.links.iter().find(|l| l.index == route.ifindex).map_or(0, |l| l.mtu);
+        let mtu = route.mtu.unwrap_or_else(of_link).try_into().unwrap_or(u16::MAX);
+        Path { source, ifindex, mtu }
     }
 }

@@ -19,6 +19,7 @@ use gateway_common::names;
 
 /// Names of the programs, as in the object and below the pin directory.
 pub const TC: &str = "ingress_tc";
+pub const EGRESS: &str = "egress_tc";
 pub const XDP: &str = "ingress_xdp";
 const SWEEP: &str = "sweep";
 
@@ -43,6 +44,7 @@ pub enum LoadError {
 /// The programs, as they are pinned.
 pub struct Programs {
     pub tc: SchedClassifier,
+    pub egress: SchedClassifier,
     pub xdp: Xdp,
     sweep: SchedClassifier,
     pub trace: Option<Trace>,
@@ -67,6 +69,7 @@ impl Programs {
         }
         let programs = Programs {
             tc: load_tc(&mut ebpf, TC, pins)?,
+            egress: load_tc(&mut ebpf, EGRESS, pins)?,
             xdp: load_xdp(&mut ebpf, pins)?,
             sweep: load_tc(&mut ebpf, SWEEP, pins)?,
             trace: Trace::of(&mut ebpf),
@@ -95,8 +98,12 @@ impl Programs {
     fn take_over_links(&self, pins: &Pins) -> Result<(), LoadError> {
         let links = pins.links().map_err(failed("read the links in", pins.directory()))?;
         for (hook, ifindex, path) in links {
-            let program = if hook == TC { self.tc.fd() } else { self.xdp.fd() };
-            let program = program.map_err(|error| LoadError::Program { program: TC, error: error.to_string() })?;
+            let (name, program) = match &*hook {
+                TC => (TC, self.tc.fd()),
+                EGRESS => (EGRESS, self.egress.fd()),
+                _ => (XDP, self.xdp.fd()),
+            };
+            let program = program.map_err(|error| LoadError::Program { program: name, error: error.to_string() })?;
             let updated = raw::open(&path).and_then(|link| {
                 if raw::link_ifindex(link.as_fd())? != ifindex {
                     return Err(io::Error::other("its interface has gone"));
@@ -226,6 +233,7 @@ fn copy(pins: &Pins, shape: &Shape) -> Result<(), LoadError> {
         (Keep::Array, 4, 4) => copy_array::<u32>(&from, &to, shape),
         (Keep::Array, ..) => copy_array::<gateway_common::BackendSet>(&from, &to, shape),
         (_, 24, _) => copy_hash::<gateway_common::ListenerKey, gateway_common::Listener>(&from, &to, shape),
+        (_, 32, _) => copy_hash::<gateway_common::SniKey, gateway_common::SniName>(&from, &to, shape),
         (_, 40, _) => copy_hash::<gateway_common::FlowKey, gateway_common::Flow>(&from, &to, shape),
         _ => copy_hash::<u32, gateway_common::Backend>(&from, &to, shape),
     };

@@ -249,6 +249,13 @@ pub fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What the kernel charges for a map, in bytes (`bpf_map_show_fdinfo` of kernel/bpf/syscall.c).
+pub fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_raw_fd()))?;
+    let memory = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok());
+    memory.ok_or_else(|| io::Error::other("the kernel does not say how large a map is"))
+}
+
 /// The interface that a tcx or XDP link is attached to; 0 once that has gone.
 pub fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers.

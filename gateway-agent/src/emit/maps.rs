@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use gateway_common::{Address, ListenerKey, protocol};
+use gateway_common::{Address, ListenerKey, SniKey, protocol, server_name, sni_mode};
 use hashbrown::HashSet;
 
-use crate::ir::{self, Duty, Ir, ListenerName, Protocol, Target, Traffic};
+use crate::ir::{self, Duty, HostName, Ir, ListenerName, Protocol, Target, TlsMode, Traffic};
 
-/// The wanted content of LISTENERS, BACKEND_SETS, SLOTS and BACKENDS.
+/// The wanted content of LISTENERS, SNI, BACKEND_SETS, SLOTS and BACKENDS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// In the order of the IR.
@@ -25,13 +25,84 @@ pub struct Wanted {
 pub struct Listener {
     pub name: ListenerName,
     pub addresses: Vec<ListenerAddress>,
+    /// `None`: connections are forwarded whatever their server name.
+    pub tls: Option<Tls>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerAddress {
     pub key: ListenerKey,
-    /// `None`: no route is attached.
+    /// `None`: no route is attached, or the server names have them.
     pub set: Option<Arc<Set>>,
+}
+
+/// A set for IPv4 addresses and one for IPv6 addresses.
+pub type OfFamily = [Option<Arc<Set>>; 2];
+
+/// What a TLS listener has in SNI, on each of its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// One of [`sni_mode`].
+    pub mode: u8,
+    /// In the order of the IR.
+    pub names: Vec<ServerName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerName {
+    pub host: HostName,
+    /// As SNI has it.
+    hash: u64,
+    /// By family. `None`: no route takes the name, or no address of the listener is of this family.
+    sets: OfFamily,
+    /// Addresses of the listener that do not have it.
+    not_on: Vec<Address>,
+}
+
+impl ServerName {
+    pub fn new(host: HostName, sets: OfFamily) -> ServerName {
+        let hash = SniKey::new(Address::UNSET, 0, false, looked_up(&host).as_bytes()).hash;
+        ServerName { host, hash, sets, not_on: Vec::new() }
+    }
+
+    pub fn is_on(&self, at: &ListenerKey) -> bool {
+        !self.not_on.contains(&at.address)
+    }
+
+    /// A name that cannot be told apart from this one.
+    #[cfg(test)]
+    pub fn with_hash_of(name: &ServerName, host: HostName) -> ServerName {
+        ServerName { host, ..name.clone() }
+    }
+
+    /// The key in SNI on this address.
+    pub fn key(&self, at: &ListenerKey) -> SniKey {
+        let wildcard = u8::from(!matches!(self.host, HostName::Exact(_)));
+        SniKey { address: at.address, hash: self.hash, port: at.port, wildcard, _pad: [0; 5] }
+    }
+
+    /// For an address of this key.
+    pub fn set(&self, at: &ListenerKey) -> Option<&Arc<Set>> {
+        let family = if at.address.is_v4() { Family::V4 } else { Family::V6 };
+        self.sets[family as usize].as_ref()
+    }
+
+    /// Its bit of `Listener::wildcards`; 0: no wildcard.
+    pub fn wildcard_bit(&self) -> u32 {
+        match &self.host {
+            HostName::Exact(_) => 0,
+            HostName::Wildcard(suffix) => server_name::wildcard_bit(suffix.split('.').count() as u32),
+            HostName::Any => server_name::wildcard_bit(0),
+        }
+    }
+}
+
+/// What of a name is hashed.
+fn looked_up(host: &HostName) -> &str {
+    match host {
+        HostName::Exact(name) | HostName::Wildcard(name) => name,
+        HostName::Any => "",
+    }
 }
 
 /// An address that Gateways use.
@@ -83,13 +154,15 @@ pub struct Backend {
     pub port: u16,
     /// IANA number.
     pub protocol: u8,
+    /// It wants a PROXY protocol header.
+    pub proxy: bool,
     /// On this node.
     pub local: bool,
 }
 
 impl Backend {
     pub fn key(&self) -> BackendKey {
-        BackendKey { address: self.address, port: self.port, protocol: self.protocol }
+        BackendKey { address: self.address, port: self.port, protocol: self.protocol, proxy: self.proxy }
     }
 }
 
@@ -100,42 +173,119 @@ pub struct BackendKey {
     pub port: u16,
     /// IANA number.
     pub protocol: u8,
+    /// It wants a PROXY protocol header: an endpoint may be that of two Services, and one of them says so.
+    pub proxy: bool,
 }
 
 /// The wanted content of the maps for this IR. `before` is the IR before it with what was made of it: sets whose backendRefs
 /// are the same are taken from there, so that the cost is that of what has changed.
 pub fn maps(ir: &Ir, before: Option<(&Ir, &Wanted)>) -> Wanted {
     let mut wanted = Wanted { listeners: Vec::with_capacity(ir.listeners.len()), addresses: gateway_addresses(ir) };
-    let mut made: HashSet<Arc<Set>> = HashSet::new();
+    let mut sets = Sets::default();
     let mut before = before.into_iter().flat_map(|(ir, wanted)| ir.listeners.iter().zip(&wanted.listeners)).peekable();
     for listener in &ir.listeners {
         while before.next_if(|(old, _)| old.name < listener.name).is_some() {}
-        let old = before.peek().filter(|(old, _)| old.name == listener.name && is_same(listener, old));
-        let number = number(listener.protocol());
-        let Traffic::Forward { backends, .. } = &listener.traffic else { continue };
-        // One set a family: an IPv4 address forwards to IPv4 endpoints only.
-        let mut of_family = [None, None];
-        for (ip, of_old) in old.iter().flat_map(|(old, wanted)| old.addresses.iter().zip(&wanted.addresses)) {
-            of_family[Family::of(*ip) as usize] = of_old.set.clone();
-        }
-        let mut addresses = Vec::with_capacity(listener.addresses.len());
-        for ip in &listener.addresses {
-            let family = Family::of(*ip);
-            if let (set @ None, Some(backends)) = (&mut of_family[family as usize], backends) {
-                *set = Some(Arc::clone(
-                    made.get_or_insert_with(&spread(backends, number, family), |s| Arc::new(s.clone())),
-                ));
-            }
-            let key = ListenerKey { address: address(*ip), port: listener.port, protocol: number, _pad: [0; 5] };
-            addresses.push(ListenerAddress { key, set: of_family[family as usize].clone() });
-        }
-        wanted.listeners.push(Listener { name: listener.name.clone(), addresses });
+        let old = before.peek().filter(|(old, _)| old.name == listener.name).copied();
+        wanted.listeners.push(self::listener(listener, old, &mut sets));
     }
     wanted
 }
 
+fn listener(listener: &ir::Listener, old: Option<(&ir::Listener, &Listener)>, sets: &mut Sets) -> Listener {
+    let number = number(listener.protocol());
+    let families = [true, false].map(|v4| listener.addresses.iter().any(|ip| ip.is_ipv4() == v4));
+    let (of_family, tls) = match &listener.traffic {
+        Traffic::Forward { backends, .. } => {
+            let old = old.and_then(|(old, wanted)| match &old.traffic {
+                Traffic::Forward { protocol, backends } if self::number(*protocol) == number => {
+                    Some((backends.as_ref()?, of_family(old, wanted)))
+                }
+                _ => None,
+            });
+            (sets.of(backends.as_ref(), number, families, old), None)
+        }
+        Traffic::Tls { mode, names } => {
+            let old = old.and_then(|(old, wanted)| match (&old.traffic, &wanted.tls) {
+                (Traffic::Tls { names, .. }, Some(tls)) => Some((&names[..], &tls.names[..])),
+                _ => None,
+            });
+            let mode = match mode {
+                TlsMode::Passthrough => sni_mode::PASSTHROUGH,
+                TlsMode::Terminate { .. } => sni_mode::TERMINATE,
+            };
+            ([None, None], Some(Tls { mode, names: server_names(names, families, old, sets) }))
+        }
+    };
+    let at = |ip: &IpAddr| ListenerAddress {
+        key: ListenerKey { address: address(*ip), port: listener.port, protocol: number, _pad: [0; 5] },
+        set: of_family[Family::of(*ip) as usize].clone(),
+    };
+    Listener { name: listener.name.clone(), addresses: listener.addresses.iter().map(at).collect(), tls }
+}
+
+fn server_names(
+    names: &[ir::ServerName],
+    families: [bool; 2],
+    old: Option<(&[ir::ServerName], &[ServerName])>,
+    sets: &mut Sets,
+) -> Vec<ServerName> {
+    let mut old = old.into_iter().flat_map(|(ir, wanted)| ir.iter().zip(wanted)).peekable();
+    let name = |name: &ir::ServerName| {
+        while old.next_if(|(old, _)| old.host < name.host).is_some() {}
+        let old = old.peek().filter(|(old, _)| old.host == name.host);
+        let of_old = old.and_then(|(old, wanted)| Some((old.backends.as_ref()?, wanted.sets.clone())));
+        let sets = sets.of(name.backends.as_ref(), protocol::TCP, families, of_old);
+        let not_on = name.not_on.iter().copied().map(address).collect();
+        match old {
+            Some((_, wanted)) => ServerName { host: wanted.host.clone(), hash: wanted.hash, sets, not_on },
+            None => ServerName { not_on, ..ServerName::new(name.host.clone(), sets) },
+        }
+    };
+    names.iter().map(name).collect()
+}
+
+/// The sets that an L4 listener had on its addresses.
+fn of_family(old: &ir::Listener, wanted: &Listener) -> OfFamily {
+    let mut of_family = [None, None];
+    for (ip, address) in old.addresses.iter().zip(&wanted.addresses) {
+        of_family[Family::of(*ip) as usize] = address.set.clone();
+    }
+    of_family
+}
+
+/// Sets that were made already: equal ones are one.
+#[derive(Default)]
+struct Sets(HashSet<Arc<Set>>);
+
+impl Sets {
+    /// One set a family that is asked for, since an IPv4 address forwards to IPv4 endpoints only. `old`: backendRefs of before,
+    /// and what was made of them.
+    fn of(
+        &mut self,
+        backends: Option<&Arc<ir::BackendSet>>,
+        protocol: u8,
+        families: [bool; 2],
+        old: Option<(&Arc<ir::BackendSet>, OfFamily)>,
+    ) -> OfFamily {
+        let Some(backends) = backends else { return [None, None] };
+        let mut sets = match old {
+            Some((old, sets)) if is_same(backends, old) => sets,
+            _ => [None, None],
+        };
+        for (family, set) in [Family::V4, Family::V6].into_iter().zip(&mut sets) {
+            if !families[family as usize] {
+                *set = None;
+            } else if set.is_none() {
+                let made = spread(backends, protocol, family);
+                *set = Some(Arc::clone(self.0.get_or_insert_with(&made, |s| Arc::new(s.clone()))));
+            }
+        }
+        sets
+    }
+}
+
 /// Whether both forward to the same, as far as can be told without looking at endpoints.
-fn is_same(a: &ir::Listener, b: &ir::Listener) -> bool {
+fn is_same(a: &Arc<ir::BackendSet>, b: &Arc<ir::BackendSet>) -> bool {
     let is_same_target = |a: &Target, b: &Target| match (a, b) {
         (Target::Invalid, Target::Invalid) => true,
         (Target::Endpoints { endpoints: a, .. }, Target::Endpoints { endpoints: b, .. }) => Arc::ptr_eq(a, b),
@@ -143,17 +293,7 @@ fn is_same(a: &ir::Listener, b: &ir::Listener) -> bool {
     };
     let is_same_ref =
         |(a, b): (&ir::BackendRef, &ir::BackendRef)| a.weight == b.weight && is_same_target(&a.target, &b.target);
-    let is_same_set = |a: &Option<Arc<ir::BackendSet>>, b: &Option<Arc<ir::BackendSet>>| match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => a.refs.len() == b.refs.len() && a.refs.iter().zip(&b.refs).all(is_same_ref),
-        _ => false,
-    };
-    match (&a.traffic, &b.traffic) {
-        (Traffic::Forward { protocol: of_a, backends: a }, Traffic::Forward { protocol: of_b, backends: b }) => {
-            of_a == of_b && is_same_set(a, b)
-        }
-        _ => false,
-    }
+    Arc::ptr_eq(a, b) || a.refs.len() == b.refs.len() && a.refs.iter().zip(&b.refs).all(is_same_ref)
 }
 
 fn gateway_addresses(ir: &Ir) -> Vec<GatewayAddress> {
@@ -201,7 +341,13 @@ impl Family {
 }
 
 fn backend(endpoint: &ir::Endpoint, protocol: u8) -> Backend {
-    Backend { address: address(endpoint.address), port: endpoint.port, protocol, local: endpoint.local }
+    Backend {
+        address: address(endpoint.address),
+        port: endpoint.port,
+        protocol,
+        proxy: endpoint.proxy_protocol,
+        local: endpoint.local,
+    }
 }
 
 /// Spreads the weight of every backendRef evenly over its endpoints, without rounding.
@@ -415,6 +561,89 @@ mod tests {
 
     fn endpoints_of_other_service() -> Target {
         endpoints(&[endpoint("198.18.0.9", Duty::Serving)])
+    }
+
+    fn tls_listener(addresses: &[&str], names: &[(HostName, Option<Target>)]) -> ir::Listener {
+        let set = |target: &Target| {
+            let refs = vec![ir::BackendRef { weight: 1, target: target.clone() }];
+            Arc::new(ir::BackendSet { route: "TLSRoute default/web".into(), refs })
+        };
+        let name = |(host, target): &(HostName, Option<Target>)| ir::ServerName {
+            host: host.clone(),
+            backends: target.as_ref().map(set),
+            not_on: Vec::new(),
+        };
+        let names = names.iter().map(name).collect();
+        ir::Listener { traffic: Traffic::Tls { mode: TlsMode::Passthrough, names }, ..listener(addresses, Vec::new()) }
+    }
+
+    #[test]
+    fn a_server_name_has_a_key_an_address_and_a_set_a_family() {
+        let both = endpoints(&[endpoint("198.18.0.1", Duty::Serving), endpoint("2001:db8::1", Duty::Serving)]);
+        let hosts = [HostName::Exact("a.example".into()), HostName::Wildcard("b.example".into()), HostName::Any];
+        let names: Vec<_> = hosts.into_iter().map(|host| (host, Some(both.clone()))).collect();
+        let wanted = emitted(tls_listener(&["198.19.0.1", "2001:db8:1::1"], &names));
+        let listener = &wanted.listeners[0];
+        let names = &listener.tls.as_ref().unwrap().names;
+        for address in &listener.addresses {
+            assert_eq!(address.set, None);
+            let keys: Vec<_> = names.iter().map(|name| name.key(&address.key)).collect();
+            let at = address.key.address;
+            let expected = [
+                SniKey::new(at, 80, false, b"a.example"),
+                SniKey::new(at, 80, true, b"b.example"),
+                SniKey::new(at, 80, true, b""),
+            ];
+            assert_eq!(keys, expected);
+            for name in names {
+                let set = name.set(&address.key).unwrap();
+                assert!(set.backends().all(|b| b.address.is_v4() == at.is_v4()));
+                assert_eq!(set.backends().count(), 1);
+            }
+        }
+        assert_eq!(names.iter().map(ServerName::wildcard_bit).collect::<Vec<_>>(), [0, 1 << 2, 1]);
+    }
+
+    #[test]
+    fn a_name_is_not_where_another_gateway_has_it() {
+        let mut listener = tls_listener(&["198.19.0.1", "198.19.0.2"], &[(HostName::Any, None)]);
+        let Traffic::Tls { names, .. } = &mut listener.traffic else { unreachable!() };
+        names[0].not_on = vec!["198.19.0.1".parse().unwrap()];
+        let wanted = emitted(listener);
+        let listener = &wanted.listeners[0];
+        let name = &listener.tls.as_ref().unwrap().names[0];
+        assert_eq!(listener.addresses.iter().map(|a| name.is_on(&a.key)).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn sets_of_names_that_did_not_change_are_taken_over() {
+        let endpoints: Arc<[_]> = vec![endpoint("198.18.0.1", Duty::Serving)].into();
+        let target = || Some(Target::Endpoints { service: "s".into(), endpoints: Arc::clone(&endpoints) });
+        let exact = |name: &str| HostName::Exact(name.into());
+        let first =
+            tls_listener(&["198.19.0.1"], &[(exact("a"), target()), (exact("c"), target()), (exact("d"), None)]);
+        let changed = Some(endpoints_of_other_service());
+        let second = [(exact("a"), changed), (exact("b"), target()), (exact("c"), target()), (exact("d"), target())];
+        let (first, second) = [first, tls_listener(&["198.19.0.1"], &second)]
+            .map(|listener| Ir { listeners: vec![listener], ..Ir::default() })
+            .into();
+        let before = maps(&first, None);
+        let after = maps(&second, Some((&first, &before)));
+        assert_eq!(after, maps(&second, None));
+        let set = |wanted: &Wanted, name: usize| {
+            let listener = &wanted.listeners[0];
+            listener.tls.as_ref().unwrap().names[name].set(&listener.addresses[0].key).cloned().unwrap()
+        };
+        assert!(Arc::ptr_eq(&set(&before, 1), &set(&after, 2)));
+    }
+
+    #[test]
+    fn an_endpoint_that_wants_proxy_protocol_is_a_backend_of_its_own() {
+        let plain = endpoint("198.18.0.1", Duty::Serving);
+        let proxy = ir::Endpoint { proxy_protocol: true, ..plain.clone() };
+        let refs = vec![(1, endpoints(&[plain])), (1, endpoints(&[proxy]))];
+        let wanted = emitted(listener(&["198.19.0.1"], refs));
+        assert_eq!(weights(set(&wanted, 0)), [1, 1]);
     }
 
     #[test]

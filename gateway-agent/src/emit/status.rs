@@ -221,10 +221,10 @@ fn gateway_status(gateway: &GatewayReport) -> GatewayStatus {
 }
 
 fn listener_status(listener: &ListenerReport, gateway: &Subject) -> ListenerStatus {
-    let kind = listener.supported.map(|p| RouteGroupKind { group: GATEWAY_GROUP, kind: Kind::of_route(p) });
+    let kinds = listener.supported.iter().map(|of| RouteGroupKind { group: GATEWAY_GROUP, kind: of.kind() });
     ListenerStatus {
         name: listener.name.clone(),
-        supported_kinds: kind.into_iter().collect(),
+        supported_kinds: kinds.collect(),
         attached_routes: listener.attached,
         conditions: conditions(&listener.conditions, gateway),
     }

@@ -30,7 +30,7 @@ impl ServiceEndpoints {
         before: Option<&ServiceEndpoints>,
     ) -> ServiceEndpoints {
         let ports = service.ports.iter().map(|port| {
-            let list = gather_port(port, slices.clone(), node);
+            let list = gather_port(port, slices.clone(), node, service.proxy_protocol);
             let same = before.and_then(|b| b.list(port.port, port.protocol)).filter(|old| ***old == *list);
             let list = same.cloned().unwrap_or_else(|| list.into());
             PortEndpoints { port: port.port, protocol: port.protocol, list }
@@ -63,6 +63,7 @@ fn gather_port<'a>(
     port: &ServicePort,
     slices: impl Iterator<Item = &'a Arc<EndpointSlice>>,
     node: &str,
+    proxy_protocol: bool,
 ) -> Vec<Endpoint> {
     let mut candidates: Vec<Candidate> = Vec::new();
     for slice in slices {
@@ -89,7 +90,7 @@ fn gather_port<'a>(
             Health::LastResort if !others_ready => Duty::Serving,
             Health::LastResort | Health::NotReady => Duty::Draining,
         };
-        Endpoint { address, port, local, proxy_protocol: false, duty }
+        Endpoint { address, port, local, proxy_protocol, duty }
     };
     candidates.iter().map(endpoint).collect()
 }

@@ -37,6 +37,7 @@ pub struct Index {
     grants: BTreeMap<Name, Arc<ReferenceGrant>>,
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    secrets: BTreeMap<Name, Arc<Secret>>,
     namespaces: BTreeMap<Name, Arc<Namespace>>,
     /// Service → its EndpointSlices, sorted.
     slices_of: BTreeMap<Name, Vec<Name>>,
@@ -99,20 +100,23 @@ impl Index {
         self.services.get(name)
     }
 
+    pub fn secret(&self, name: &Name) -> Option<&Arc<Secret>> {
+        self.secrets.get(name)
+    }
+
     /// The endpoints behind the ports of a Service.
     pub fn endpoints(&self, service: &Name) -> Option<&ServiceEndpoints> {
         self.endpoints.get(service)
     }
 
-    /// Whether a ReferenceGrant lets objects of `kind` in `namespace` refer to the Service.
-    pub fn permits(&self, kind: Kind, namespace: &str, service: &Name) -> bool {
-        let first = Name { namespace: service.namespace.clone(), name: "".into() };
-        self.grants.range(first..).take_while(|(name, _)| name.namespace == service.namespace).any(|(_, grant)| {
-            let from =
-                |f: &GrantFrom| *f.group == *kind.group() && *f.kind == *kind.to_string() && *f.namespace == *namespace;
-            let to = |t: &GrantTo| {
-                t.group.is_empty() && &*t.kind == "Service" && t.name.as_ref().is_none_or(|n| *n == service.name)
-            };
+    /// Whether a ReferenceGrant lets objects of `kind` in `namespace` refer to the object of kind `to` named `name`.
+    pub fn permits(&self, kind: Kind, namespace: &str, to: Kind, name: &Name) -> bool {
+        let first = Name { namespace: name.namespace.clone(), name: "".into() };
+        let there = self.grants.range(first..).take_while(|(grant, _)| grant.namespace == name.namespace);
+        let is = |group: &str, named: &str, kind: Kind| *group == *kind.group() && *named == *kind.to_string();
+        there.map(|(_, grant)| grant).any(|grant| {
+            let from = |f: &GrantFrom| is(&f.group, &f.kind, kind) && *f.namespace == *namespace;
+            let to = |t: &GrantTo| is(&t.group, &t.kind, to) && t.name.as_ref().is_none_or(|n| *n == name.name);
             grant.from.iter().any(from) && grant.to.iter().any(to)
         })
     }
@@ -142,9 +146,10 @@ impl Index {
             Object::GatewayClass(o) => drop(self.classes.insert(name, o)),
             Object::Gateway(o) => drop(self.gateways.insert(name, o)),
             Object::Route(o) => {
-                drop(self.routes.insert(ObjectId { kind: Kind::of_route(o.protocol), name }, o));
+                drop(self.routes.insert(ObjectId { kind: o.of.kind(), name }, o));
             }
             Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
+            Object::Secret(o) => drop(self.secrets.insert(name, o)),
             Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
             Object::Service(o) => {
                 self.services.insert(name.clone(), o);
@@ -169,8 +174,9 @@ impl Index {
         match id.kind {
             Kind::GatewayClass => drop(self.classes.remove(&id.name)),
             Kind::Gateway => drop(self.gateways.remove(&id.name)),
-            Kind::TCPRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
+            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
             Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
+            Kind::Secret => drop(self.secrets.remove(&id.name)),
             Kind::Namespace => drop(self.namespaces.remove(&id.name)),
             Kind::Service => {
                 self.services.remove(&id.name);

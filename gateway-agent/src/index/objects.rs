@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ir::Protocol;
+use crate::ir::{Certificate, HostName, Protocol};
 
 /// The kinds Sluice reads, in the order in which reports list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,10 +14,12 @@ pub enum Kind {
     GatewayClass,
     Gateway,
     TCPRoute,
+    TLSRoute,
     UDPRoute,
     ReferenceGrant,
     Service,
     EndpointSlice,
+    Secret,
     Namespace,
 }
 
@@ -25,25 +27,20 @@ impl Kind {
     /// The API group; empty for the core group.
     pub fn group(self) -> &'static str {
         match self {
-            Kind::GatewayClass | Kind::Gateway | Kind::TCPRoute | Kind::UDPRoute | Kind::ReferenceGrant => {
-                GATEWAY_GROUP
-            }
+            Kind::GatewayClass
+            | Kind::Gateway
+            | Kind::TCPRoute
+            | Kind::TLSRoute
+            | Kind::UDPRoute
+            | Kind::ReferenceGrant => GATEWAY_GROUP,
             Kind::EndpointSlice => "discovery.k8s.io",
-            Kind::Service | Kind::Namespace => "",
+            Kind::Service | Kind::Secret | Kind::Namespace => "",
         }
     }
 
     /// Objects of this kind live in a namespace.
     pub fn namespaced(self) -> bool {
         !matches!(self, Kind::GatewayClass | Kind::Namespace)
-    }
-
-    /// The kind of the routes of a protocol.
-    pub fn of_route(protocol: Protocol) -> Kind {
-        match protocol {
-            Protocol::Tcp => Kind::TCPRoute,
-            Protocol::Udp => Kind::UDPRoute,
-        }
     }
 }
 
@@ -134,6 +131,7 @@ pub enum Object {
     ReferenceGrant(Arc<ReferenceGrant>),
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
+    Secret(Arc<Secret>),
     Namespace(Arc<Namespace>),
 }
 
@@ -146,6 +144,7 @@ impl Object {
             Object::ReferenceGrant(o) => &o.meta,
             Object::Service(o) => &o.meta,
             Object::EndpointSlice(o) => &o.meta,
+            Object::Secret(o) => &o.meta,
             Object::Namespace(o) => &o.meta,
         }
     }
@@ -154,10 +153,11 @@ impl Object {
         match self {
             Object::GatewayClass(_) => Kind::GatewayClass,
             Object::Gateway(_) => Kind::Gateway,
-            Object::Route(o) => Kind::of_route(o.protocol),
+            Object::Route(o) => o.of.kind(),
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::Secret(_) => Kind::Secret,
             Object::Namespace(_) => Kind::Namespace,
         }
     }
@@ -184,6 +184,8 @@ pub struct Gateway {
     pub addresses: Box<[AddressRequest]>,
     /// `infrastructure.parametersRef` is set.
     pub parameters: bool,
+    /// `tls.frontend` is set: clients shall show certificates.
+    pub client_certificates: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +203,7 @@ pub enum ListenerProtocol {
     Forwarded(Protocol),
     Http,
     Https,
-    Tls,
+    Tls(TlsListener),
     Other(Arc<str>),
 }
 
@@ -211,10 +213,32 @@ impl fmt::Display for ListenerProtocol {
             ListenerProtocol::Forwarded(protocol) => protocol.as_str(),
             ListenerProtocol::Http => "HTTP",
             ListenerProtocol::Https => "HTTPS",
-            ListenerProtocol::Tls => "TLS",
+            ListenerProtocol::Tls(_) => "TLS",
             ListenerProtocol::Other(name) => name,
         })
     }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsListener {
+    /// Without `hostname`: [`HostName::Any`].
+    pub hostname: HostName,
+    pub mode: TlsMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    Passthrough,
+    Terminate { certificates: Box<[CertificateRef]> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateRef {
+    pub group: Arc<str>,
+    pub kind: Arc<str>,
+    /// `None`: that of the Gateway.
+    pub namespace: Option<Arc<str>>,
+    pub name: Arc<str>,
 }
 
 /// `group` and `kind` of a route, as `allowedRoutes.kinds` names them.
@@ -271,11 +295,44 @@ pub enum AddressRequest {
     Type(Arc<str>, Arc<str>),
 }
 
-/// A TCPRoute or a UDPRoute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RouteType {
+    Tcp,
+    Tls,
+    Udp,
+}
+
+impl RouteType {
+    pub fn kind(self) -> Kind {
+        match self {
+            RouteType::Tcp => Kind::TCPRoute,
+            RouteType::Tls => Kind::TLSRoute,
+            RouteType::Udp => Kind::UDPRoute,
+        }
+    }
+
+    /// Of the backends.
+    pub fn protocol(self) -> Protocol {
+        match self {
+            RouteType::Tcp | RouteType::Tls => Protocol::Tcp,
+            RouteType::Udp => Protocol::Udp,
+        }
+    }
+}
+
+/// As people know it: `TCPRoute`.
+impl fmt::Display for RouteType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind().fmt(f)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     pub meta: Meta,
-    pub protocol: Protocol,
+    pub of: RouteType,
+    /// Of a TLSRoute; empty: whatever its listeners take.
+    pub hostnames: Box<[HostName]>,
     pub parents: Box<[ParentRef]>,
     /// v1alpha2 allows several, of which no packet could choose.
     pub rules: u16,
@@ -331,6 +388,8 @@ pub struct Service {
     pub meta: Meta,
     /// Type `ExternalName`: a name in the DNS, no endpoints.
     pub external: bool,
+    /// Its endpoints want to be told the client's address by PROXY protocol v2.
+    pub proxy_protocol: bool,
     pub ports: Box<[ServicePort]>,
 }
 
@@ -392,6 +451,13 @@ pub enum Health {
     /// Serving and terminating: gets new connections when no endpoint is ready.
     LastResort,
     NotReady,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    pub meta: Meta,
+    /// What is wrong with it is for those who refer to it.
+    pub certificate: Result<Arc<Certificate>, Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

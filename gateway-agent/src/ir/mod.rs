@@ -61,7 +61,7 @@ pub enum TlsMode {
 }
 
 /// A certificate chain with its key, checked: the key belongs to the first certificate.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Certificate {
     /// `Secret namespace/name`, for people.
     pub secret: Arc<str>,
@@ -71,12 +71,22 @@ pub struct Certificate {
     pub key: Vec<u8>,
 }
 
+/// Without the key, which belongs into no log.
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("secret", &self.secret).field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
 /// A server name that a listener takes. Sorted by [`HostName`], no name twice in a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerName {
     pub host: HostName,
     /// `None`: the listener's own hostname, which no route takes: refused, so that no less specific name gets it.
     pub backends: Option<Arc<BackendSet>>,
+    /// Addresses of the listener where the name belongs to a more specific listener of another Gateway. Sorted; empty but for
+    /// Gateways that share only some of their addresses.
+    pub not_on: Vec<IpAddr>,
 }
 
 /// In lower case, without a trailing dot.

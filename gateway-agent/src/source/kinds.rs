@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::hostname::hostnames;
+use super::listener::listener;
 use super::read::{self, Fields, Reader};
+use super::secret;
 use super::yaml::{Node, Value};
 use crate::index::*;
-use crate::ir::Protocol;
+use crate::ir::{HostName, Protocol};
 
 /// Fields Sluice has no use for, by where they may stand.
 const METADATA: &[&str] = &[
-    "annotations",
     "clusterName",
     "deletionGracePeriodSeconds",
     "deletionTimestamp",
@@ -50,14 +52,15 @@ pub fn versions(kind: Kind) -> &'static [&'static str] {
     match kind {
         Kind::GatewayClass | Kind::Gateway | Kind::ReferenceGrant => &["v1", "v1beta1", "v1alpha2"],
         Kind::TCPRoute | Kind::UDPRoute => &["v1", "v1alpha2"],
+        Kind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
         Kind::EndpointSlice => &["v1", "v1beta1"],
-        Kind::Service | Kind::Namespace => &["v1"],
+        Kind::Service | Kind::Secret | Kind::Namespace => &["v1"],
     }
 }
 
 pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
-    use Kind::{EndpointSlice, Gateway, GatewayClass, Namespace, ReferenceGrant, Service, TCPRoute, UDPRoute};
-    [GatewayClass, Gateway, TCPRoute, UDPRoute, ReferenceGrant, Service, EndpointSlice, Namespace]
+    use Kind::*;
+    [GatewayClass, Gateway, TCPRoute, TLSRoute, UDPRoute, ReferenceGrant, Service, EndpointSlice, Secret, Namespace]
         .into_iter()
         .find(|k| k.group() == group && k.to_string() == kind)
 }
@@ -66,10 +69,12 @@ pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
 struct Metadata {
     meta: Meta,
     labels: Labels,
+    /// The annotation `sluice.dev/proxy-protocol`.
+    proxy_protocol: bool,
 }
 
 /// Reads a whole object; `None` if anything in it is wrong.
-pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
+pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Option<Object> {
     let object = reader.fields(node, |f| {
         f.known(&["apiVersion", "kind", "status"]);
         let metadata = f.required("metadata", |r, n| metadata(r, kind, n));
@@ -82,15 +87,13 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
             }
             Kind::Gateway => {
                 let spec = f.required("spec", gateway_spec);
-                let (meta, (class, listeners, addresses, parameters)) = (metadata?.meta, spec?);
-                Some(Object::Gateway(Gateway { meta, class, listeners, addresses, parameters }.into()))
+                let (meta, (class, listeners, addresses, parameters, client_certificates)) = (metadata?.meta, spec?);
+                let gateway = Gateway { meta, class, listeners, addresses, parameters, client_certificates };
+                Some(Object::Gateway(gateway.into()))
             }
-            Kind::TCPRoute | Kind::UDPRoute => {
-                let protocol = if kind == Kind::TCPRoute { Protocol::Tcp } else { Protocol::Udp };
-                let spec = f.required("spec", |r, n| route_spec(r, n, &namespace));
-                let (meta, (parents, rules, backends)) = (metadata?.meta, spec?);
-                Some(Object::Route(Route { meta, protocol, parents, rules, backends }.into()))
-            }
+            Kind::TCPRoute => route(f, RouteType::Tcp, version, &namespace, metadata),
+            Kind::TLSRoute => route(f, RouteType::Tls, version, &namespace, metadata),
+            Kind::UDPRoute => route(f, RouteType::Udp, version, &namespace, metadata),
             Kind::ReferenceGrant => {
                 let spec = f.required("spec", grant_spec);
                 let (meta, (from, to)) = (metadata?.meta, spec?);
@@ -98,19 +101,24 @@ pub fn object(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Object> {
             }
             Kind::Service => {
                 let spec = f.required("spec", service_spec);
-                let (meta, (external, ports)) = (metadata?.meta, spec?);
-                Some(Object::Service(Service { meta, external, ports }.into()))
+                let (Metadata { meta, proxy_protocol, .. }, (external, ports)) = (metadata?, spec?);
+                Some(Object::Service(Service { meta, external, proxy_protocol, ports }.into()))
             }
             Kind::EndpointSlice => {
                 let content = slice(f);
-                let (Metadata { meta, labels }, (ports, endpoints)) = (metadata?, content?);
+                let (Metadata { meta, labels, .. }, (ports, endpoints)) = (metadata?, content?);
                 let service = labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
                 let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: f.intern(name) });
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
             }
+            Kind::Secret => {
+                let content = secret::content(f, metadata.as_ref().map(|m| &m.meta.name));
+                let (meta, certificate) = (metadata?.meta, content?);
+                Some(Object::Secret(Secret { meta, certificate }.into()))
+            }
             Kind::Namespace => {
                 f.known(&["spec"]);
-                let Metadata { meta, mut labels } = metadata?;
+                let Metadata { meta, mut labels, .. } = metadata?;
                 labels.sort_unstable();
                 Some(Object::Namespace(Namespace { meta, labels }.into()))
             }
@@ -135,9 +143,28 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", read::strings).unwrap_or_default();
+        let proxy_protocol = f.optional("annotations", |r, n| proxy_protocol(r, kind, n)).unwrap_or(false);
         let name = Name { namespace, name: name? };
-        Some(Metadata { meta: Meta { name, generation, created, origin }, labels })
+        Some(Metadata { meta: Meta { name, generation, created, origin }, labels, proxy_protocol })
     })
+}
+
+/// The one annotation that means something, on Services.
+fn proxy_protocol(reader: &mut Reader, kind: Kind, node: &Node) -> Option<bool> {
+    const KEY: &str = "sluice.dev/proxy-protocol";
+    let Value::Mapping(entries) = &node.value else { return None };
+    let entry = entries.iter().filter(|_| kind == Kind::Service).find(|entry| entry.key == KEY)?;
+    match &entry.value.value {
+        Value::Scalar { text, .. } if text == "v2" => Some(true),
+        Value::Scalar { text, .. } => {
+            reader.error_in(KEY, entry.value.at, format!("is \"{text}\"; use v2, or remove the annotation"));
+            None
+        }
+        _ => {
+            reader.error_in(KEY, entry.value.at, "must be a string; use v2, or remove the annotation");
+            None
+        }
+    }
 }
 
 fn timestamp(reader: &mut Reader, node: &Node) -> Option<jiff::Timestamp> {
@@ -158,17 +185,21 @@ fn gateway_class_spec(reader: &mut Reader, node: &Node) -> Option<(Arc<str>, boo
     })
 }
 
-type GatewaySpec = (Arc<str>, Box<[Listener]>, Box<[AddressRequest]>, bool);
+type GatewaySpec = (Arc<str>, Box<[Listener]>, Box<[AddressRequest]>, bool, bool);
 
 fn gateway_spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
     reader.fields(node, |f| {
-        f.known(&["allowedListeners", "backendTLS", "defaultScope", "tls"]);
+        f.known(&["allowedListeners", "backendTLS", "defaultScope"]);
         let class = f.required("gatewayClassName", read::name);
         let listeners = f.required("listeners", |r, n| read::items(r, n, &mut listener));
         let addresses = f.list("addresses", address);
         let parameters = f.within("infrastructure", |f| {
             f.known(&["annotations", "labels"]);
             f.optional("parametersRef", |_, _| Some(()))
+        });
+        let client_certificates = f.within("tls", |f| {
+            f.known(&["backend"]);
+            f.optional("frontend", |_, _| Some(()))
         });
         let listeners = listeners?;
         for (i, listener) in listeners.iter().enumerate() {
@@ -179,95 +210,7 @@ fn gateway_spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
         if listeners.is_empty() {
             f.error_at("listeners", "needs at least one listener");
         }
-        Some((class?, listeners, addresses, parameters.is_some()))
-    })
-}
-
-fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
-    reader.fields(node, |f| {
-        let name = f.required("name", read::name);
-        let port = f.required("port", read::port);
-        let protocol = f.required("protocol", read::name);
-        let hostname = f.optional("hostname", read::text).is_some_and(|name| !name.is_empty());
-        let tls = f.optional("tls", |_, _| Some(())).is_some();
-        let routes = f.within("allowedRoutes", |f| {
-            let namespaces = f.within("namespaces", allowed_namespaces).unwrap_or(AllowedNamespaces::Same);
-            Some((namespaces, f.list("kinds", route_kind)))
-        });
-        let (namespaces, kinds) = routes.unwrap_or((AllowedNamespaces::Same, Box::default()));
-        let protocol = match &*protocol? {
-            "TCP" => ListenerProtocol::Forwarded(Protocol::Tcp),
-            "UDP" => ListenerProtocol::Forwarded(Protocol::Udp),
-            "HTTP" => ListenerProtocol::Http,
-            "HTTPS" => ListenerProtocol::Https,
-            "TLS" => ListenerProtocol::Tls,
-            other => ListenerProtocol::Other(other.into()),
-        };
-        // Rules of the CRD: such an object would never get into a cluster.
-        if let ListenerProtocol::Forwarded(protocol) = protocol {
-            for (key, _) in [("hostname", hostname), ("tls", tls)].into_iter().filter(|(_, given)| *given) {
-                f.error_at(key, format!("means nothing to a {protocol} listener; remove it"));
-            }
-        }
-        Some(Listener { name: name?, port: port?, protocol, kinds, namespaces })
-    })
-}
-
-fn allowed_namespaces(f: &mut Fields) -> Option<AllowedNamespaces> {
-    let from = f.optional("from", read::text);
-    let selector = f.optional("selector", selector);
-    match from.as_deref() {
-        None | Some("Same") => Some(AllowedNamespaces::Same),
-        Some("All") => Some(AllowedNamespaces::All),
-        Some("None") => Some(AllowedNamespaces::None),
-        Some("Selector") => Some(selector.map_or(AllowedNamespaces::None, AllowedNamespaces::Selector)),
-        Some(other) => {
-            f.error_at("from", format!("is \"{other}\"; use All, Same, Selector or None"));
-            None
-        }
-    }
-}
-
-fn selector(reader: &mut Reader, node: &Node) -> Option<Selector> {
-    reader.fields(node, |f| {
-        let labels = f.optional("matchLabels", read::strings).unwrap_or_default().into_iter();
-        let expressions = f.list("matchExpressions", requirement);
-        let labels = labels.map(|(key, value)| Requirement { key, test: LabelTest::In([value].into()) });
-        Some(Selector(labels.chain(expressions).collect()))
-    })
-}
-
-fn requirement(reader: &mut Reader, node: &Node) -> Option<Requirement> {
-    reader.fields(node, |f| {
-        let key = f.required("key", read::name);
-        let operator = f.required("operator", read::name);
-        let values = f.list("values", |r, n| read::string(r, n).map(Box::from));
-        let test = match (&*operator?, values.is_empty()) {
-            ("In", false) => LabelTest::In(values),
-            ("NotIn", false) => LabelTest::NotIn(values),
-            ("Exists", true) => LabelTest::Exists,
-            ("DoesNotExist", true) => LabelTest::DoesNotExist,
-            (operator @ ("In" | "NotIn"), true) => {
-                f.error_at("values", format!("operator {operator} needs at least one value"));
-                return None;
-            }
-            (operator @ ("Exists" | "DoesNotExist"), false) => {
-                f.error_at("values", format!("operator {operator} takes no values; remove them"));
-                return None;
-            }
-            (other, _) => {
-                f.error_at("operator", format!("is \"{other}\"; use In, NotIn, Exists or DoesNotExist"));
-                return None;
-            }
-        };
-        Some(Requirement { key: (&*key?).into(), test })
-    })
-}
-
-fn route_kind(reader: &mut Reader, node: &Node) -> Option<RouteKind> {
-    reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(GATEWAY_GROUP));
-        Some(RouteKind { group, kind: f.required("kind", read::name)? })
+        Some((class?, listeners, addresses, parameters.is_some(), client_certificates.is_some()))
     })
 }
 
@@ -286,12 +229,31 @@ fn address(reader: &mut Reader, node: &Node) -> Option<AddressRequest> {
     })
 }
 
-type RouteSpec = (Box<[ParentRef]>, u16, Box<[BackendRef]>);
+fn route(
+    f: &mut Fields,
+    of: RouteType,
+    version: &str,
+    namespace: &Arc<str>,
+    metadata: Option<Metadata>,
+) -> Option<Object> {
+    let spec = f.required("spec", |r, n| route_spec(r, n, of, version, namespace));
+    let (meta, (parents, hostnames, rules, backends)) = (metadata?.meta, spec?);
+    Some(Object::Route(Route { meta, of, hostnames, parents, rules, backends }.into()))
+}
 
-fn route_spec(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<RouteSpec> {
+type RouteSpec = (Box<[ParentRef]>, Box<[HostName]>, u16, Box<[BackendRef]>);
+
+fn route_spec(
+    reader: &mut Reader,
+    node: &Node,
+    of: RouteType,
+    version: &str,
+    namespace: &Arc<str>,
+) -> Option<RouteSpec> {
     reader.fields(node, |f| {
         f.known(&["useDefaultGateways"]);
         let parents = f.list("parentRefs", parent_ref);
+        let hostnames = if of == RouteType::Tls { hostnames(f, version == "v1alpha2") } else { Some(Box::default()) };
         let rules = f.required("rules", |r, n| {
             read::items(r, n, &mut |r: &mut Reader, n: &Node| {
                 r.fields(n, |f| {
@@ -305,7 +267,7 @@ fn route_spec(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<
             f.error_at("rules", "needs a rule");
         }
         let count = u16::try_from(rules.len()).unwrap_or(u16::MAX);
-        Some((parents, count, rules.into_iter().next().unwrap_or_default()))
+        Some((parents, hostnames?, count, rules.into_iter().next().unwrap_or_default()))
     })
 }
 

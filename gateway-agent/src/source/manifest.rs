@@ -77,7 +77,7 @@ impl Manifest {
         let id = identify(kind, node);
         let mut reader = Reader::new(file.clone(), Some(id.clone()), node.at, strings);
         if kinds::versions(kind).contains(&version) {
-            match kinds::object(&mut reader, kind, node) {
+            match kinds::object(&mut reader, kind, version, node) {
                 Some(object) => self.objects.push(object),
                 None => self.rejected.push(id),
             }

@@ -4,10 +4,13 @@
 
 mod directory;
 pub mod files;
+mod hostname;
 mod kinds;
+mod listener;
 pub mod manifest;
 mod problem;
 mod read;
+mod secret;
 mod strings;
 mod yaml;
 

@@ -182,6 +182,12 @@ impl<'s, 'n> Fields<'_, 's, 'n> {
         let at = self.find(key).map_or(self.node.at, |node| node.at);
         self.reader.within(Step::Field(key.into()), |r| r.error(at, message));
     }
+
+    /// Says that a field of this mapping does nothing.
+    pub fn warn_at(&mut self, key: &'static str, message: impl Into<Box<str>>) {
+        let at = self.find(key).map_or(self.node.at, |node| node.at);
+        self.reader.within(Step::Field(key.into()), |r| r.warn(at, message));
+    }
 }
 
 pub fn items<'s, 'n, T>(

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use gateway_tests::server::{Options, Server};
+use gateway_tests::server::{Options, Server, Tls};
+use gateway_tests::tls;
 
 #[derive(Parser)]
 #[command(about = "Says who it is and whom it sees, on TCP, UDP and as DNS.")]
@@ -19,6 +20,17 @@ struct Arguments {
     udp: u16,
     #[arg(long, default_value_t = 0)]
     dns: u16,
+    #[arg(long, default_value_t = 0, requires_all = ["certificate", "key"])]
+    tls: u16,
+    /// TLS behind a PROXY protocol v2 header.
+    #[arg(long, default_value_t = 0, requires_all = ["certificate", "key"])]
+    proxied_tls: u16,
+    /// PEM: the server's own first.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// PEM.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// What `GET /file` sends.
     #[arg(long)]
     file: Option<PathBuf>,
@@ -26,9 +38,15 @@ struct Arguments {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let Arguments { name, tcp, udp, dns, file } = Arguments::parse();
+    let Arguments { name, tcp, udp, dns, tls, proxied_tls, certificate, key, file } = Arguments::parse();
     gateway_tests::lab::raise_open_files()?;
-    let server = Server::bind(Options { name, tcp, udp, dns, file }).context("cannot bind")?;
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls { port: tls, proxied_port: proxied_tls, config: tls::server_of(&certificate, &key)? })
+        }
+        _ => None,
+    };
+    let server = Server::bind(Options { name, tcp, udp, dns, tls, file }).context("cannot bind")?;
     println!("ready");
     server.serve().await.context("cannot serve")
 }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use tempfile::TempDir;
 
 use super::world::address;
@@ -75,6 +77,66 @@ pub fn route(kind: &str, name: &str, (gateway, section): (&str, &str), backends:
         text += &format!("    - {{name: {service}, port: {port}, weight: {weight}}}\n");
     }
     text
+}
+
+/// A TLS listener.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsListener<'a> {
+    pub name: &'a str,
+    pub port: u16,
+    pub hostname: Option<&'a str>,
+    /// The Secret it ends TLS with; None: it lets TLS pass.
+    pub secret: Option<&'a str>,
+}
+
+/// A Gateway in the namespace `default` with TLS listeners.
+pub fn tls_gateway(name: &str, addresses: &[IpAddr], listeners: &[TlsListener]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    let mut text = gateway(name, &addresses, &[]);
+    for TlsListener { name, port, hostname, secret } in listeners {
+        text += &format!("  - name: {name}\n    protocol: TLS\n    port: {port}\n");
+        if let Some(hostname) = hostname {
+            text += &format!("    hostname: '{hostname}'\n");
+        }
+        text += &match secret {
+            None => "    tls: {mode: Passthrough}\n".to_owned(),
+            Some(secret) => format!("    tls: {{mode: Terminate, certificateRefs: [{{name: {secret}}}]}}\n"),
+        };
+    }
+    text
+}
+
+/// A TLSRoute to services as (name, port, weight).
+pub fn tls_route(
+    name: &str,
+    (gateway, section): (&str, &str),
+    hostnames: &[&str],
+    backends: &[(&str, u16, u32)],
+) -> String {
+    let text = route("TLSRoute", name, (gateway, section), backends);
+    let text = text.replace("gateway.networking.k8s.io/v1alpha2", "gateway.networking.k8s.io/v1");
+    let hostnames: Vec<String> = hostnames.iter().map(|name| format!("'{name}'")).collect();
+    text.replace("spec:\n", &format!("spec:\n  hostnames: [{}]\n", hostnames.join(", ")))
+}
+
+/// A Secret with a certificate and its key, both PEM.
+pub fn tls_secret(name: &str, certificate: &Path, key: &Path) -> Result<String> {
+    let encoded = |path: &Path| -> Result<String> {
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(BASE64_STANDARD.encode(text))
+    };
+    Ok(format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ntype: kubernetes.io/tls\n\
+         data:\n  tls.crt: {}\n  tls.key: {}\n",
+        encoded(certificate)?,
+        encoded(key)?
+    ))
+}
+
+/// The same Service, whose endpoints want a PROXY protocol v2 header.
+pub fn proxied(service: &str) -> String {
+    service.replace("namespace: default}", "namespace: default, annotations: {sluice.dev/proxy-protocol: v2}}")
 }
 
 /// A Service with one port, which is also the target port.

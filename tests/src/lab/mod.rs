@@ -8,13 +8,18 @@ mod node;
 mod process;
 mod serving;
 mod wait;
+mod wire;
 mod world;
 
 pub use agent::{Agent, binary, sluice};
 pub use limits::raise_open_files;
-pub use manifests::{Endpoint, Manifests, gateway, namespace, route, service, slice};
+pub use manifests::{
+    Endpoint, Manifests, TlsListener, gateway, namespace, proxied, route, service, slice, tls_gateway, tls_route,
+    tls_secret,
+};
 pub use node::{Keep, Node, veth};
 pub use process::Process;
 pub use serving::Serving;
 pub use wait::{eventually, wait_for};
-pub use world::{World, address};
+pub use wire::{Fate, Segment, Way, Wire, lossy, nth};
+pub use world::{Wired, World, address};

@@ -14,6 +14,7 @@
 use anyhow::Result;
 
 use super::node::{Keep, Node, veth};
+use super::wire::Wire;
 
 /// Who has which address.
 pub mod address {
@@ -44,27 +45,45 @@ pub mod address {
     }
 }
 
+/// Which links of a world have a [`Wire`] in them. Forth is towards the gateway, and towards the remote host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wired {
+    pub client: bool,
+    pub remote: bool,
+}
+
 pub struct World {
     pub client: Node,
     pub gateway: Node,
     pub pods: [Node; 2],
     pub remote: Node,
+    client_wire: Option<Wire>,
+    remote_wire: Option<Wire>,
 }
 
 impl World {
     pub fn new(keep: Keep) -> Result<World> {
-        let world = World {
+        World::wired(keep, Wired::default())
+    }
+
+    /// The same with faults to come.
+    pub fn wired(keep: Keep, wired: Wired) -> Result<World> {
+        let mut world = World {
             client: Node::new("client", keep)?,
             gateway: Node::new("gateway", keep)?,
             pods: [Node::new("pod-1", keep)?, Node::new("pod-2", keep)?],
             remote: Node::new("remote", keep)?,
+            client_wire: None,
+            remote_wire: None,
         };
         for node in world.nodes() {
             // Addresses are ours alone: nothing to detect, so nothing to wait for.
             node.sysctl(&[("ipv6/conf/all/accept_dad", "0"), ("ipv6/conf/default/accept_dad", "0")])?;
         }
         world.gateway.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")])?;
+        world.client_wire = cable((&world.client, "c0"), (&world.gateway, "eth-client"), wired.client)?;
         world.lay_client()?;
+        world.remote_wire = cable((&world.gateway, "eth-remote"), (&world.remote, "eth0"), wired.remote)?;
         world.lay_remote()?;
         for (pod, address) in world.pods.iter().zip([address::POD_1, address::POD_2]) {
             world.lay_pod(pod, address)?;
@@ -76,8 +95,17 @@ impl World {
         [&self.client, &self.gateway, &self.pods[0], &self.pods[1], &self.remote]
     }
 
+    /// Between client and gateway; the world must have been made with it.
+    pub fn client_wire(&self) -> &Wire {
+        self.client_wire.as_ref().expect("this world has no wire at the client")
+    }
+
+    /// Between gateway and remote host; the world must have been made with it.
+    pub fn remote_wire(&self) -> &Wire {
+        self.remote_wire.as_ref().expect("this world has no wire at the remote host")
+    }
+
     fn lay_client(&self) -> Result<()> {
-        veth((&self.client, "c0"), (&self.gateway, "eth-client"))?;
         let ([c4, c6], [n4, n6]) = (address::CLIENT, address::NODE);
         self.client.ip(&format!(
             "address add {c4}/24 dev c0\naddress add {c6}/64 dev c0 nodad\n\
@@ -91,7 +119,6 @@ impl World {
     }
 
     fn lay_remote(&self) -> Result<()> {
-        veth((&self.remote, "eth0"), (&self.gateway, "eth-remote"))?;
         let ([r4, r6], [n4, n6]) = (address::REMOTE, address::NODE_INSIDE);
         self.remote.ip(&format!("address add {r4}/24 dev eth0\naddress add {r6}/64 dev eth0 nodad"))?;
         self.gateway.ip(&format!("address add {n4}/24 dev eth-remote\naddress add {n6}/64 dev eth-remote nodad"))
@@ -112,4 +139,11 @@ impl World {
              route add default via {n4} dev eth0\nroute add default via {n6} dev eth0"
         ))
     }
+}
+
+fn cable(a: (&Node, &str), b: (&Node, &str), wired: bool) -> Result<Option<Wire>> {
+    if wired {
+        return Wire::lay(a, b).map(Some);
+    }
+    veth(a, b).map(|()| None)
 }

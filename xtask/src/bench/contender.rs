@@ -2,6 +2,7 @@
 
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,63 +10,67 @@ use clap::ValueEnum;
 use gateway_tests::lab::{Manifests, Process, wait_for};
 use tempfile::NamedTempFile;
 
-use super::l4::Scenario;
-use super::network::{BACKENDS, BULK_PORT, GATEWAY, INSIDE, Network, PORT};
-use super::sluice::{self, Sluice};
+use super::network::{BACKENDS, GATEWAY, Network};
+use super::sluice::Sluice;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Contender {
     Sluice,
     Haproxy,
     Nginx,
+    Envoy,
     Nftables,
     Direct,
 }
 
 impl Contender {
-    pub const ALL: &[Contender] =
-        &[Contender::Sluice, Contender::Haproxy, Contender::Nginx, Contender::Nftables, Contender::Direct];
-
     pub const fn name(self) -> &'static str {
         match self {
             Contender::Sluice => "sluice",
             Contender::Haproxy => "haproxy",
             Contender::Nginx => "nginx",
+            Contender::Envoy => "envoy",
             Contender::Nftables => "nftables",
             Contender::Direct => "direct",
         }
     }
 
-    pub fn takes_part(self, scenario: Scenario) -> bool {
-        // HAProxy forwards no UDP.
-        (self, scenario) != (Contender::Haproxy, Scenario::Udp)
-    }
-
-    /// Where the load goes: to the gateway, or without one to the backends in turn.
-    pub fn targets(self, scenario: Scenario) -> Vec<SocketAddrV4> {
-        let port = match scenario {
-            Scenario::Bulk | Scenario::Paced => BULK_PORT,
-            Scenario::Connections | Scenario::Latency | Scenario::Udp => PORT,
-        };
+    /// Where the load goes: to a port of the gateway, or without one to a port of the backends in turn.
+    pub fn targets(self, gateway: u16, backends: u16) -> Vec<SocketAddrV4> {
         match self {
-            Contender::Direct => BACKENDS.map(|address| SocketAddrV4::new(address, port)).to_vec(),
-            _ => vec![SocketAddrV4::new(GATEWAY, port)],
+            Contender::Direct => BACKENDS.map(|address| SocketAddrV4::new(address, backends)).to_vec(),
+            _ => vec![SocketAddrV4::new(GATEWAY, gateway)],
         }
     }
 
     /// The version, as it says it itself.
-    pub fn version(self, network: &Network) -> Result<Option<String>> {
-        let line = match self {
-            Contender::Haproxy => "haproxy -v",
-            Contender::Nginx => "nginx -v",
-            Contender::Nftables => "nft --version",
+    pub fn version(self, network: &Network, state: &State) -> Result<Option<String>> {
+        let in_gateway = |program: &str, argument: &str| {
+            let mut command = network.gateway.command(program);
+            command.arg(argument);
+            command
+        };
+        let mut command = match self {
+            Contender::Haproxy => in_gateway("haproxy", "-v"),
+            Contender::Nginx => in_gateway("nginx", "-v"),
+            Contender::Nftables => in_gateway("nft", "--version"),
+            Contender::Envoy => {
+                let mut command = network.gateway.command(&state.envoy()?.program);
+                command.arg("--version");
+                command
+            }
             Contender::Sluice | Contender::Direct => return Ok(None),
         };
         // nginx says it on its standard error.
-        let mut words = line.split(' ');
-        let output = network.gateway.command(words.next().unwrap_or_default()).args(words).output()?;
+        let output = command.output()?;
         let text = [output.stdout, output.stderr].concat();
-        Ok(String::from_utf8_lossy(&text).lines().next().map(str::to_owned))
+        let text = String::from_utf8_lossy(&text);
+        // Envoy begins with an empty line and the path of its program.
+        let line = text.lines().find(|line| !line.trim().is_empty()).map(|line| match line.split_once("version: ") {
+            Some((_, version)) if self == Contender::Envoy => format!("envoy version: {version}"),
+            _ => line.to_owned(),
+        });
+        Ok(line)
     }
 
     /// Puts it in place; it goes when what is returned is dropped.
@@ -76,11 +81,14 @@ impl Contender {
                 let program = state.program.as_deref().context("its program was not built")?;
                 Sluice::start(&network.gateway, program, state.manifests.path()).map(Running::Sluice)
             }
-            Contender::Nftables => Rules::load(network, state).map(Running::Rules),
+            Contender::Nftables => {
+                let rules = state.nftables.as_ref().context("it takes no part in this bench")?;
+                Rules::load(network, rules).map(Running::Rules)
+            }
             Contender::Haproxy => {
                 let mut haproxy = network.gateway.command("haproxy");
                 haproxy.arg("-db").arg("-f").arg(state.haproxy.path());
-                proxy(network, self, haproxy)
+                proxy(network, self, haproxy, state.ports)
             }
             Contender::Nginx => {
                 // Its workers outlive a master that is killed; in a process namespace the kernel takes them along.
@@ -88,7 +96,14 @@ impl Contender {
                 nginx
                     .args(["--pid", "--fork", "--kill-child=KILL", "nginx", "-e", "stderr", "-c"])
                     .arg(state.nginx.path());
-                proxy(network, self, nginx)
+                proxy(network, self, nginx, state.ports)
+            }
+            Contender::Envoy => {
+                let Envoy { program, configuration } = state.envoy()?;
+                let mut envoy = network.gateway.command(program);
+                envoy.args(["--concurrency", "2", "--disable-hot-restart", "--log-level", "error", "--config-path"]);
+                envoy.arg(configuration.path());
+                proxy(network, self, envoy, state.ports)
             }
         };
         started.with_context(|| format!("cannot start {}", self.name()))
@@ -98,47 +113,56 @@ impl Contender {
 /// What the contenders are started with; the same in every round.
 pub struct State {
     /// The agent, if it takes part.
-    program: Option<PathBuf>,
-    manifests: Manifests,
-    haproxy: NamedTempFile,
-    nginx: NamedTempFile,
-    nftables: NamedTempFile,
+    pub program: Option<PathBuf>,
+    pub manifests: Manifests,
+    pub haproxy: NamedTempFile,
+    pub nginx: NamedTempFile,
+    /// These two take no part in every bench.
+    pub envoy: Option<Envoy>,
+    pub nftables: Option<Nftables>,
+    /// That a proxy opens.
+    pub ports: &'static [u16],
+}
+
+impl State {
+    fn envoy(&self) -> Result<&Envoy> {
+        self.envoy.as_ref().context("Envoy takes no part in this bench, or was not installed")
+    }
+}
+
+pub struct Envoy {
+    pub program: PathBuf,
+    /// By whose name it ends, Envoy knows what it is.
+    pub configuration: NamedTempFile,
+}
+
+pub struct Nftables {
+    rules: NamedTempFile,
     flowtable: NamedTempFile,
     /// Whether the kernel has nftables' flow tables.
     pub has_flowtable: bool,
 }
 
-impl State {
-    pub fn new(program: Option<PathBuf>, network: &Network) -> Result<State> {
-        let mut state = State {
-            program,
-            manifests: sluice::manifests()?,
-            haproxy: rendered(include_str!("peers/haproxy.cfg"))?,
-            nginx: rendered(include_str!("peers/nginx.conf"))?,
-            nftables: rendered(include_str!("peers/nftables.nft"))?,
-            flowtable: rendered(include_str!("peers/nftables-flowtable.nft"))?,
-            has_flowtable: false,
-        };
-        let rules = Rules::load(network, &state)?;
-        state.has_flowtable = network.gateway.run(&format!("nft -f {}", state.flowtable.path().display())).is_ok();
-        drop(rules);
-        Ok(state)
+impl Nftables {
+    /// Finds out what the kernel has.
+    pub fn new(network: &Network, rules: NamedTempFile, flowtable: NamedTempFile) -> Result<Nftables> {
+        let mut nftables = Nftables { rules, flowtable, has_flowtable: false };
+        let loaded = Rules::load(network, &nftables)?;
+        let flowtable = format!("nft -f {}", nftables.flowtable.path().display());
+        nftables.has_flowtable = network.gateway.run(&flowtable).is_ok();
+        drop(loaded);
+        Ok(nftables)
     }
 }
 
-/// A configuration with the addresses of the network put in.
-fn rendered(template: &str) -> Result<NamedTempFile> {
-    let values = [
-        ("{{gateway}}", GATEWAY.to_string()),
-        ("{{port}}", PORT.to_string()),
-        ("{{bulk_port}}", BULK_PORT.to_string()),
-        ("{{backend_1}}", BACKENDS[0].to_string()),
-        ("{{backend_2}}", BACKENDS[1].to_string()),
-        ("{{inside_1}}", INSIDE[0].to_string()),
-        ("{{inside_2}}", INSIDE[1].to_string()),
-    ];
-    let text = values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
-    let file = NamedTempFile::new()?;
+/// A file with a configuration whose `{{name}}`s are replaced by values.
+pub fn rendered(template: &str, values: &[(&str, String)], end: &str) -> Result<NamedTempFile> {
+    let text =
+        values.iter().fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
+    if let Some((_, rest)) = text.split_once("{{") {
+        bail!("nothing was put in for {{{{{} of a configuration", rest.lines().next().unwrap_or_default());
+    }
+    let file = tempfile::Builder::new().prefix("sluice-bench-").suffix(end).tempfile()?;
     std::fs::write(file.path(), text)?;
     Ok(file)
 }
@@ -146,21 +170,42 @@ fn rendered(template: &str) -> Result<NamedTempFile> {
 /// A contender in place.
 pub enum Running<'n> {
     Nothing,
-    Sluice(#[expect(dead_code, reason = "held for what its drop does")] Sluice<'n>),
+    Sluice(Sluice<'n>),
     Rules(#[expect(dead_code, reason = "held for what its drop does")] Rules<'n>),
-    Proxy(#[expect(dead_code, reason = "held for what its drop does")] Process),
+    Proxy(Process),
 }
 
-/// Starts a proxy and waits until both its ports are open.
-fn proxy(network: &Network, contender: Contender, command: std::process::Command) -> Result<Running<'static>> {
+impl Running<'_> {
+    /// The process that stands for it, if there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Running::Nothing | Running::Rules(_) => None,
+            Running::Sluice(sluice) => sluice.pid(),
+            Running::Proxy(process) => Some(process.pid()),
+        }
+    }
+}
+
+/// Starts a proxy and waits until its ports are open.
+fn proxy(network: &Network, contender: Contender, command: Command, ports: &[u16]) -> Result<Running<'static>> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let is_open =
+        |port: u16| Ok::<_, anyhow::Error>(!network.gateway.run(&format!("ss -Hltn sport = :{port}"))?.is_empty());
+    for &port in ports {
+        // The one before may take a moment to die, workers after their master.
+        wait_for(
+            "the ports to be free",
+            PATIENCE,
+            || if is_open(port)? { bail!("port {port} is open") } else { Ok(()) },
+        )?;
+    }
     let mut process = network.gateway.spawn(contender.name(), command)?;
-    for port in [PORT, BULK_PORT] {
-        wait_for("its ports", Duration::from_secs(5), || {
+    for &port in ports {
+        wait_for("its ports", PATIENCE, || {
             if let Some(status) = process.ended()? {
                 return Ok(Err(anyhow::anyhow!("it ended with {status}:\n{}", process.log())));
             }
-            let listening = network.gateway.run(&format!("ss -Hltn sport = :{port}"))?;
-            if listening.is_empty() { bail!("port {port} is closed") } else { Ok(Ok(())) }
+            if is_open(port)? { Ok(Ok(())) } else { bail!("port {port} is closed:\n{}", process.log()) }
         })??;
     }
     Ok(Running::Proxy(process))
@@ -172,13 +217,13 @@ pub struct Rules<'n> {
 }
 
 impl<'n> Rules<'n> {
-    fn load(network: &'n Network, state: &State) -> Result<Rules<'n>> {
+    fn load(network: &'n Network, nftables: &Nftables) -> Result<Rules<'n>> {
         // A port that a client uses again is free after a second at its end, so it need not stay here for two minutes.
         network.gateway.sysctl(&[("netfilter/nf_conntrack_tcp_timeout_time_wait", "10")])?;
-        network.gateway.run(&format!("nft -f {}", state.nftables.path().display()))?;
+        network.gateway.run(&format!("nft -f {}", nftables.rules.path().display()))?;
         let rules = Rules { network };
-        if state.has_flowtable {
-            network.gateway.run(&format!("nft -f {}", state.flowtable.path().display()))?;
+        if nftables.has_flowtable {
+            network.gateway.run(&format!("nft -f {}", nftables.flowtable.path().display()))?;
         }
         Ok(rules)
     }
@@ -188,5 +233,18 @@ impl Drop for Rules<'_> {
     fn drop(&mut self) {
         // Should it fail, the namespace goes at the end, and with it the rules.
         let _ = self.network.gateway.run("nft flush ruleset");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_has_all_its_values() {
+        let values = [("port", "80".to_owned())];
+        let file = rendered("listen {{port}} {{port}};", &values, ".conf").unwrap();
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "listen 80 80;");
+        assert!(rendered("listen {{address}};", &values, ".conf").is_err());
     }
 }

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
+use gateway_tests::lab::{Endpoint, Manifests, gateway, route, service, slice};
 use serde_json::Value;
 
-use super::contender::{Contender, State};
-use super::network::{CLIENTS, Network, Servers, Times};
+use super::contender::{Contender, Nftables, State, rendered};
+use super::network::{BACKENDS, BULK_PORT, GATEWAY, INSIDE, Network, PORT, Servers, Times, sources};
 use super::noise::Noise;
 use super::scale::{self, Effort};
 use super::stats::{Measure, Observation};
@@ -17,12 +18,15 @@ use crate::{build, setup, shell};
 
 const BENCH: &str = "l4";
 
+const CONTENDERS: &[Contender] =
+    &[Contender::Sluice, Contender::Haproxy, Contender::Nginx, Contender::Nftables, Contender::Direct];
+
 const CONNECTIONS_PER_SECOND: Measure = Measure::new("connections_per_second", "1/s");
-const CPU_US_PER_CONNECTION: Measure = Measure::cpu("cpu_us_per_connection", "added_cpu_us_per_connection", "µs");
+const CPU_US_PER_CONNECTION: Measure = Measure::compared("cpu_us_per_connection", "added_cpu_us_per_connection", "µs");
 const BULK_GBIT_PER_SECOND: Measure = Measure::new("bulk_gbit_per_second", "Gbit/s");
-const CPU_S_PER_GB: Measure = Measure::cpu("cpu_s_per_gb", "added_cpu_s_per_gb", "s");
+const CPU_S_PER_GB: Measure = Measure::compared("cpu_s_per_gb", "added_cpu_s_per_gb", "s");
 const PACKETS_PER_SECOND: Measure = Measure::new("packets_per_second", "1/s");
-const CPU_US_PER_PACKET: Measure = Measure::cpu("cpu_us_per_packet", "added_cpu_us_per_packet", "µs");
+const CPU_US_PER_PACKET: Measure = Measure::compared("cpu_us_per_packet", "added_cpu_us_per_packet", "µs");
 const LATENCY_US_P50: Measure = Measure::new("latency_us_p50", "µs");
 const LATENCY_US_P99: Measure = Measure::new("latency_us_p99", "µs");
 
@@ -57,9 +61,21 @@ impl Scenario {
         }
     }
 
+    const fn port(self) -> u16 {
+        match self {
+            Scenario::Bulk | Scenario::Paced => BULK_PORT,
+            Scenario::Connections | Scenario::Latency | Scenario::Udp => PORT,
+        }
+    }
+
+    /// HAProxy forwards no UDP.
+    fn takes(self, contender: Contender) -> bool {
+        (contender, self) != (Contender::Haproxy, Scenario::Udp)
+    }
+
     /// Runs it once.
     fn run(self, network: &Network, contender: Contender, times: Times) -> Result<Value> {
-        let sources = CLIENTS.map(|address| address.to_string()).join(",");
+        let sources = sources();
         let (kind, more) = match self {
             Scenario::Connections => ("connections", vec!["--concurrency", "64", "--sources", &sources]),
             Scenario::Latency => ("connections", vec!["--concurrency", "1", "--sources", &sources]),
@@ -67,7 +83,7 @@ impl Scenario {
             Scenario::Paced => ("bulk", vec!["--connections", "4", "--mbit", "10000"]),
             Scenario::Udp => ("datagrams", vec!["--flows", "32", "--window", "4"]),
         };
-        network.load(kind, &contender.targets(self), times, &more)
+        network.load(kind, &contender.targets(self.port(), self.port()), times, &more)
     }
 
     /// What a report of the load says in our words: (scenario, measure, value).
@@ -142,7 +158,7 @@ impl Options {
     }
 
     fn contenders(&self) -> &[Contender] {
-        if self.contenders.is_empty() { Contender::ALL } else { &self.contenders }
+        if self.contenders.is_empty() { CONTENDERS } else { &self.contenders }
     }
 
     fn scenarios(&self) -> &[Scenario] {
@@ -151,6 +167,7 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    ensure!(!options.contenders().contains(&Contender::Envoy), "Envoy takes no part in this bench: see `bench sni`");
     setup::ensure(&[setup::Part::Lab, setup::Part::Bench])?;
     let sluice = match options.contenders().contains(&Contender::Sluice) {
         true => Some(build::sluice(true)?.sluice),
@@ -174,7 +191,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     progress.end();
     remarks.extend(noise.remarks());
-    report::write(BENCH, &observations, &remarks)
+    report::write(BENCH, &report::rows(BENCH, &observations), &[], &remarks)
 }
 
 /// Everybody on the same network, one after the other, again and again.
@@ -187,11 +204,12 @@ fn compare(
     remarks: &mut Vec<String>,
 ) -> Result<Vec<Observation>> {
     let network = Network::new(load, Servers { addresses: 1, ports: 1 })?;
-    let state = State::new(sluice, &network)?;
+    let state = state(sluice, &network)?;
     for contender in options.contenders() {
-        remarks.extend(contender.version(&network)?);
+        remarks.extend(contender.version(&network, &state)?);
     }
-    if options.contenders().contains(&Contender::Nftables) && !state.has_flowtable {
+    let has_flowtable = state.nftables.as_ref().is_some_and(|nftables| nftables.has_flowtable);
+    if options.contenders().contains(&Contender::Nftables) && !has_flowtable {
         remarks.push("nftables without a flow table: this kernel has none (CONFIG_NF_FLOW_TABLE)".to_owned());
     }
     let mut observations = Vec::new();
@@ -202,7 +220,7 @@ fn compare(
                 let (name, rounds) = (contender.name(), options.rounds());
                 let what = format!("round {} of {rounds}: {name}, {}", round + 1, scenario.name());
                 progress.step(&what)?;
-                if !contender.takes_part(*scenario) {
+                if !scenario.takes(*contender) {
                     continue;
                 }
                 let report =
@@ -215,4 +233,42 @@ fn compare(
         }
     }
     Ok(observations)
+}
+
+fn state(program: Option<PathBuf>, network: &Network) -> Result<State> {
+    let values = [
+        ("gateway", GATEWAY.to_string()),
+        ("port", PORT.to_string()),
+        ("bulk_port", BULK_PORT.to_string()),
+        ("backend_1", BACKENDS[0].to_string()),
+        ("backend_2", BACKENDS[1].to_string()),
+        ("inside_1", INSIDE[0].to_string()),
+        ("inside_2", INSIDE[1].to_string()),
+    ];
+    let rules = rendered(include_str!("peers/l4/nftables.nft"), &values, ".nft")?;
+    let flowtable = rendered(include_str!("peers/l4/nftables-flowtable.nft"), &values, ".nft")?;
+    Ok(State {
+        program,
+        manifests: manifests()?,
+        haproxy: rendered(include_str!("peers/l4/haproxy.cfg"), &values, ".cfg")?,
+        nginx: rendered(include_str!("peers/l4/nginx.conf"), &values, ".conf")?,
+        envoy: None,
+        nftables: Some(Nftables::new(network, rules, flowtable)?),
+        ports: &[PORT, BULK_PORT],
+    })
+}
+
+/// Both ports of the bench, over TCP, and the first over UDP too.
+fn manifests() -> Result<Manifests> {
+    let manifests = Manifests::new()?;
+    let endpoints = BACKENDS.map(|address| Endpoint::ready(address.into()));
+    let listeners = [("tcp", "TCP", PORT), ("bulk", "TCP", BULK_PORT), ("udp", "UDP", PORT)];
+    let mut documents = vec![gateway("bench", &[&GATEWAY.to_string()], &listeners)];
+    for (name, protocol, port) in listeners {
+        documents.push(route(&format!("{protocol}Route"), name, ("bench", name), &[(name, port, 1)]));
+        documents.push(service(name, protocol, port));
+        documents.push(slice(name, protocol, port, &endpoints));
+    }
+    manifests.write("bench.yaml", &documents)?;
+    Ok(manifests)
 }

@@ -5,12 +5,14 @@ mod contender;
 mod interrupt;
 mod l4;
 mod machine;
+mod memory;
 mod network;
 mod noise;
 mod programs;
 mod report;
 mod scale;
 mod sluice;
+mod sni;
 mod stats;
 mod svg;
 
@@ -22,12 +24,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 pub enum Bench {
     /// TCP and UDP forwarding against haproxy, nginx, nftables and no gateway at all.
     L4(l4::Options),
+    /// TLS passthrough by server name against haproxy, nginx, Envoy and no gateway at all.
+    Sni(sni::Options),
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
     interrupt::watch()?;
     let result = match bench {
         Bench::L4(options) => l4::run(options),
+        Bench::Sni(options) => sni::run(options),
     };
     // What was interrupted fails in one way or another: this is the reason for all of them.
     if interrupt::came() { bail!("interrupted; nothing was left behind and nothing was written") } else { result }

@@ -10,6 +10,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,6 +25,9 @@ pub const BACKENDS: [Ipv4Addr; 2] = [v4(1, 2), v4(2, 2)];
 /// Exchanges over TCP and UDP, on this port and as many after it as the bench asks for.
 pub const PORT: u16 = 7000;
 pub const BULK_PORT: u16 = 6999;
+/// The same two behind a ClientHello.
+pub const TLS_PORT: u16 = 6998;
+pub const TLS_BULK_PORT: u16 = 6997;
 
 const CLIENT_CORE: &str = "0";
 const SERVER_CORE: &str = "1";
@@ -35,7 +39,7 @@ const fn v4(network: u8, host: u8) -> Ipv4Addr {
 pub struct Network {
     pub client: Node,
     pub gateway: Node,
-    backends: [Node; 2],
+    pub backends: [Node; 2],
     load: PathBuf,
     _servers: Vec<Process>,
 }
@@ -92,6 +96,7 @@ impl Network {
         let (port, ports, bulk_port) = (PORT.to_string(), servers.ports.to_string(), BULK_PORT.to_string());
         server.args(["--core", SERVER_CORE, "serve", "--addresses", &addresses.join(",")]);
         server.args(["--port", &port, "--ports", &ports, "--bulk-port", &bulk_port]);
+        server.args(["--tls-port", &TLS_PORT.to_string(), "--tls-bulk-port", &TLS_BULK_PORT.to_string()]);
         let mut server = backend.spawn("bench-load serve", server)?;
         wait_for("the servers", Duration::from_secs(10), || {
             ensure!(server.ended()?.is_none(), "the server has ended:\n{}", server.log());
@@ -103,9 +108,7 @@ impl Network {
 
     /// Runs a load from the client for its report.
     pub fn load(&self, kind: &str, targets: &[SocketAddrV4], times: Times, more: &[&str]) -> Result<serde_json::Value> {
-        let mut load = self.client.command(&self.load);
-        let targets = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        load.args(["--core", CLIENT_CORE, kind, "--targets", &targets]);
+        let mut load = self.client(kind, targets);
         for (option, time) in [("--warm-up-ms", times.warm_up), ("--measure-ms", times.measure)] {
             load.args([option, &time.as_millis().to_string()]);
         }
@@ -114,6 +117,19 @@ impl Network {
         ensure!(output.status.success(), "the load `{kind}` ended with {}:\n{}", output.status, error.trim_end());
         serde_json::from_slice(&output.stdout).context("bench-load gave no report")
     }
+
+    /// A load that was not started yet.
+    pub fn client(&self, kind: &str, targets: &[SocketAddrV4]) -> Command {
+        let mut load = self.client.command(&self.load);
+        let targets = targets.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        load.args(["--core", CLIENT_CORE, kind, "--targets", &targets]);
+        load
+    }
+}
+
+/// The addresses that a load connects from, as it takes them.
+pub fn sources() -> String {
+    CLIENTS.map(|address| address.to_string()).join(",")
 }
 
 /// So many addresses from this one on.

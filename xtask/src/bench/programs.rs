@@ -5,7 +5,7 @@ use aya::programs::{ProgramInfo, loaded_programs};
 use aya::sys::{Stats, enable_stats};
 
 /// The programs of the pipeline.
-const NAMES: [&str; 2] = ["ingress_tc", "ingress_xdp"];
+const NAMES: [&str; 3] = ["ingress_tc", "ingress_xdp", "egress_tc"];
 
 /// The programs that were loaded after a moment, so that nobody else's are taken for the agent's.
 pub struct Programs {
@@ -29,14 +29,21 @@ impl Programs {
         Ok(())
     }
 
-    /// The ns that a packet spends in a program while `work` goes on. The statistics themselves are part of it: two looks at a clock.
+    /// The ns that a packet spends in a program while `work` goes on.
     pub fn time_per_run(&self, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+        let (time, runs, ()) = self.time(work)?;
+        Ok(time / runs)
+    }
+
+    /// The ns that all packets spend in the programs while `work` goes on, how often they run, and what `work` gives. The
+    /// statistics themselves are part of it: two looks at a clock a run.
+    pub fn time<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(f64, f64, T)> {
         let _statistics = enable_stats(Stats::RunTime).context("the kernel counts no run time of programs")?;
         let (time, runs) = self.totals();
-        work()?;
+        let result = work()?;
         let (time, runs) = (self.totals().0 - time, self.totals().1 - runs);
         ensure!(runs > 0, "no packet came to the programs");
-        Ok(time as f64 / runs as f64)
+        Ok((time as f64, runs as f64, result))
     }
 
     fn totals(&self) -> (u64, u64) {

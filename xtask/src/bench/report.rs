@@ -14,21 +14,42 @@ const BASELINE: &str = "direct";
 /// What ratios are relative to.
 const REFERENCE: &str = "sluice";
 
-pub fn write(bench: &'static str, observations: &[Observation], remarks: &[String]) -> Result<()> {
-    let rows = stats::rows(bench, observations, BASELINE);
+/// A row for each scenario, measure and contender.
+pub fn rows(bench: &'static str, observations: &[Observation]) -> Vec<Row> {
+    stats::rows(bench, observations, BASELINE)
+}
+
+/// Something that Sluice is to reach.
+pub struct Goal {
+    pub what: &'static str,
+    pub wanted: String,
+    pub measured: String,
+    pub met: bool,
+}
+
+impl Goal {
+    const fn verdict(&self) -> &'static str {
+        if self.met { "met" } else { "MISSED" }
+    }
+}
+
+pub fn write(bench: &'static str, rows: &[Row], goals: &[Goal], remarks: &[String]) -> Result<()> {
     let folder = build::target_directory()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let files = [
-        ("json", serde_json::to_string_pretty(&rows)? + "\n"),
-        ("svg", svg::draw(&rows, remarks)),
-        ("md", markdown(&rows, remarks)),
+        ("json", serde_json::to_string_pretty(rows)? + "\n"),
+        ("svg", svg::draw(rows, remarks)),
+        ("md", markdown(rows, goals, remarks)),
     ];
     for (end, text) in files {
         let path = folder.join(format!("{bench}.{end}"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("wrote {}", path.display());
     }
-    println!("{}", table(&rows));
+    println!("{}", table(rows));
+    for goal in goals {
+        println!("{} {}: wanted {}, measured {}", goal.verdict(), goal.what, goal.wanted, goal.measured);
+    }
     for remark in remarks {
         println!("· {remark}");
     }
@@ -68,8 +89,8 @@ fn table(rows: &[Row]) -> String {
     table.to_string()
 }
 
-/// The same for a page: medians only, then the remarks.
-fn markdown(rows: &[Row], remarks: &[String]) -> String {
+/// The same for a page: medians only, then the goals and the remarks.
+fn markdown(rows: &[Row], goals: &[Goal], remarks: &[String]) -> String {
     let contenders = contenders(rows);
     let mut text = format!("| | {} |\n|---|{}\n", contenders.join(" | "), "---:|".repeat(contenders.len()));
     for group in groups(rows) {
@@ -77,6 +98,12 @@ fn markdown(rows: &[Row], remarks: &[String]) -> String {
         let cells = contenders.iter().map(|c| find(c).map_or(String::new(), |row| number(row.median)));
         let cells = cells.collect::<Vec<_>>().join(" | ");
         text += &format!("| {}: {} ({}) | {cells} |\n", group[0].scenario, group[0].measure, group[0].unit);
+    }
+    if !goals.is_empty() {
+        text += "\n| goal | wanted | measured | |\n|---|---|---|---|\n";
+        for goal in goals {
+            text += &format!("| {} | {} | {} | {} |\n", goal.what, goal.wanted, goal.measured, goal.verdict());
+        }
     }
     text + "\n" + &remarks.iter().map(|remark| format!("- {remark}\n")).collect::<String>()
 }
@@ -162,6 +189,8 @@ mod tests {
         let rows = [row("a", "x", "sluice", 2.0), row("a", "x", "haproxy", 5.0), row("b", "y", "haproxy", 7.0)];
         let wanted =
             "| | sluice | haproxy |\n|---|---:|---:|\n| a: x (u) | 2.00 | 5.00 |\n| b: y (u) |  | 7.00 |\n\n- so\n";
-        assert_eq!(markdown(&rows, &["so".to_owned()]), wanted);
+        assert_eq!(markdown(&rows, &[], &["so".to_owned()]), wanted);
+        let goal = Goal { what: "x", wanted: "at most 1".to_owned(), measured: "2".to_owned(), met: false };
+        assert!(markdown(&rows, &[goal], &[]).contains("\n| x | at most 1 | 2 | MISSED |\n"));
     }
 }

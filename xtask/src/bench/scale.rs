@@ -11,7 +11,7 @@ use gateway_common::{Address, Backend, BackendSet, Listener, ListenerKey, names,
 use gateway_tests::lab::{Endpoint, Manifests, gateway, route, service, slice};
 
 use super::Progress;
-use super::network::{BACKENDS, CLIENTS, GATEWAY, Network, PORT, Servers, Times, following};
+use super::network::{BACKENDS, GATEWAY, Network, PORT, Servers, Times, following, sources};
 use super::noise::Noise;
 use super::programs::Programs;
 use super::sluice::Sluice;
@@ -158,7 +158,7 @@ impl Case {
     fn cost(self, network: &Network, times: Times, noise: &mut Noise) -> Result<(Measure, f64)> {
         let ports = (0..self.size.listeners).map(|i| FIRST_LISTENER + i);
         let targets: Vec<_> = ports.map(|port| SocketAddrV4::new(GATEWAY, port)).collect();
-        let sources = CLIENTS.map(|address| address.to_string()).join(",");
+        let sources = sources();
         let (kind, measure, more) = match self.tcp {
             true => ("connections", CPU_US_PER_CONNECTION, vec!["--concurrency", "64", "--sources", &sources]),
             // As many flows whatever the size.

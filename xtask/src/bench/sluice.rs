@@ -1,14 +1,14 @@
-//! Sluice as a contender: the agent with the manifests of two routes.
+//! Sluice as a contender: the agent with its manifests.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use super::interrupt;
-use super::network::{BACKENDS, BULK_PORT, GATEWAY, PORT};
 use anyhow::{Context, Result, ensure};
-use gateway_tests::lab::{Endpoint, Manifests, Node, Process, gateway, route, service, slice, wait_for};
+use gateway_tests::lab::{Node, Process, wait_for};
+
+use super::{interrupt, memory};
 
 const ADMIN: &str = "127.0.0.1:9464";
 
@@ -29,11 +29,15 @@ impl<'n> Sluice<'n> {
         Ok(sluice)
     }
 
+    /// The agent.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// What the agent has resident in memory, in MiB.
     pub fn memory(&self) -> Result<f64> {
-        let pid = self.process.as_ref().context("it was not started")?.pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
-        resident(&status).context("/proc/PID/status has no VmRSS")
+        let kib = memory::resident(self.pid().context("it was not started")?)?;
+        Ok(kib / 1024.0)
     }
 
     fn log(&self) -> String {
@@ -62,13 +66,6 @@ fn ready() -> Result<()> {
     Ok(())
 }
 
-/// MiB, from a process's status.
-fn resident(status: &str) -> Option<f64> {
-    let kib: f64 =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib / 1024.0)
-}
-
 impl Drop for Sluice<'_> {
     fn drop(&mut self) {
         // The programs would stay attached without their agent, so that the next contender would run behind them.
@@ -80,31 +77,5 @@ impl Drop for Sluice<'_> {
         {
             eprintln!("{error:#}");
         }
-    }
-}
-
-/// Both ports of the bench, over TCP, and the first over UDP too.
-pub fn manifests() -> Result<Manifests> {
-    let manifests = Manifests::new()?;
-    let endpoints = BACKENDS.map(|address| Endpoint::ready(address.into()));
-    let listeners = [("tcp", "TCP", PORT), ("bulk", "TCP", BULK_PORT), ("udp", "UDP", PORT)];
-    let mut documents = vec![gateway("bench", &[&GATEWAY.to_string()], &listeners)];
-    for (name, protocol, port) in listeners {
-        documents.push(route(&format!("{protocol}Route"), name, ("bench", name), &[(name, port, 1)]));
-        documents.push(service(name, protocol, port));
-        documents.push(slice(name, protocol, port, &endpoints));
-    }
-    manifests.write("bench.yaml", &documents)?;
-    Ok(manifests)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn resident_memory_is_read_in_mib() {
-        assert_eq!(resident("Name:\tsluice\nVmRSS:\t   12288 kB\nThreads:\t3\n"), Some(12.0));
-        assert_eq!(resident("Name:\tsluice\n"), None);
     }
 }

@@ -17,7 +17,7 @@ pub struct Observation {
 pub struct Measure {
     pub name: &'static str,
     pub unit: &'static str,
-    /// CPU measures have a second one: what is added to `direct` in the same round.
+    /// What a gateway adds to `direct` in the same round, if that is of interest.
     pub added: Option<&'static str>,
 }
 
@@ -26,7 +26,7 @@ impl Measure {
         Measure { name, unit, added: None }
     }
 
-    pub const fn cpu(name: &'static str, added: &'static str, unit: &'static str) -> Measure {
+    pub const fn compared(name: &'static str, added: &'static str, unit: &'static str) -> Measure {
         Measure { name, unit, added: Some(added) }
     }
 }
@@ -101,7 +101,7 @@ pub fn median(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    const CPU: Measure = Measure::cpu("cpu", "added_cpu", "µs");
+    const CPU: Measure = Measure::compared("cpu", "added_cpu", "µs");
 
     fn observation(round: usize, contender: &'static str, value: f64) -> Observation {
         Observation { round, scenario: "s", measure: CPU, contender, value }

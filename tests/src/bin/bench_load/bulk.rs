@@ -8,17 +8,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::cpu::Sample;
+use crate::hello::Hellos;
 use crate::{Outcome, Run};
 
 /// What one read takes and one write gives.
 pub const CHUNK: usize = 128 * 1024;
 
-pub fn run(run: &Run, connections: usize, mbit: u64) -> Result<Outcome> {
+pub fn run(run: &Run, connections: usize, mbit: u64, mut hellos: Option<Hellos>) -> Result<Outcome> {
     let rate = mbit * 1_000_000 / 8 / connections as u64;
     let bytes = AtomicU64::new(0);
     let streams = (0..connections).map(|i| {
         let target = run.targets[i % run.targets.len()];
         let mut stream = TcpStream::connect(target).with_context(|| format!("cannot connect to {target}"))?;
+        if let Some(hellos) = &mut hellos {
+            stream.write_all(hellos.next())?;
+        }
         stream.write_all(&rate.to_be_bytes())?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(stream)

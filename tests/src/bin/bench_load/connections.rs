@@ -1,8 +1,8 @@
-//! New TCP connections as fast as they go: connect, 64 bytes there, 64 bytes back, close. The client closes first and in
-//! the ordinary way, so what lingers in TIME_WAIT lingers here and in proxies, not at the servers.
+//! New TCP connections as fast as they go: connect, 64 bytes there, 64 bytes back, close; or a ClientHello there and the first
+//! record back. The client closes first and in the ordinary way, so what lingers in TIME_WAIT lingers here and in proxies,
+//! not at the servers.
 
-use std::io::ErrorKind;
-use std::mem::MaybeUninit;
+use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::cpu::Sample;
 use crate::events::{Events, READ_OR_WRITE_ONCE};
+use crate::hello::Hellos;
+use crate::server::RECORD;
 use crate::{Outcome, Run};
 
 const MESSAGE: [u8; 64] = [b'q'; 64];
@@ -26,7 +28,7 @@ struct Lane {
     connected: Option<Instant>,
 }
 
-pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcome> {
+pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr], mut hellos: Option<Hellos>) -> Result<Outcome> {
     let mut events = Events::new()?;
     let mut ways = ways(sources, &run.targets);
     let mut open = |events: &Events, lane: usize| -> Result<Lane> {
@@ -45,7 +47,7 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
         events.wait(&mut ready, Duration::from_millis(10))?;
         for &lane in &ready {
             let Lane { begun, .. } = lanes[lane];
-            match lanes[lane].progress() {
+            match lanes[lane].progress(&mut hellos) {
                 Ok(None) => continue,
                 Ok(Some(connected)) => {
                     units += 1;
@@ -85,17 +87,24 @@ pub fn run(run: &Run, concurrency: usize, sources: &[Ipv4Addr]) -> Result<Outcom
 }
 
 /// Every pair of source and target, again and again.
-fn ways(sources: &[Ipv4Addr], targets: &[SocketAddrV4]) -> impl Iterator<Item = (Ipv4Addr, SocketAddrV4)> {
+pub fn ways(sources: &[Ipv4Addr], targets: &[SocketAddrV4]) -> impl Iterator<Item = (Ipv4Addr, SocketAddrV4)> {
     let targets = targets.iter().copied();
     let pairs: Vec<_> = targets.flat_map(|target| sources.iter().map(move |source| (*source, target))).collect();
     pairs.into_iter().cycle()
 }
 
-fn begin(events: &Events, lane: usize, source: Ipv4Addr, target: SocketAddrV4) -> Result<Lane> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+/// A socket that will connect from there.
+pub fn bound(source: Ipv4Addr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     // The port is chosen when the target is known: ports are scarce by target only.
     setsockopt(&socket, IpBindAddressNoPort, &true)?;
     socket.bind(&SockAddr::from(SocketAddrV4::new(source, 0)))?;
+    Ok(socket)
+}
+
+fn begin(events: &Events, lane: usize, source: Ipv4Addr, target: SocketAddrV4) -> Result<Lane> {
+    let socket = bound(source)?;
+    socket.set_nonblocking(true)?;
     let begun = Instant::now();
     match socket.connect(&SockAddr::from(target)) {
         Err(error) if error.raw_os_error() != Some(nix::errno::Errno::EINPROGRESS as i32) => return Err(error.into()),
@@ -107,16 +116,21 @@ fn begin(events: &Events, lane: usize, source: Ipv4Addr, target: SocketAddrV4) -
 
 impl Lane {
     /// Goes on after an event; when the exchange is done, says when the handshake was.
-    fn progress(&mut self) -> std::io::Result<Option<Instant>> {
+    fn progress(&mut self, hellos: &mut Option<Hellos>) -> std::io::Result<Option<Instant>> {
         let Some(connected) = self.connected else {
             let now = Instant::now();
-            self.socket.send(&MESSAGE)?;
+            let message = hellos.as_mut().map_or(&MESSAGE[..], Hellos::next);
+            // A new socket has room for it.
+            if self.socket.send(message)? < message.len() {
+                return Err(ErrorKind::WriteZero.into());
+            }
             self.connected = Some(now);
             return Ok(None);
         };
-        let mut answer = [MaybeUninit::uninit(); MESSAGE.len()];
-        match self.socket.recv(&mut answer) {
+        let mut answer = [0; RECORD.len()];
+        match (&self.socket).read(&mut answer) {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+            Ok(_) if hellos.is_some() && answer[0] != RECORD[0] => Err(refused(&answer)),
             Ok(_) => Ok(Some(connected)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -124,6 +138,14 @@ impl Lane {
     }
 }
 
-fn nanoseconds(duration: Duration) -> u32 {
+/// Something came that is no handshake record, as from a gateway that knows no way.
+pub fn refused(answer: &[u8]) -> std::io::Error {
+    std::io::Error::other(format!(
+        "the answer begins with {:?}, which is no handshake record",
+        &answer[..answer.len().min(7)]
+    ))
+}
+
+pub fn nanoseconds(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos()).unwrap_or(u32::MAX)
 }

@@ -11,6 +11,9 @@ mod connections;
 mod cpu;
 mod datagrams;
 mod events;
+mod first_byte;
+mod held;
+mod hello;
 mod server;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -22,6 +25,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 
 use crate::cpu::Usage;
+use crate::hello::Names;
 
 #[derive(Parser)]
 #[command(about = "Servers and clients of `cargo xtask bench`.")]
@@ -37,7 +41,7 @@ struct Options {
 enum Role {
     /// Answers on TCP and UDP ports, and sends without end on another TCP port.
     Serve(server::Options),
-    /// New TCP connections, each with one exchange of 64 bytes, closed by the client.
+    /// New TCP connections, each with one exchange of 64 bytes or of a ClientHello and a record, closed by the client.
     Connections {
         #[command(flatten)]
         run: Run,
@@ -47,7 +51,23 @@ enum Role {
         /// Addresses to connect from, in turn.
         #[arg(long, value_delimiter = ',', required = true)]
         sources: Vec<Ipv4Addr>,
+        #[command(flatten)]
+        names: Names,
     },
+    /// One client at a low rate: how long from the SYN to the first byte of the answer to its ClientHello.
+    FirstByte {
+        #[command(flatten)]
+        run: Run,
+        /// Connections a second.
+        #[arg(long, default_value_t = 500)]
+        rate: u32,
+        #[arg(long, value_delimiter = ',', required = true)]
+        sources: Vec<Ipv4Addr>,
+        #[command(flatten)]
+        names: Names,
+    },
+    /// Opens connections, says `held` when all have an answer, and holds them until it is killed.
+    Hold(held::Options),
     /// Takes what servers send over a few connections.
     Bulk {
         #[command(flatten)]
@@ -57,6 +77,8 @@ enum Role {
         /// Mbit/s of all of them together; 0: as much as goes.
         #[arg(long, default_value_t = 0)]
         mbit: u64,
+        #[command(flatten)]
+        names: Names,
     },
     /// UDP datagrams of 64 bytes that servers send back.
     Datagrams {
@@ -116,8 +138,12 @@ fn main() -> Result<()> {
     }
     let outcome = match options.role {
         Role::Serve(options) => return server::serve(&options),
-        Role::Connections { run, concurrency, sources } => connections::run(&run, concurrency, &sources)?,
-        Role::Bulk { run, connections, mbit } => bulk::run(&run, connections, mbit)?,
+        Role::Hold(options) => return held::hold(&options),
+        Role::Connections { run, concurrency, sources, names } => {
+            connections::run(&run, concurrency, &sources, names.hellos()?)?
+        }
+        Role::FirstByte { run, rate, sources, names } => first_byte::run(&run, rate, &sources, names.hellos()?)?,
+        Role::Bulk { run, connections, mbit, names } => bulk::run(&run, connections, mbit, names.hellos()?)?,
         Role::Datagrams { run, flows, window } => datagrams::run(&run, flows, window)?,
     };
     println!("{}", report(outcome));

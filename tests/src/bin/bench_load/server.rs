@@ -1,4 +1,5 @@
-//! The servers: what comes is sent back, over TCP and UDP; on one more TCP port bytes come without end.
+//! The servers: what comes is sent back, over TCP and UDP; on one more TCP port bytes come without end. Both also behind TLS
+//! as far as it can be seen from outside: a whole ClientHello is awaited first.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
@@ -13,6 +14,14 @@ use gateway_tests::lab::raise_open_files;
 use crate::bulk::CHUNK;
 use crate::events::{Events, READ};
 
+/// What answers a ClientHello: a handshake record of the size of a ServerHello.
+pub const RECORD: [u8; 127] = {
+    let mut record = [b's'; 127];
+    [record[0], record[1], record[2], record[3], record[4]] = [22, 3, 3, 0, 122];
+    record
+};
+/// Of a TLS record: type, version, length.
+const HEADER: usize = 5;
 /// Of a connection that wants a certain rate.
 const BURSTS_PER_SECOND: u64 = 1000;
 
@@ -29,26 +38,49 @@ pub struct Options {
     /// The TCP port of the first address that sends without end.
     #[arg(long)]
     bulk_port: u16,
+    /// The TCP port of the first address that answers a ClientHello.
+    #[arg(long)]
+    tls_port: u16,
+    /// The TCP port of the first address that sends without end after a ClientHello.
+    #[arg(long)]
+    tls_bulk_port: u16,
 }
 
 enum Socket {
-    Listener(TcpListener),
+    Listener(TcpListener, Talk),
     Connection(TcpStream),
+    Hello(TcpStream, Hello),
     Datagrams(UdpSocket),
+}
+
+/// What a listener's connections begin with.
+#[derive(Clone, Copy)]
+enum Talk {
+    Exchange,
+    Hello,
+}
+
+/// What has come of the record that begins a connection.
+#[derive(Default)]
+struct Hello {
+    header: [u8; HEADER],
+    bytes: usize,
 }
 
 /// Says `ready` on its output when all ports are open, and serves until it is killed.
 pub fn serve(options: &Options) -> Result<()> {
     raise_open_files()?;
-    let bulk = listen(options.addresses[0], options.bulk_port)?;
-    std::thread::spawn(move || send_without_end(&bulk));
+    let first = options.addresses[0];
+    for (port, talk) in [(options.bulk_port, Talk::Exchange), (options.tls_bulk_port, Talk::Hello)] {
+        let listener = listen(first, port)?;
+        std::thread::spawn(move || send_without_end(&listener, talk));
+    }
     let mut events = Events::new()?;
     let mut sockets = HashMap::new();
+    add(&events, &mut sockets, Socket::Listener(open(first, options.tls_port)?, Talk::Hello))?;
     for &address in &options.addresses {
         for port in options.port..options.port.saturating_add(options.ports) {
-            let listener = listen(address, port)?;
-            listener.set_nonblocking(true)?;
-            add(&events, &mut sockets, Socket::Listener(listener))?;
+            add(&events, &mut sockets, Socket::Listener(open(address, port)?, Talk::Exchange))?;
             let datagrams = UdpSocket::bind((address, port))
                 .with_context(|| format!("cannot open UDP port {port} of {address}"))?;
             datagrams.set_nonblocking(true)?;
@@ -60,8 +92,8 @@ pub fn serve(options: &Options) -> Result<()> {
     loop {
         events.wait(&mut ready, Duration::from_secs(3600))?;
         for token in &ready {
-            let accepted = match sockets.get(token) {
-                Some(Socket::Listener(listener)) => listener.accept().ok(),
+            let accepted = match sockets.get_mut(token) {
+                Some(Socket::Listener(listener, talk)) => listener.accept().ok().map(|(stream, _)| (stream, *talk)),
                 Some(Socket::Datagrams(socket)) => {
                     send_back(socket);
                     None
@@ -72,14 +104,52 @@ pub fn serve(options: &Options) -> Result<()> {
                     }
                     None
                 }
+                Some(Socket::Hello(connection, hello)) => {
+                    if !hello.answer(connection) {
+                        sockets.remove(token);
+                    }
+                    None
+                }
                 None => None,
             };
-            if let Some((connection, _)) = accepted {
+            if let Some((connection, talk)) = accepted {
                 connection.set_nonblocking(true)?;
-                add(&events, &mut sockets, Socket::Connection(connection))?;
+                let socket = match talk {
+                    Talk::Exchange => Socket::Connection(connection),
+                    Talk::Hello => Socket::Hello(connection, Hello::default()),
+                };
+                add(&events, &mut sockets, socket)?;
             }
         }
     }
+}
+
+impl Hello {
+    /// Takes what came; once the record is whole, answers it, and what comes after it too. False when the connection is over.
+    fn answer(&mut self, mut connection: &TcpStream) -> bool {
+        let mut buffer = [0; 4096];
+        let read = match connection.read(&mut buffer) {
+            Ok(0) => return false,
+            Ok(read) => read,
+            Err(error) => return error.kind() == ErrorKind::WouldBlock,
+        };
+        for (slot, byte) in self.header.iter_mut().skip(self.bytes).zip(&buffer[..read]) {
+            *slot = *byte;
+        }
+        self.bytes += read;
+        let record = HEADER + usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+        if self.bytes < HEADER || self.bytes < record {
+            return true;
+        }
+        connection.write_all(&RECORD).is_ok()
+    }
+}
+
+/// For many connections on one thread.
+fn open(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
+    let listener = listen(address, port)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
 fn listen(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
@@ -94,13 +164,13 @@ fn listen(address: Ipv4Addr, port: u16) -> Result<TcpListener> {
 
 fn add(events: &Events, sockets: &mut HashMap<usize, Socket>, socket: Socket) -> Result<()> {
     let token = match &socket {
-        Socket::Listener(listener) => listener.as_raw_fd(),
-        Socket::Connection(connection) => connection.as_raw_fd(),
+        Socket::Listener(listener, _) => listener.as_raw_fd(),
+        Socket::Connection(connection) | Socket::Hello(connection, _) => connection.as_raw_fd(),
         Socket::Datagrams(datagrams) => datagrams.as_raw_fd(),
     } as usize;
     match &socket {
-        Socket::Listener(listener) => events.watch(listener, token, READ)?,
-        Socket::Connection(connection) => events.watch(connection, token, READ)?,
+        Socket::Listener(listener, _) => events.watch(listener, token, READ)?,
+        Socket::Connection(connection) | Socket::Hello(connection, _) => events.watch(connection, token, READ)?,
         Socket::Datagrams(datagrams) => events.watch(datagrams, token, READ)?,
     }
     sockets.insert(token, socket);
@@ -125,15 +195,21 @@ fn send_back(socket: &UdpSocket) {
     }
 }
 
-/// Every connection says first how many bytes a second it wants, 0 for as many as it can take.
-fn send_without_end(listener: &TcpListener) {
+/// Every connection says first, or after its ClientHello, how many bytes a second it wants, 0 for as many as it can take.
+fn send_without_end(listener: &TcpListener, talk: Talk) {
     for connection in listener.incoming().flatten() {
         // It ends when its client goes.
-        std::thread::spawn(move || send(connection));
+        std::thread::spawn(move || send(connection, talk));
     }
 }
 
-fn send(mut connection: TcpStream) -> std::io::Result<()> {
+fn send(mut connection: TcpStream, talk: Talk) -> std::io::Result<()> {
+    if let Talk::Hello = talk {
+        let mut header = [0; HEADER];
+        connection.read_exact(&mut header)?;
+        let record = usize::from(u16::from_be_bytes([header[3], header[4]]));
+        connection.read_exact(&mut vec![0; record])?;
+    }
     let mut rate = [0; 8];
     connection.read_exact(&mut rate)?;
     let rate = u64::from_be_bytes(rate);

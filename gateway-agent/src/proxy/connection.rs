@@ -1,0 +1,218 @@
+//! One connection, from accept to its end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gateway_common::{FlowKey, hash, protocol};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::relay::{self, Pipes};
+use super::{Origin, Refusal, Shared, Terminator, backend, hello, sockets, terminate};
+use crate::emit::maps::address;
+use crate::ir::{BackendSet, Endpoint};
+
+/// How long a client that was refused may take to read why.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// What it may have sent by then.
+const UNREAD: usize = 256 * 1024;
+
+pub async fn serve(mut client: TcpStream, shared: &Shared, pipes: &Pipes) {
+    match forward(&mut client, shared, pipes).await {
+        Ok(()) => {}
+        Err(Refused { reason, answer }) => {
+            shared.counters.refuse(reason);
+            tracing::debug!(reason = reason.name(), "a connection to the agent was refused");
+            answer.give(client).await;
+        }
+    }
+}
+
+async fn forward(client: &mut TcpStream, shared: &Shared, pipes: &Pipes) -> Result<(), Refused> {
+    let deadline = Instant::now() + shared.options.handshake;
+    let origin = origin(client, shared)?;
+    let hello = timeout_at(deadline, hello::read(client)).await.map_err(|_| Refusal::HelloTimeout)??;
+    // The one look at the table, which does not live on with the connection.
+    let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
+    let way = Way { backends: found.backends, random: random(&origin), origin };
+    let ended = match found.terminator {
+        None => pass(client, hello.bytes, way, shared, pipes).await?,
+        Some(terminator) => terminate(client, hello.bytes, deadline, terminator, way, shared).await?,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, client = %origin.client, "a connection was broken off");
+    }
+    Ok(())
+}
+
+/// As it comes.
+async fn pass(
+    client: &TcpStream,
+    read: Vec<u8>,
+    way: Way,
+    shared: &Shared,
+    pipes: &Pipes,
+) -> Result<io::Result<()>, Refused> {
+    let (mut backend, mut first) = way.connect(way.pick()?, shared).await?;
+    drop(way);
+    first.extend(read);
+    // A ClientHello may be more than a backend takes that does not read.
+    match timeout(shared.options.handshake, backend.write_all(&first)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) | Err(_) => return Err(Refusal::BackendSilent.into()),
+    }
+    shared.counters.relayed.add(1);
+    shared.counters.bytes_in.add(first.len() as u64);
+    drop(first);
+    Ok(relay::relay(client, &backend, pipes, &shared.counters).await)
+}
+
+async fn terminate(
+    client: &mut TcpStream,
+    read: Vec<u8>,
+    deadline: Instant,
+    terminator: Arc<Terminator>,
+    way: Way,
+    shared: &Shared,
+) -> Result<io::Result<()>, Refused> {
+    // Before TLS, so that a share that is refused is refused as by the kernel.
+    let endpoint = way.pick()?;
+    let client = timeout_at(deadline, terminate::accept(client, read, &terminator))
+        .await
+        .map_err(|_| Refused { reason: Refusal::HandshakeTimeout, answer: Answer::Reset })?
+        .map_err(|error| {
+            tracing::debug!(%error, "a TLS handshake failed");
+            Refused { reason: Refusal::HandshakeFailed, answer: Answer::End }
+        })?;
+    drop(terminator);
+    // The client speaks TLS by now: an alert in the clear would be noise.
+    let reset = |reason| Refused { reason, answer: Answer::Reset };
+    let (mut backend, first) = way.connect(endpoint, shared).await.map_err(reset)?;
+    backend.write_all(&first).await.map_err(|_| reset(Refusal::BackendSilent))?;
+    drop(way);
+    shared.counters.terminated.add(1);
+    Ok(terminate::forward(client, backend, &shared.counters).await)
+}
+
+/// Where a connection is to go.
+struct Way {
+    backends: Arc<BackendSet>,
+    origin: Origin,
+    random: u64,
+}
+
+impl Way {
+    fn pick(&self) -> Result<&Endpoint, Refusal> {
+        backend::pick(&self.backends, self.origin.gateway.is_ipv4(), self.random, &[])
+    }
+
+    async fn connect(&self, first: &Endpoint, shared: &Shared) -> Result<(TcpStream, Vec<u8>), Refusal> {
+        backend::connect(&self.backends, first, &self.origin, self.random, &shared.counters).await
+    }
+}
+
+fn origin(client: &TcpStream, shared: &Shared) -> Result<Origin, Refusal> {
+    let addresses = sockets::tune(client).and_then(|()| Ok((client.local_addr()?, client.peer_addr()?)));
+    // It has gone before it was accepted.
+    let Ok((local, peer)) = addresses else { return Err(Refusal::HelloAbandoned) };
+    let (local, client) = (sockets::canonical(local), sockets::canonical(peer));
+    match (shared.gateway_of)(local, client) {
+        Ok(Some(gateway)) => Ok(Origin { client, gateway }),
+        Ok(None) => Err(Refusal::Unexplained),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read where a connection came from");
+            Err(Refusal::Unexplained)
+        }
+    }
+}
+
+/// What decides on a pick: of the connection, as on the kernel's way.
+fn random(origin: &Origin) -> u64 {
+    hash::flow(&FlowKey {
+        source: address(origin.client.ip()),
+        destination: address(origin.gateway.ip()),
+        source_port: origin.client.port(),
+        destination_port: origin.gateway.port(),
+        protocol: protocol::TCP,
+        _pad: [0; 3],
+    })
+}
+
+/// A connection that was not forwarded.
+struct Refused {
+    reason: Refusal,
+    answer: Answer,
+}
+
+impl From<Refusal> for Refused {
+    fn from(reason: Refusal) -> Refused {
+        Refused { reason, answer: Answer::to(reason) }
+    }
+}
+
+/// What the client gets.
+enum Answer {
+    /// RST.
+    Reset,
+    /// A fatal TLS alert (RFC 8446 section 6.2), then the end.
+    Alert(u8),
+    /// The end: it has had its alert.
+    End,
+}
+
+impl Answer {
+    fn to(reason: Refusal) -> Answer {
+        match reason {
+            Refusal::NotTls => Answer::Alert(UNEXPECTED_MESSAGE),
+            Refusal::MalformedHello | Refusal::HelloTooLarge => Answer::Alert(DECODE_ERROR),
+            Refusal::UnrecognizedName => Answer::Alert(UNRECOGNIZED_NAME),
+            Refusal::BackendSilent => Answer::Alert(INTERNAL_ERROR),
+            Refusal::Unexplained
+            | Refusal::TooManyConnections
+            | Refusal::HelloAbandoned
+            | Refusal::HelloTimeout
+            | Refusal::InvalidBackend
+            | Refusal::NoBackend
+            | Refusal::HandshakeFailed
+            | Refusal::HandshakeTimeout => Answer::Reset,
+        }
+    }
+
+    async fn give(self, client: TcpStream) {
+        let alert = match self {
+            Answer::Reset => return sockets::reset_on_close(&client),
+            Answer::Alert(alert) => Some([ALERT, 3, 3, 0, 2, FATAL, alert]),
+            Answer::End => None,
+        };
+        // Whoever does not listen does not learn it.
+        let _ = timeout(FAREWELL, farewell(client, alert)).await;
+    }
+}
+
+/// A socket that is closed with bytes unread sends RST, which may overtake what was written.
+async fn farewell(mut client: TcpStream, last: Option<[u8; 7]>) -> io::Result<()> {
+    if let Some(last) = last {
+        client.write_all(&last).await?;
+    }
+    client.shutdown().await?;
+    let (mut buffer, mut read) = ([0; 2048], 0);
+    while read < UNREAD {
+        client.readable().await?;
+        match client.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(bytes) => read += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+const ALERT: u8 = 21;
+const FATAL: u8 = 2;
+const UNEXPECTED_MESSAGE: u8 = 10;
+const DECODE_ERROR: u8 = 50;
+const INTERNAL_ERROR: u8 = 80;
+const UNRECOGNIZED_NAME: u8 = 112;

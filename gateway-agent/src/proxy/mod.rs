@@ -1,0 +1,134 @@
+//! What the kernel hands to the agent: connections whose TLS ends here, and passthrough connections whose ClientHello the
+//! kernel does not keep. The way of a connection is: accept → origin → hello → table → pick → connect → forward.
+//!
+//! A connection reads exactly one snapshot of the table, so that every change is whole for it and none closes it. Nothing on
+//! its way takes a lock: workers have what they need to themselves, and share atomics only.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod connection;
+mod counters;
+mod hello;
+mod relay;
+mod sockets;
+mod table;
+mod terminate;
+mod tls;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+pub use counters::{Counters, Refusal};
+pub use table::{Found, Table};
+pub use tls::{Terminator, Tls};
+
+use worker::Worker;
+
+/// The two ends of a connection as they were before the kernel spliced it to a socket of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub client: SocketAddr,
+    /// The Gateway's address and port.
+    pub gateway: SocketAddr,
+}
+
+/// Where the client of a connection wanted to go, for the local and the peer's address of a socket of the agent. `None`: the
+/// kernel has spliced no such connection; somebody has found the port.
+pub type Lookup = Box<dyn Fn(SocketAddr, SocketAddr) -> io::Result<Option<SocketAddr>> + Send + Sync>;
+
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// From the first packet to the end of the TLS handshake.
+    pub handshake: Duration,
+    /// How long connections may go on when the agent stops.
+    pub drain: Duration,
+    /// At a time.
+    pub connections: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { handshake: Duration::from_secs(10), drain: Duration::from_secs(10), connections: 10_000 }
+    }
+}
+
+/// What workers share.
+struct Shared {
+    options: Options,
+    table: ArcSwap<Table>,
+    counters: Counters,
+    gateway_of: Lookup,
+}
+
+/// The running proxy. Dropping it ends its connections.
+pub struct Proxy {
+    handle: Handle,
+    workers: Vec<Worker>,
+}
+
+/// What the rest of the agent has of it.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    port: u16,
+}
+
+impl Proxy {
+    /// Listens, and serves by an empty table.
+    pub fn start(mut options: Options, gateway_of: Lookup) -> io::Result<Proxy> {
+        options.connections = sockets::room_for(options.connections);
+        let (port, listeners) = sockets::bind()?;
+        let shared = Arc::new(Shared {
+            options,
+            table: ArcSwap::default(),
+            counters: Counters::new(options.connections),
+            gateway_of,
+        });
+        let workers = vec![Worker::start(0, listeners, Arc::clone(&shared))?];
+        Ok(Proxy { handle: Handle { shared, port }, workers })
+    }
+
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Takes no more connections, and waits for those that there are to end, but not for ever.
+    pub async fn drain(self) {
+        for worker in &self.workers {
+            worker.stop();
+        }
+        for worker in self.workers {
+            worker.ended().await;
+        }
+    }
+}
+
+impl Handle {
+    /// The first of the ports that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What new connections go by.
+    pub fn table(&self) -> Arc<Table> {
+        self.shared.table.load_full()
+    }
+
+    /// New connections go by this one.
+    pub fn publish(&self, table: Table) {
+        self.shared.table.store(Arc::new(table));
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+#[cfg(test)]
+mod tests;

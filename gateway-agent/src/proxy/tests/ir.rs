@@ -1,0 +1,41 @@
+//! Pieces of an IR.
+
+use std::sync::Arc;
+
+use crate::ir::{
+    BackendRef, BackendSet, Duty, Endpoint, HostName, Listener, ListenerName, ServerName, Target, TlsMode, Traffic,
+};
+
+/// On port 443.
+pub fn listener(section: &str, addresses: &[&str], mode: TlsMode, names: Vec<ServerName>) -> Listener {
+    Listener {
+        name: ListenerName { namespace: "default".into(), gateway: "gw".into(), section: section.into() },
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        port: 443,
+        traffic: Traffic::Tls { mode, names },
+    }
+}
+
+/// As manifests write it; `*` is any.
+pub fn named(host: &str, backends: Option<BackendSet>) -> ServerName {
+    let host = match host.strip_prefix("*.") {
+        Some(suffix) => HostName::Wildcard(suffix.into()),
+        None if host == "*" => HostName::Any,
+        None => HostName::Exact(host.into()),
+    };
+    ServerName { host, backends: backends.map(Arc::new), not_on: Vec::new() }
+}
+
+pub fn backends(route: &str, refs: Vec<(u32, Target)>) -> BackendSet {
+    let refs = refs.into_iter().map(|(weight, target)| BackendRef { weight, target }).collect();
+    BackendSet { route: route.into(), refs }
+}
+
+pub fn endpoints(list: &[Endpoint]) -> Target {
+    Target::Endpoints { service: "default/web:443".into(), endpoints: list.to_vec().into() }
+}
+
+pub fn endpoint(address: &str) -> Endpoint {
+    let address: std::net::SocketAddr = address.parse().unwrap();
+    Endpoint { address: address.ip(), port: address.port(), local: false, proxy_protocol: false, duty: Duty::Serving }
+}

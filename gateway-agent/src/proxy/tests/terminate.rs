@@ -1,0 +1,181 @@
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use rustls::crypto::ring::default_provider;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::bed::*;
+use super::ir::{backends, endpoints, listener, named};
+use crate::ir::{Certificate, Endpoint, Listener, TlsMode};
+
+/// A listener that ends TLS for `*.example.com`.
+fn ending(certificates: &[&Arc<Certificate>], endpoint: Endpoint) -> Listener {
+    let mode = TlsMode::Terminate { certificates: certificates.iter().map(|c| Arc::clone(c)).collect() };
+    let backends = backends("TLSRoute default/r", vec![(1, endpoints(&[endpoint]))]);
+    listener("a", &["198.19.0.1"], mode, vec![named("*.example.com", Some(backends))])
+}
+
+fn shown(client: &TlsStream<TcpStream>) -> &[u8] {
+    &client.get_ref().1.peer_certificates().unwrap()[0]
+}
+
+/// A client that can check signatures of this kind only.
+fn checking(algorithm: rustls::SignatureScheme, certificates: &[&Certificate]) -> ClientConfig {
+    let mut provider = default_provider();
+    let mapping = provider.signature_verification_algorithms.mapping;
+    let only: Vec<_> = mapping.iter().filter(|(scheme, _)| *scheme == algorithm).copied().collect();
+    provider.signature_verification_algorithms.mapping = Vec::leak(only);
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.chain[0].clone().into()).unwrap();
+    }
+    ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+#[tokio::test]
+async fn the_backend_gets_what_is_inside_in_both_versions_of_tls() {
+    let certificate = certificate(&["a.example.com"]);
+    let bed = Bed::new(vec![ending(&[&certificate], tcp_echo().await)]);
+    for version in [&TLS12, &TLS13] {
+        for size in [0, 20_000, 60_000] {
+            let config = padded(speaking(&[&certificate], &[version]), size);
+            let mut client = bed.tls("a.example.com", config).await.unwrap();
+            echo(&mut client, &noise(100_000)).await;
+        }
+    }
+    let handle = bed.proxy.handle();
+    let counters = handle.counters();
+    assert_eq!([counters.terminated.get(), counters.bytes_in.get(), counters.bytes_out.get()], [6, 600_000, 600_000]);
+}
+
+#[tokio::test]
+async fn a_hello_may_come_byte_by_byte() {
+    let certificate = certificate(&["a.example.com"]);
+    let bed = Bed::new(vec![ending(&[&certificate], tcp_echo().await)]);
+    let stream = Bytewise(bed.connect().await);
+    let mut client = handshake(stream, "a.example.com", trusting(&[&certificate])).await.unwrap();
+    echo(&mut client, b"still here").await;
+}
+
+#[tokio::test]
+async fn of_several_certificates_a_client_gets_that_of_its_name_which_it_can_check() {
+    let a = certificate(&["a.example.com"]);
+    let b = certificate(&["b.example.com"]);
+    let modern = certificate_of(&["a.example.com", "b.example.com"], &PKCS_ED25519);
+    let bed = Bed::new(vec![ending(&[&a, &b, &modern], tcp_echo().await)]);
+    let trusted: [&Certificate; 3] = [&a, &b, &modern];
+    for (name, certificate) in [("a.example.com", &a), ("b.example.com", &b)] {
+        let client = bed.tls(name, trusting(&trusted)).await.unwrap();
+        assert!(shown(&client) == certificate.chain[0], "{name}");
+        let client = bed.tls(name, checking(rustls::SignatureScheme::ED25519, &trusted)).await.unwrap();
+        assert!(shown(&client) == modern.chain[0], "{name} with Ed25519 only");
+    }
+    // Nobody has one for it: the client decides.
+    let error = bed.tls("c.example.com", trusting(&trusted)).await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_also_after_the_certificate_has_changed() {
+    for version in [&TLS12, &TLS13] {
+        let certificates = [certificate(&["a.example.com"]), certificate(&["a.example.com"])];
+        let endpoint = tcp_echo().await;
+        let bed = Bed::new(vec![ending(&[&certificates[0]], endpoint.clone())]);
+        let config = speaking(&[&certificates[0], &certificates[1]], &[version]);
+        let mut kinds = Vec::new();
+        for _ in 0..2 {
+            let mut client = bed.tls("a.example.com", config.clone()).await.unwrap();
+            // With the answer comes the ticket.
+            echo(&mut client, b"x").await;
+            kinds.push(client.get_ref().1.handshake_kind());
+            bed.publish(vec![ending(&[&certificates[1]], endpoint.clone())]);
+        }
+        assert_eq!(kinds, [Some(HandshakeKind::Full), Some(HandshakeKind::Resumed)], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_connections_and_closes_none() {
+    let old = certificate_of(&["a.example.com"], &PKCS_ECDSA_P256_SHA256);
+    let new = certificate(&["a.example.com"]);
+    let endpoint = tcp_echo().await;
+    let bed = Bed::new(vec![ending(&[&old], endpoint.clone())]);
+    let mut before = bed.tls("a.example.com", trusting(&[&old, &new])).await.unwrap();
+    bed.publish(vec![ending(&[&new], endpoint)]);
+    let mut after = bed.tls("a.example.com", trusting(&[&old, &new])).await.unwrap();
+    assert!(shown(&before) == old.chain[0] && shown(&after) == new.chain[0]);
+    echo(&mut before, b"still here").await;
+    echo(&mut after, b"here too").await;
+}
+
+#[tokio::test]
+async fn close_notify_and_fin_stand_for_each_other() {
+    let certificate = certificate(&["a.example.com"]);
+    let (endpoint, listening) = backend().await;
+    let bed = Bed::new(vec![ending(&[&certificate], endpoint)]);
+    for client_first in [true, false] {
+        let mut client = bed.tls("a.example.com", trusting(&[&certificate])).await.unwrap();
+        let mut server = listening.accept().await.unwrap().0;
+        let mut got = Vec::new();
+        if client_first {
+            client.write_all(b"all I have").await.unwrap();
+            client.shutdown().await.unwrap();
+            server.read_to_end(&mut got).await.unwrap();
+            server.write_all(b"and all I have").await.unwrap();
+            drop(server);
+            // An end without close_notify would be an error.
+            client.read_to_end(&mut got).await.unwrap();
+        } else {
+            server.write_all(b"all I have").await.unwrap();
+            server.shutdown().await.unwrap();
+            client.read_to_end(&mut got).await.unwrap();
+            client.write_all(b"and all I have").await.unwrap();
+            client.shutdown().await.unwrap();
+            server.read_to_end(&mut got).await.unwrap();
+        }
+        assert_eq!(got, b"all I haveand all I have", "client first: {client_first}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_breaks_off_is_broken_off_towards_the_other() {
+    let certificate = certificate(&["a.example.com"]);
+    let (endpoint, listening) = backend().await;
+    let bed = Bed::new(vec![ending(&[&certificate], endpoint)]);
+
+    // FIN without close_notify: it may be somebody else's.
+    let client = bed.tls("a.example.com", trusting(&[&certificate])).await.unwrap();
+    let mut server = listening.accept().await.unwrap().0;
+    drop(client.into_inner().0);
+    assert_eq!(server.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+
+    let mut client = bed.tls("a.example.com", trusting(&[&certificate])).await.unwrap();
+    let server = listening.accept().await.unwrap().0;
+    crate::proxy::sockets::reset_on_close(&server);
+    drop(server);
+    assert_eq!(client.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_listener_may_pass_one_name_and_another_end_the_next_on_the_same_port() {
+    let certificates = [certificate(&["pass.example.com"]), certificate(&["end.example.com"])];
+    let route = backends("pass", vec![(1, endpoints(&[tls_echo(&certificates[0]).await]))]);
+    let names = vec![named("pass.example.com", Some(route))];
+    let pass = listener("b", &["198.19.0.1"], TlsMode::Passthrough, names);
+    let bed = Bed::new(vec![ending(&[&certificates[1]], tcp_echo().await), pass]);
+    for (name, certificate) in ["pass.example.com", "end.example.com"].into_iter().zip(&certificates) {
+        let mut client = bed.tls(name, trusting(&[certificate])).await.unwrap();
+        echo(&mut client, name.as_bytes()).await;
+    }
+    let handle = bed.proxy.handle();
+    assert_eq!([handle.counters().relayed.get(), handle.counters().terminated.get()], [1, 1]);
+}

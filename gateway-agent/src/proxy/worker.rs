@@ -1,0 +1,120 @@
+//! A thread with an event loop of its own: accepts, and has a task for each connection.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{JoinSet, LocalSet};
+use tokio::time::timeout;
+
+use super::relay::Pipes;
+use super::{Refusal, Shared, connection, sockets};
+
+pub struct Worker {
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    pub fn start(number: usize, listeners: Vec<StdListener>, shared: Arc<Shared>) -> io::Result<Worker> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listeners = {
+            let _entered = runtime.enter();
+            listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?
+        };
+        let (stop, stopped) = watch::channel(false);
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+            LocalSet::new().block_on(&runtime, run(listeners, shared, stopped));
+            // Whoever waited may have gone.
+            let _ = end.send(());
+        })?;
+        Ok(Worker { stop, ended })
+    }
+
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    pub async fn ended(self) {
+        // An error says that the thread has ended too.
+        let _ = self.ended.await;
+    }
+}
+
+async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let pipes = Rc::new(Pipes::default());
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listeners) => accepted,
+            _ = connections.join_next(), if !connections.is_empty() => continue,
+            // An error says that the proxy was dropped.
+            stop = stopped.wait_for(|stop| *stop) => match stop {
+                Ok(_) => break,
+                Err(_) => return,
+            },
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok(client) if connections.len() >= shared.options.connections => {
+                shared.counters.accepted.add(1);
+                shared.counters.refuse(Refusal::TooManyConnections);
+                sockets::reset_on_close(&client);
+                shared.counters.closed.add(1);
+            }
+            Ok(client) => {
+                let live = Live::new(&shared);
+                let pipes = Rc::clone(&pipes);
+                connections.spawn_local(async move { connection::serve(client, &live.0, &pipes).await });
+            }
+            Err(error) => {
+                // Out of descriptors, say: the next one may go better.
+                tracing::warn!(%error, "the agent took no connection from the kernel");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    drop(listeners);
+    if !connections.is_empty() {
+        tracing::info!(connections = connections.len(), "waiting for the connections that go through the agent");
+    }
+    let all = async { while connections.join_next().await.is_some() {} };
+    if timeout(shared.options.drain, all).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections that go through the agent are cut off");
+    }
+}
+
+/// From whichever has one first.
+async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+    poll_fn(|cx| {
+        let ready = listeners.iter().find_map(|listener| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| stream)),
+            Poll::Pending => None,
+        });
+        ready.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+/// Counts a connection for as long as it lives.
+struct Live(Arc<Shared>);
+
+impl Live {
+    fn new(shared: &Arc<Shared>) -> Live {
+        shared.counters.accepted.add(1);
+        Live(Arc::clone(shared))
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.counters.closed.add(1);
+    }
+}

@@ -1,0 +1,3 @@
+module sluice.dev/tests/clients
+
+go 1.26

@@ -1,0 +1,393 @@
+//! What TCP can do on a direct connection it can do on a spliced one. The splice reads no more than the ClientHello: behind it the ends
+//! may say what they like.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use gateway_tests::client::PATIENCE;
+use gateway_tests::lab::{Agent, Fate, Node, Way, Wired, wait_for};
+use gateway_tests::tls;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::faults::exchange;
+use super::{OWN, Path, TlsBed, everywhere, on_gateway};
+
+fn listen(node: &Node) -> TcpListener {
+    // The listener before may live on for a moment in a process that another test starts, until that has closed what it inherits.
+    let bind = || Ok(node.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)))?);
+    let listener = wait_for("the server's port", PATIENCE, bind).unwrap();
+    // Holds for accept() too.
+    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+    listener
+}
+
+/// Fails reads and writes that take too long.
+fn patient(stream: TcpStream) -> TcpStream {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+fn connect(bed: &TlsBed, target: SocketAddr) -> TcpStream {
+    patient(bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap())
+}
+
+/// Takes a connection and its hello.
+fn accept(listener: &TcpListener, hello: &[u8]) -> TcpStream {
+    let mut stream = patient(listener.accept().unwrap().0);
+    let mut got = vec![0; hello.len()];
+    stream.read_exact(&mut got).unwrap();
+    assert!(got == hello, "the backend got another hello than the client sent");
+    stream
+}
+
+/// Runs both ends of one connection behind its hello.
+fn talk(bed: &TlsBed, path: Path, server: impl FnOnce(TcpStream) + Send, client: impl FnOnce(TcpStream) + Send) {
+    let hello = tls::hello(&path.name("own-"), &bed.client);
+    let listener = listen(bed.node(path.site));
+    std::thread::scope(|scope| {
+        scope.spawn(|| server(accept(&listener, &hello)));
+        let mut stream = connect(bed, path.target);
+        stream.write_all(&hello).unwrap();
+        client(stream);
+    });
+}
+
+#[test]
+fn either_end_may_close_its_direction_first() {
+    const BYTES: usize = 300_000;
+    let send = |mut stream: TcpStream| {
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        std::thread::sleep(Duration::from_millis(100));
+        stream.write_all(&vec![7; BYTES]).unwrap();
+    };
+    let receive = |mut stream: TcpStream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), BYTES, "the other end may go on after a FIN");
+    };
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        talk(bed, path, send, receive);
+        talk(bed, path, receive, send);
+    });
+}
+
+#[test]
+fn both_ends_may_close_at_once() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let now = Barrier::new(2);
+        let close = |mut stream: TcpStream| {
+            now.wait();
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        };
+        for _ in 0..10 {
+            talk(bed, path, close, close);
+        }
+    });
+}
+
+#[test]
+fn client_may_close_right_behind_its_hello() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let answer = |mut stream: TcpStream| {
+            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+            stream.write_all(b"all the same").unwrap();
+        };
+        let close = |mut stream: TcpStream| {
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut all = String::new();
+            stream.read_to_string(&mut all).unwrap();
+            assert_eq!(all, "all the same");
+        };
+        talk(bed, path, answer, close);
+    });
+}
+
+#[test]
+fn reset_reaches_the_other_end() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let reset = |mut stream: TcpStream| {
+            stream.read_exact(&mut [0; 2]).unwrap();
+            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        };
+        let wait = |mut stream: TcpStream| {
+            stream.write_all(b"hi").unwrap();
+            let error = stream.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        };
+        talk(bed, path, reset, wait);
+        talk(bed, path, wait, reset);
+    });
+}
+
+#[test]
+fn urgent_data_stays_urgent() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let send = |stream: TcpStream| {
+            let socket = Socket::from(stream);
+            socket.send(b"before").unwrap();
+            socket.send_out_of_band(b"!").unwrap();
+            socket.send(b"after").unwrap();
+        };
+        let receive = |mut stream: TcpStream| {
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            // The urgent byte is not in the stream: the urgent pointer came through.
+            assert_eq!(String::from_utf8(all).unwrap(), "beforeafter");
+        };
+        talk(bed, path, receive, send);
+        talk(bed, path, send, receive);
+    });
+}
+
+/// A client with a receive buffer of its own, set before the SYN so that it shows in the options.
+fn small_client(bed: &TlsBed, target: SocketAddr, buffer: usize) -> TcpStream {
+    let socket = bed.world.client.enter(|| {
+        let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP)).unwrap();
+        socket.set_recv_buffer_size(buffer).unwrap();
+        socket.connect_timeout(&target.into(), PATIENCE).unwrap();
+        socket
+    });
+    patient(socket.into())
+}
+
+#[test]
+fn small_windows_are_kept_to() {
+    const BYTES: u64 = 1_000_000;
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let hello = tls::hello(&path.name("own-"), &bed.client);
+        let listener = listen(bed.node(path.site));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut stream = accept(&listener, &hello);
+                let mut bytes = vec![0; BYTES as usize];
+                gateway_tests::server::pattern(0, &mut bytes);
+                stream.write_all(&bytes).unwrap();
+            });
+            let mut stream = small_client(bed, path.target, 4096);
+            stream.write_all(&hello).unwrap();
+            // The window goes to zero and opens again.
+            std::thread::sleep(Duration::from_millis(300));
+            read_pattern(&mut stream, BYTES);
+        });
+    });
+}
+
+/// Reads so many bytes of the pattern and compares every one.
+fn read_pattern(stream: &mut TcpStream, count: u64) {
+    let (mut got, mut wanted) = (vec![0; 16 << 10], vec![0; 16 << 10]);
+    let mut offset = 0;
+    while offset < count {
+        let length = stream.read(&mut got).unwrap();
+        assert!(length > 0, "the end came after {offset} bytes");
+        gateway_tests::server::pattern(offset, &mut wanted[..length]);
+        assert!(got[..length] == wanted[..length], "wrong bytes after {offset}");
+        offset += length as u64;
+    }
+}
+
+#[test]
+fn backend_may_keep_its_window_shut_for_seconds() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        const BYTES: u64 = 8_000_000;
+        let server = |mut stream: TcpStream| {
+            std::thread::sleep(Duration::from_millis(2_500));
+            read_pattern(&mut stream, BYTES);
+        };
+        let client = |mut stream: TcpStream| {
+            let mut bytes = vec![0; BYTES as usize];
+            gateway_tests::server::pattern(0, &mut bytes);
+            stream.write_all(&bytes).unwrap();
+        };
+        talk(bed, path, server, client);
+    });
+}
+
+#[test]
+fn backend_that_is_slow_to_accept_and_to_answer() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let hello = tls::with_long_hello(&bed.client, 6_000);
+        let hello = tls::hello(&path.name("own-"), &hello);
+        let listener = listen(bed.node(path.site));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(800));
+                let mut stream = accept(&listener, &hello);
+                std::thread::sleep(Duration::from_millis(800));
+                stream.write_all(b"at last").unwrap();
+            });
+            let mut stream = connect(bed, path.target);
+            stream.write_all(&hello).unwrap();
+            let mut all = String::new();
+            stream.read_to_string(&mut all).unwrap();
+            assert_eq!(all, "at last");
+        });
+    });
+}
+
+#[test]
+fn backend_that_refuses_is_told_to_the_client() {
+    let bed = TlsBed::new();
+    let _agent = bed.agent();
+    // Nobody listens on that port: the backend answers the SYN with RST.
+    for site in ["pod-1", "remote"] {
+        for target in on_gateway() {
+            let begun = Instant::now();
+            let error = bed.who(target, &format!("own-{site}.test")).unwrap_err();
+            let took = begun.elapsed();
+            let said = tls::alert(&error).is_some() || error.kind() == ErrorKind::ConnectionReset;
+            assert!(said && took < PATIENCE, "{site}: {error:?} after {took:?}");
+        }
+    }
+}
+
+#[test]
+fn another_backend_is_tried_when_one_refuses() {
+    use gateway_tests::lab::tls_route;
+    let bed = TlsBed::new();
+    // Of ten connections that are dealt evenly five meet a port where nobody listens first.
+    let backends = [("own-pod-1", OWN, 1), ("pod-2", super::SERVER, 1)];
+    let route = tls_route("half", ("edge", "tls"), &["half.wild.test"], &backends);
+    bed.manifests.write("half.yaml", &[route]).unwrap();
+    let _agent = bed.agent();
+    for target in on_gateway() {
+        for _ in 0..10 {
+            assert_eq!(bed.who(target, "half.wild.test").unwrap().name, "pod-2");
+        }
+    }
+}
+
+#[test]
+fn silent_backend_is_told_to_the_client() {
+    let bed = TlsBed::wired(Wired { client: false, remote: true });
+    let agent = bed.agent();
+    let wire = bed.world.remote_wire();
+    wire.script(|_, _| Fate::Drop);
+    for target in on_gateway() {
+        let name = "remote.test";
+        // Three SYNs by the client's own clock: 0.2 + 0.4 + 0.8 … seconds.
+        let answer = bed.world.client.block_on(|| async {
+            let stream = tokio::net::TcpStream::connect(target).await?;
+            tokio::time::timeout(Duration::from_secs(40), async {
+                let mut stream = stream;
+                tokio::io::AsyncWriteExt::write_all(&mut stream, &tls::hello(name, &bed.client)).await?;
+                let mut answer = Vec::new();
+                tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer).await.map(|_| answer)
+            })
+            .await
+            .unwrap_or(Err(ErrorKind::TimedOut.into()))
+        });
+        let answer = answer.unwrap_or_else(|error: std::io::Error| panic!("{error}\n{}", wire.story()));
+        assert!(matches!(answer[..], [21, 3, _, 0, 2, 2, _]), "no alert, but {answer:02x?}");
+    }
+    assert!(agent.metric("sluice_packets_refused_total", &["backend_silent"]).unwrap() >= 2.0);
+    // It is there again.
+    wire.heal();
+    assert_eq!(bed.who(on_gateway()[0], "remote.test").unwrap().name, "remote");
+}
+
+#[test]
+fn backend_that_comes_back_in_time_is_waited_for() {
+    let bed = TlsBed::wired(Wired { client: false, remote: true });
+    let _agent = bed.agent();
+    let wire = bed.world.remote_wire();
+    for target in on_gateway() {
+        wire.script(|way, segment| if way == Way::Forth && segment.nth < 1 { Fate::Drop } else { Fate::Pass });
+        assert_eq!(bed.who(target, "remote.test").unwrap().name, "remote", "\n{}", wire.story());
+    }
+}
+
+#[test]
+fn narrow_path_on_one_side() {
+    const NARROW: u16 = 1_280;
+    let narrow: [(&str, fn(&TlsBed)); 4] = [
+        ("the client's end", |bed| drop(bed.world.client.run(&format!("ip link set c0 mtu {NARROW}")).unwrap())),
+        ("the backends' ends", |bed| {
+            bed.world.pods[0].run(&format!("ip link set eth0 mtu {NARROW}")).unwrap();
+            bed.world.remote.run(&format!("ip link set eth0 mtu {NARROW}")).unwrap();
+        }),
+        ("the node's end towards the client", |bed| {
+            bed.world.gateway.run(&format!("ip link set eth-client mtu {NARROW}")).unwrap();
+        }),
+        ("the node's ends towards the backends", |bed| {
+            bed.world.gateway.run(&format!("ip link set pod-1 mtu {NARROW}")).unwrap();
+            bed.world.gateway.run(&format!("ip link set eth-remote mtu {NARROW}")).unwrap();
+        }),
+    ];
+    for (what, make_narrow) in narrow {
+        let bed = TlsBed::new();
+        make_narrow(&bed);
+        let _agent = bed.agent();
+        for path in super::through_gateway() {
+            let config = tls::with_long_hello(&bed.client, 5_000);
+            let name = path.name("");
+            let done = bed.world.client.block_on(|| exchange(path.target, &name, &config, 1_000_000));
+            assert!(done.is_ok(), "{what}, {path:?}: {done:?}");
+        }
+    }
+}
+
+#[test]
+fn ports_in_time_wait_are_used_again() {
+    everywhere(&TlsBed::new(), OWN, |bed, path| {
+        let hello = tls::hello(&path.name("own-"), &bed.client);
+        let listener = listen(bed.node(path.site));
+        let any: IpAddr = if path.target.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
+        // The server closes first, so that the 4-tuple waits there; the client comes again from the same port.
+        for round in 0..3 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| drop(accept(&listener, &hello)));
+                let socket = bed.world.client.enter(|| {
+                    let socket =
+                        Socket::new(Domain::for_address(path.target), Type::STREAM, Some(Protocol::TCP)).unwrap();
+                    socket.set_reuse_address(true).unwrap();
+                    socket.bind(&SocketAddr::new(any, 40_000).into()).unwrap();
+                    let connected = socket.connect_timeout(&path.target.into(), PATIENCE);
+                    connected.unwrap_or_else(|error| panic!("{path:?}, round {round}: {error}"));
+                    socket
+                });
+                let mut stream = patient(socket.into());
+                stream.write_all(&hello).unwrap();
+                assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0, "{path:?}, round {round}");
+            });
+        }
+    });
+}
+
+/// Idle connections end after two seconds here.
+const IDLE: [&str; 4] = ["--idle-tcp-established", "2", "--sweep-interval", "1"];
+
+#[test]
+fn keepalive_keeps_idle_connections() {
+    let bed = TlsBed::new();
+    let _agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &IDLE).unwrap();
+    for path in super::through_gateway() {
+        bed.world.client.block_on(|| async {
+            let stream = tokio::net::TcpStream::connect(path.target).await.unwrap();
+            let often =
+                socket2::TcpKeepalive::new().with_time(Duration::from_secs(1)).with_interval(Duration::from_secs(1));
+            SockRef::from(&stream).set_tcp_keepalive(&often).unwrap();
+            let mut connection = tls::Connection::over(stream, &path.name(""), &bed.client).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(4_500)).await;
+            connection.who().await.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+        });
+    }
+}
+
+#[test]
+fn idle_connection_that_was_forgotten_is_reset_not_dropped() {
+    let bed = TlsBed::new();
+    let _agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &IDLE).unwrap();
+    for path in super::through_gateway() {
+        bed.world.client.block_on(|| async {
+            let mut connection = tls::Connection::open(path.target, &path.name(""), &bed.client).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(4_500)).await;
+            let error = connection.who().await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{path:?}: {error}");
+        });
+    }
+}

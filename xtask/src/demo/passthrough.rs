@@ -1,0 +1,154 @@
+//! The demo's TLS: names that pass through the kernel, and one that ends at the gateway.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use gateway_tests::lab::{Agent, World, address};
+use tabled::settings::Style;
+use tabled::{Table, Tabled};
+
+use super::{note, shown_dump, title};
+use crate::examples::{APP, AUDIT, Examples, NOBODY, SHOP, WWW};
+
+const CONNECTIONS: usize = 1_000;
+
+pub fn show(world: &World, agent: &Agent, examples: &Examples) -> Result<()> {
+    examples.name_addresses(&world.client)?;
+    let client = Client { world, examples };
+
+    title("TLS by server name: the kernel reads it, and passes the connection on unopened");
+    client.typed(&["curl", "-sS", "-4", &format!("https://{SHOP}/")])?;
+    client.typed(&["curl", "-sS", "-6", &format!("https://{SHOP}/")])?;
+    client.typed(&["curl", "-sS", "-4", &format!("https://{APP}/")])?;
+    client.typed(&["curl", "-sS", "-4", &format!("https://{WWW}/")])?;
+    note(
+        "No certificate is on the gateway but that of www.example, which shares port 443 with the others and ends there.",
+    );
+    let rows = [SHOP, APP, AUDIT, WWW].map(|name| client.certificate(name)).into_iter().collect::<Result<Vec<_>>>()?;
+    println!("{}", Table::new(rows).with(Style::sharp()));
+
+    title("PROXY protocol: a backend on another host, told who the client is");
+    let said = client.typed(&["curl", "-sS", "-4", &format!("https://{AUDIT}/tls")])?;
+    let proxied = format!("proxied={}:", address::CLIENT[0]);
+    ensure!(said.contains(&proxied), "{AUDIT} should have said {proxied}");
+
+    title("A name that nobody serves");
+    let refusal = client.refused(&["curl", "-sS", "-4", &format!("https://{NOBODY}/")])?;
+    ensure!(
+        refusal.contains("unrecognized name"),
+        "{NOBODY} should have been refused with the alert unrecognized_name"
+    );
+
+    title("A canary by weight, over TLS");
+    println!("{}", Table::new(client.canary()?).with(Style::sharp()));
+
+    title("sluice maps sni");
+    print!("{}", agent.sluice("maps sni")?);
+    let from = address::CLIENT[0];
+    for name in [SHOP, AUDIT, NOBODY] {
+        let arguments = format!("trace --sni {name} --from {from}");
+        title(&format!("sluice {arguments}"));
+        print!("{}", agent.sluice(&arguments)?);
+    }
+    title("bpftool map dump pinned /sys/fs/bpf/sluice/SNI (its first entry)");
+    print!("{}", shown_dump(&world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/SNI")?));
+    Ok(())
+}
+
+struct Client<'a> {
+    world: &'a World,
+    examples: &'a Examples,
+}
+
+#[derive(Tabled)]
+struct Certificate {
+    name: &'static str,
+    certificate: String,
+    verification: String,
+    version: String,
+}
+
+#[derive(Tabled)]
+struct Share {
+    backend: &'static str,
+    #[tabled(rename = "wanted %")]
+    wanted: u32,
+    #[tabled(rename = "measured %")]
+    measured: String,
+    connections: usize,
+}
+
+impl Client<'_> {
+    /// A command on the client that trusts the demo's authority.
+    fn command(&self, words: &[&str]) -> Result<Command> {
+        let (program, arguments) = words.split_first().context("an empty command")?;
+        let mut command = self.world.client.command(program);
+        command.args(arguments).env("CURL_CA_BUNDLE", self.examples.ca()).env("SSL_CERT_FILE", self.examples.ca());
+        command.stdin(Stdio::null());
+        Ok(command)
+    }
+
+    /// Shows a command and what it says.
+    fn typed(&self, words: &[&str]) -> Result<String> {
+        println!("client# {}", words.join(" "));
+        let output = self.command(words)?.output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{}` ended with {}: {}", words.join(" "), output.status, error.trim_end());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(!text.trim().is_empty(), "`{}` said nothing", words.join(" "));
+        print!("{text}");
+        Ok(text)
+    }
+
+    /// The same for a command that fails.
+    fn refused(&self, words: &[&str]) -> Result<String> {
+        println!("client# {}", words.join(" "));
+        let output = self.command(words)?.output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "`{}` should have failed", words.join(" "));
+        print!("{text}");
+        Ok(text)
+    }
+
+    /// What openssl sees of a name.
+    fn certificate(&self, name: &'static str) -> Result<Certificate> {
+        let connect = format!("{name}:443");
+        let words = ["openssl", "s_client", "-4", "-brief", "-verify_hostname", name, "-connect", &connect];
+        let output = self.command(&words)?.output()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = |what: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(what));
+            line.map(|line| line.trim().to_owned()).with_context(|| format!("`{}` said:\n{text}", words.join(" ")))
+        };
+        let certificate = Certificate {
+            name,
+            certificate: said("Peer certificate:")?,
+            verification: said("Verification:")?,
+            version: said("Protocol version:")?,
+        };
+        ensure!(certificate.verification == "OK", "the certificate of {name} is not the right one:\n{text}");
+        Ok(certificate)
+    }
+
+    /// One curl, and a connection for each request: the servers close them.
+    fn canary(&self) -> Result<Vec<Share>> {
+        let url = format!("https://{SHOP}/#[1-{CONNECTIONS}]");
+        let output = self.command(&["curl", "-sS", "-4", &url])?.output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "curl ended with {}: {}", output.status, error.trim_end());
+        let share = |(backend, wanted): (&'static str, u32)| {
+            let connections = text.lines().filter(|line| line.split(' ').next() == Some(backend)).count();
+            let percent = 100.0 * connections as f64 / CONNECTIONS as f64;
+            Share { backend, wanted, measured: format!("{percent:.1}"), connections }
+        };
+        let shares = [("shop-stable", 90), ("shop-canary", 10)].map(share);
+        let answered: usize = shares.iter().map(|share| share.connections).sum();
+        ensure!(answered == CONNECTIONS, "{answered} of {CONNECTIONS} connections were answered");
+        // Five standard deviations of a fair draw.
+        let tolerance = 5.0 * (0.1 * 0.9 * CONNECTIONS as f64).sqrt();
+        let canary = shares[1].connections as f64;
+        ensure!((canary - 0.1 * CONNECTIONS as f64).abs() <= tolerance, "the canary got {canary} of {CONNECTIONS}");
+        Ok(shares.into())
+    }
+}
