@@ -99,7 +99,10 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     // What the slot has is sent from there, where the backend misses something: the client may have been told that it arrived.
     if packet.payload != 0 && offset.wrapping_add(packet.payload) <= hello.length {
         let acknowledgement = packet.acknowledgement.wrapping_sub(flow.delta);
-        hello.edge = u32::MAX;
+        // A closed window is probed by one byte (RFC 9293 section 3.8.6.1).
+        if hello.edge <= hello.acknowledged {
+            hello.edge = hello.acknowledged + 1;
+        }
         // Small enough for any way: what was lost may have been too big for a link that only the client hears of.
         let small = if packet.v6 { MSS_V6 } else { MSS_V4 };
         if hello.mss > small {
@@ -243,7 +246,18 @@ fn deliver(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, offset
     let mut burst = Burst { frame, packet, forward, hello, offset, acknowledgement, left: BURST, verdict: Tc::DROP };
     // SAFETY: the callback has the signature that the kernel calls, the context outlives the call.
     unsafe { bpf_loop(BURST, one_of_burst as *const () as *mut c_void, core::ptr::from_mut(&mut burst).cast(), 0) };
-    burst.verdict
+    if burst.left == BURST { acknowledge(frame, packet, forward, hello, acknowledgement) } else { burst.verdict }
+}
+
+/// Nothing fits into the backend's window: it hears at least that its segment came.
+#[inline(never)]
+fn acknowledge(frame: Tc, packet: &Packet, forward: &Flow, hello: &Hello, acknowledgement: u32) -> i32 {
+    let Some(scratch) = scratch() else { return broken(frame) };
+    let segment = &mut scratch.segment;
+    segment.answer(&packet.key);
+    let sequence = hello.client_sequence.wrapping_sub(hello.prelude).wrapping_add(hello.sent);
+    segment.numbers(sequence, acknowledgement, ACK, splice::window(hello.window, forward.window_shift));
+    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
 }
 
 /// Segments made of one frame.

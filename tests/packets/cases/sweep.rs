@@ -26,7 +26,7 @@ const IDLE: Config = Config {
     udp_new: 5 * SECOND,
     udp_established: 12 * SECOND,
     events: 0,
-    hellos: 512,
+    hellos: 0,
 };
 
 pub fn add(cases: &mut Cases) {
