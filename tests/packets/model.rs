@@ -275,8 +275,10 @@ impl End {
         };
         self.edge = self.edge.max(ack + (u64::from(segment.window) << shift));
         let blocks = segment.sack()?;
-        ensure!(blocks.is_empty() || self.sack(), "SACK was not agreed on: {segment:?}");
-        for (left, right) in blocks {
+        // The gateway agrees for a backend that it does not know yet; one that does not know SACK passes over the option.
+        let theirs = self.theirs.is_some_and(|(_, offer)| offer.sack);
+        ensure!(blocks.is_empty() || theirs, "SACK was not agreed on: {segment:?}");
+        for (left, right) in blocks.into_iter().filter(|_| self.offer.sack) {
             let position = |seq: u32| ack as i64 + i64::from(seq.wrapping_sub(segment.ack) as i32);
             let (from, to) = (position(left), position(right));
             ensure!(

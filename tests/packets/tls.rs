@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
-    Backend, Flow, FlowKey, HELLO_BYTES, SniName, agent_backend, backend_flags, cookie, flow_flags, protocol::TCP,
-    sni_mode,
+    Backend, Flow, FlowKey, HELLO_BYTES, SniName, agent_backend, backend_flags, cookie, flow_flags, flow_state,
+    protocol::TCP, sni_mode,
 };
 
 use crate::hello::hello;
@@ -477,11 +477,21 @@ impl Tls {
 
     /// Makes the slot look as if the last SYN or piece had gone out so many ns ago.
     pub fn age(&self, lab: &mut Lab, age: u64) -> Result<()> {
-        let (slot, mut hello) = lab.hello(&self.forward_key())?.context("no slot is this client's")?;
-        ensure!(hello.sent_at > age, "the machine has not run that long");
-        hello.sent_at -= age;
-        hello.last_seen -= age;
-        lab.put_hello(slot, hello)
+        ensure!(self.age_pending(lab, age)?, "no slot is this client's");
+        Ok(())
+    }
+
+    /// The same if the connection has a slot; answers whether it has.
+    pub fn age_pending(&self, lab: &mut Lab, age: u64) -> Result<bool> {
+        let Some((_, flow)) = lab.flow(&self.forward_key())? else { return Ok(false) };
+        if !matches!(flow.state, flow_state::CONNECTING | flow_state::REPLAYING) {
+            return Ok(false);
+        }
+        let mut hello = lab.hello_at(flow.handshake)?;
+        hello.sent_at = hello.sent_at.saturating_sub(age);
+        hello.last_seen = hello.last_seen.saturating_sub(age);
+        lab.put_hello(flow.handshake, hello)?;
+        Ok(true)
     }
 }
 

@@ -9,14 +9,15 @@ use gateway_common::{HELLO_BYTES, Reason};
 
 use crate::lab::Lab;
 use crate::model::End;
-use crate::net::Port;
+use crate::net::{EXT1_MTU, Port};
 use crate::outcome::{Hook, Outcome, Went};
 use crate::packet::Packet;
+use crate::scene::Place;
 use crate::segment::{Offer, Segment};
 use crate::tls::{BACKEND_ISN, SECOND, Tls};
 
 /// How often timers may run out before a connection counts as stuck.
-const TIMERS: u32 = 60;
+const TIMERS: u32 = 30;
 /// Most payload that GRO makes one frame of.
 /// (BPF_PROG_TEST_RUN takes no frame that is larger than a page.)
 const MERGED: u64 = 3_000;
@@ -52,7 +53,10 @@ impl fmt::Debug for Plot {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let Plot { isn, client, server, client_buffer, server_buffer, eager, cut, tape, express, .. } = self;
         let lengths = (self.hello.len(), self.request.len(), self.response.len());
-        write!(f, "ISN {isn}, {client:?} and {server:?}, buffers {client_buffer} and {server_buffer}, hello, request and ")?;
+        write!(
+            f,
+            "ISN {isn}, {client:?} and {server:?}, buffers {client_buffer} and {server_buffer}, hello, request and "
+        )?;
         write!(f, "response {lengths:?}, eager {eager}, cut {cut}, express {express}, tape {tape:?}")
     }
 }
@@ -88,7 +92,7 @@ impl<'a> World<'a> {
         lab.watch()?;
         tls.offer = plot.client;
         let mut client = End::new(tls.client, tls.gateway, plot.isn, plot.client);
-        client.buffer = plot.client_buffer;
+        client.buffer = room(plot.client_buffer, plot.client);
         client.says = [&plot.hello[..], &plot.request].concat();
         client.may_say = if plot.eager { u64::MAX } else { plot.hello.len() as u64 };
         client.hears = plot.response.clone();
@@ -252,7 +256,7 @@ impl<'a> World<'a> {
             .with_context(|| format!("{syn:?} is to no backend"))?;
         self.tls.peer = syn.from;
         let mut server = End::new(syn.to, syn.from, BACKEND_ISN, self.plot.server);
-        server.buffer = self.plot.server_buffer;
+        server.buffer = room(self.plot.server_buffer, self.plot.server);
         server.says = self.plot.response.clone();
         let header = if self.tls.prelude == 0 { Vec::new() } else { self.tls.proxy_header() };
         server.hears = [&header[..], &self.plot.hello, &self.plot.request].concat();
@@ -309,6 +313,7 @@ impl<'a> World<'a> {
     /// Each end says something new, if it has and may.
     fn speak(&mut self) -> bool {
         let mut said = false;
+        let link = self.link_mss();
         for of_client in [true, false] {
             // Some of both run at different speeds.
             let drawn = self.draw();
@@ -318,7 +323,7 @@ impl<'a> World<'a> {
             let cut = if self.client.heard == 0 { self.plot.cut } else { u64::MAX };
             let Some(end) = (if of_client { Some(&mut self.client) } else { self.server.as_mut() }) else { continue };
             let cut = if of_client { cut } else { u64::MAX };
-            let mss = end.mss().min(cut).clamp(1, MERGED);
+            let mss = end.mss().min(cut).min(link);
             // TC sees what GRO has merged.
             let merge = drawn >= 128 && !self.plot.express;
             let most = if merge { MERGED } else { mss };
@@ -334,14 +339,19 @@ impl<'a> World<'a> {
         said
     }
 
+    /// What fits the backend's own link; the client's is as wide or wider.
+    fn link_mss(&self) -> u64 {
+        let mtu = if self.tls.place == Place::Remote { EXT1_MTU } else { 1500 };
+        u64::from(mtu) - self.tls.version.header() as u64 - 20
+    }
+
     /// Nothing moves: whoever waits for something repeats itself.
     fn time_out(&mut self) -> Result<()> {
         self.story.push("time passes".into());
-        if self.lab.hello(&self.tls.forward_key())?.is_some_and(|(_, hello)| hello.sent_at > SECOND) {
-            self.tls.age(self.lab, SECOND)?;
-        }
+        let link = self.link_mss();
+        self.tls.age_pending(self.lab, SECOND)?;
         if self.client.established {
-            let mss = self.client.mss().min(MERGED);
+            let mss = self.client.mss().min(link);
             let packet = self.client.again(mss).unwrap_or_else(|| self.client.probe());
             self.put(Link::FromClient, &packet, 0);
         } else {
@@ -350,7 +360,7 @@ impl<'a> World<'a> {
         }
         if let Some(server) = &mut self.server {
             let packet = if server.established {
-                let mss = server.mss().min(MERGED);
+                let mss = server.mss().min(link);
                 server.again(mss).unwrap_or_else(|| server.probe())
             } else {
                 server.syn_ack()
@@ -359,6 +369,11 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// A host's scale is one that its buffer can be told in.
+fn room(buffer: u64, offer: Offer) -> u64 {
+    buffer.max(2 << offer.scale.unwrap_or(0))
 }
 
 /// Behind the next one or two.

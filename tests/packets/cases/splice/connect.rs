@@ -34,6 +34,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/connect/reset_that_acknowledges_something_else", wrong_reset);
     cases.each("splice/connect/data_before_the_syn_ack", no_syn);
     cases.each("splice/connect/more_data_of_the_client_is_kept", early_data);
+    cases.each("splice/connect/new_data_makes_no_syn", new_data);
     cases.each("splice/connect/client_resets", client_resets);
     cases.each("splice/connect/client_opens_anew", client_syn);
     cases.each("splice/connect/late_answer_of_a_backend_given_up", late_answer);
@@ -251,6 +252,18 @@ fn early_data(lab: &mut Lab, version: Version) -> Result<()> {
     assert_eq!(kept.length as usize, bytes.len());
     lab.tc(tls.place.port(), &tls.syn_ack().frame())?.forwarded(&tls.first_piece(&bytes));
     Ok(())
+}
+
+/// However long a backend takes to answer: who sends what is new waits for nothing yet.
+fn new_data(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    let length = tls.connecting(lab)?.len() as u32;
+    for i in 0..8 {
+        tls.age(lab, SECOND)?;
+        lab.tc(Port::Ext0, &tls.up("PA", length + i, 0).data(b"x").frame())?.consumed();
+    }
+    tls.age(lab, SECOND)?;
+    tls.connects(lab, &tls.up("PA", length + 7, 0).data(b"x"))
 }
 
 fn client_resets(lab: &mut Lab, version: Version) -> Result<()> {

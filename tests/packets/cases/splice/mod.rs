@@ -1,12 +1,14 @@
 //! TLS listeners: two connections that become one.
 
 mod accept;
+mod agent;
 mod connect;
 mod hello;
 mod names;
 mod prove;
 mod random;
 mod replay;
+mod translate;
 
 use crate::cases::Cases;
 
@@ -17,5 +19,7 @@ pub fn add(cases: &mut Cases) {
     names::add(cases);
     connect::add(cases);
     replay::add(cases);
+    translate::add(cases);
+    agent::add(cases);
     random::add(cases);
 }
