@@ -87,6 +87,9 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         return challenge(frame, packet, hello);
     }
     hello.window = packet.window;
+    if packet.flags & ACK != 0 {
+        hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
+    }
     if connecting {
         if keep(frame, packet, hello) == 0 {
             return broken(frame);
@@ -98,7 +101,6 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     }
     // What the slot has is sent from there, where the backend misses something: the client may have been told that it arrived.
     if packet.payload != 0 && offset.wrapping_add(packet.payload) <= hello.length {
-        let acknowledgement = packet.acknowledgement.wrapping_sub(flow.delta);
         // A closed window is probed by one byte (RFC 9293 section 3.8.6.1).
         if hello.edge <= hello.acknowledged {
             hello.edge = hello.acknowledged + 1;
@@ -108,7 +110,7 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         if hello.mss > small {
             hello.mss = small;
         }
-        if piece(frame, packet, flow, hello, numbers(hello.acknowledged, acknowledgement)) == 0 {
+        if piece(frame, packet, flow, hello, hello.acknowledged) == 0 {
             return Tc::DROP;
         }
         return onward(frame, packet, flow, now);
@@ -152,6 +154,7 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     } else {
         MSS_V4
     };
+    hello.limit = hello.mss as u32;
     let scale = options.scale();
     hello.scale = scale.unwrap_or(0);
     let (of_backend, of_client) = splice::window_shifts(Options(hello.options).scale(), scale);
@@ -159,6 +162,7 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     hello.acknowledged = 0;
     hello.sent = 0;
     hello.edge = packet.window as u32;
+    hello.heard = packet.sequence.wrapping_add(1);
     // SAFETY: a map value or null.
     let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else {
         return broken(frame);
@@ -222,6 +226,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
 #[inline(never)]
 fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
     count::delivered(&hello.client, forward);
+    forward.handshake = hello.limit;
     release(hello);
     // SAFETY: a map value or null.
     let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else { return GO_ON };
@@ -232,31 +237,23 @@ fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
     GO_ON
 }
 
-// A function of eBPF has five arguments at the most.
-#[inline(always)]
-fn numbers(offset: u32, acknowledgement: u32) -> u64 {
-    (offset as u64) << 32 | acknowledgement as u64
-}
-
 /// Answers the backend's segment with what comes from `offset` on, as far as its window allows.
 #[inline(never)]
 fn deliver(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, offset: u32) -> i32 {
-    let control = (packet.flags & SYN != 0) as u32 + (packet.flags & FIN != 0) as u32;
-    let acknowledgement = packet.sequence.wrapping_add(packet.payload).wrapping_add(control);
-    let mut burst = Burst { frame, packet, forward, hello, offset, acknowledgement, left: BURST, verdict: Tc::DROP };
+    let mut burst = Burst { frame, packet, forward, hello, offset, left: BURST, verdict: Tc::DROP };
     // SAFETY: the callback has the signature that the kernel calls, the context outlives the call.
     unsafe { bpf_loop(BURST, one_of_burst as *const () as *mut c_void, core::ptr::from_mut(&mut burst).cast(), 0) };
-    if burst.left == BURST { acknowledge(frame, packet, forward, hello, acknowledgement) } else { burst.verdict }
+    if burst.left == BURST { acknowledge(frame, packet, forward, hello) } else { burst.verdict }
 }
 
 /// Nothing fits into the backend's window: it hears at least that its segment came.
 #[inline(never)]
-fn acknowledge(frame: Tc, packet: &Packet, forward: &Flow, hello: &Hello, acknowledgement: u32) -> i32 {
+fn acknowledge(frame: Tc, packet: &Packet, forward: &Flow, hello: &Hello) -> i32 {
     let Some(scratch) = scratch() else { return broken(frame) };
     let segment = &mut scratch.segment;
     segment.answer(&packet.key);
     let sequence = hello.client_sequence.wrapping_sub(hello.prelude).wrapping_add(hello.sent);
-    segment.numbers(sequence, acknowledgement, ACK, splice::window(hello.window, forward.window_shift));
+    segment.numbers(sequence, hello.heard, ACK, splice::window(hello.window, forward.window_shift));
     segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
 }
 
@@ -268,7 +265,6 @@ struct Burst {
     forward: *const Flow,
     hello: *mut Hello,
     offset: u32,
-    acknowledgement: u32,
     left: u32,
     verdict: i32,
 }
@@ -279,7 +275,7 @@ extern "C" fn one_of_burst(index: u32, burst: *mut Burst) -> i64 {
     // SAFETY: as above.
     let (packet, forward, hello) = unsafe { (&*burst.packet, &*burst.forward, &mut *burst.hello) };
     let frame = burst.frame;
-    let bytes = piece(frame, packet, forward, hello, numbers(burst.offset, burst.acknowledgement));
+    let bytes = piece(frame, packet, forward, hello, burst.offset);
     if bytes == 0 || (index == 0 && !segment::swap_macs(frame)) {
         return 1;
     }
@@ -296,9 +292,8 @@ extern "C" fn one_of_burst(index: u32, burst: *mut Burst) -> i64 {
 
 /// Makes the frame a segment to the backend with what the slot has from an offset on. Answers how many bytes, 0: none.
 #[inline(never)]
-fn piece(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, numbers: u64) -> u32 {
+fn piece(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, offset: u32) -> u32 {
     let Some(scratch) = scratch() else { return 0 };
-    let (offset, acknowledgement) = ((numbers >> 32) as u32, numbers as u32);
     let total = hello.prelude + hello.length;
     let headers = packet.transport - ETHERNET + 20;
     let mut longest = hello.mss as u32;
@@ -319,7 +314,7 @@ fn piece(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, numbers:
     segment.start(&forward.source, &forward.destination, forward.source_port, forward.destination_port);
     let window = splice::window(hello.window, forward.window_shift);
     let sequence = hello.client_sequence.wrapping_sub(hello.prelude).wrapping_add(offset);
-    segment.numbers(sequence, acknowledgement, ACK | PSH, window);
+    segment.numbers(sequence, hello.heard, ACK | PSH, window);
     segment.payload = bytes;
     segment.sum = sum(frame, hello, place, bytes);
     if segment::write(frame, packet, segment) == 0 || fill(frame, packet, hello, place, bytes) == 0 {

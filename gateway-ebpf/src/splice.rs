@@ -65,7 +65,9 @@ pub fn client(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 
         return refused(frame, packet, handshake);
     }
     if packet.payload == 0 && packet.flags & FIN == 0 {
-        return Tc::DROP;
+        // A keep-alive of a client that has nothing to say yet (RFC 9293 section 3.8.4).
+        let alive = handshake.hello == 0 && packet.sequence == handshake.client_sequence.wrapping_sub(1);
+        return if alive { acknowledge(frame, packet, handshake, 0) } else { Tc::DROP };
     }
     collect(frame, packet, listener, handshake, now)
 }
@@ -211,7 +213,7 @@ fn collect(frame: Tc, packet: &Packet, listener: &Listener, handshake: &mut Hand
                 let _ = HANDSHAKES.remove(&packet.key);
                 return refuse(frame, packet, listener.id, Reason::HelloAbandoned, 0);
             }
-            acknowledge(frame, packet, hello)
+            acknowledge(frame, packet, handshake, hello.length)
         }
         // More than is kept, or more extensions than are walked over: the agent reads on.
         _ => bind::later(slot, bind::to_agent(packet.v6), listener.id),
@@ -242,14 +244,14 @@ fn route(frame: Tc, packet: &Packet, listener: &Listener, slot: u32, length: u32
     turn_away(frame, packet, hello, id, reason)
 }
 
-/// Acknowledges what there is without a hole.
+/// Acknowledges so many bytes.
 #[inline(never)]
-fn acknowledge(frame: Tc, packet: &Packet, hello: &Hello) -> i32 {
+fn acknowledge(frame: Tc, packet: &Packet, handshake: &Handshake, length: u32) -> i32 {
     let Some(scratch) = scratch() else { return broken(frame) };
     let segment = &mut scratch.segment;
     segment.answer(&packet.key);
-    let window = splice::own_window(HELLO_BYTES as u32 - hello.length, cookie::Options(hello.options).scale());
-    segment.numbers(hello.our_sequence, hello.client_sequence.wrapping_add(hello.length), ACK, window);
+    let window = splice::own_window(HELLO_BYTES as u32 - length, cookie::Options(handshake.options).scale());
+    segment.numbers(handshake.our_sequence, handshake.client_sequence.wrapping_add(length), ACK, window);
     segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
 }
 

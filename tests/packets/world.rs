@@ -7,6 +7,7 @@ use std::fmt;
 use anyhow::{Context, Result, bail, ensure};
 use gateway_common::{HELLO_BYTES, Reason};
 
+use crate::hello;
 use crate::lab::Lab;
 use crate::model::End;
 use crate::net::{EXT1_MTU, Port};
@@ -17,7 +18,7 @@ use crate::segment::{Offer, Segment};
 use crate::tls::{BACKEND_ISN, SECOND, Tls};
 
 /// How often timers may run out before a connection counts as stuck.
-const TIMERS: u32 = 30;
+const TIMERS: u32 = 120;
 /// Most payload that GRO makes one frame of.
 /// (BPF_PROG_TEST_RUN takes no frame that is larger than a page.)
 const MERGED: u64 = 3_000;
@@ -45,6 +46,8 @@ pub struct Plot {
     pub express: bool,
 }
 
+/// So many frames lost or late may be every SYN or its answer.
+const SILENCE: u32 = 6;
 /// Of what the gateway makes; what it forwards has made a hop.
 const OWN_TTL: u8 = 64;
 
@@ -83,6 +86,10 @@ pub struct World<'a> {
     client: End,
     server: Option<End>,
     links: [VecDeque<OnTheWay>; 4],
+    /// How often the network was not perfect.
+    faults: u32,
+    /// The client was told that no backend answers.
+    refused: bool,
     /// What happened, for people.
     story: Vec<String>,
 }
@@ -96,7 +103,18 @@ impl<'a> World<'a> {
         client.says = [&plot.hello[..], &plot.request].concat();
         client.may_say = if plot.eager { u64::MAX } else { plot.hello.len() as u64 };
         client.hears = plot.response.clone();
-        Ok(World { lab, tls, plot, at: 0, client, server: None, links: Default::default(), story: Vec::new() })
+        Ok(World {
+            lab,
+            tls,
+            plot,
+            at: 0,
+            client,
+            server: None,
+            links: Default::default(),
+            faults: 0,
+            refused: false,
+            story: Vec::new(),
+        })
     }
 
     /// Runs until both ends have everything.
@@ -125,7 +143,7 @@ impl<'a> World<'a> {
     }
 
     fn is_done(&self) -> bool {
-        self.client.is_done() && self.server.as_ref().is_some_and(End::is_done)
+        self.refused || self.client.is_done() && self.server.as_ref().is_some_and(End::is_done)
     }
 
     /// The next thing that the tape says: 0 is nothing out of the ordinary.
@@ -151,6 +169,7 @@ impl<'a> World<'a> {
         }
         let link = busy[usize::from(self.draw()) % busy.len()];
         let fate = self.draw();
+        self.faults += u32::from(fate >= 200);
         let queue = &mut self.links[link as usize];
         let frame = queue.pop_front().expect("the link is busy");
         match fate {
@@ -284,6 +303,14 @@ impl<'a> World<'a> {
             self.goes(port, frame)?;
         }
         match outcome.went() {
+            // Three backends, two SYNs to each: a network that is bad enough loses them all.
+            Went::Out if outcome.reasons == [Reason::BackendSilent] && self.faults >= SILENCE => {
+                let alert = Segment::read(&outcome.frame)?;
+                ensure!(alert.payload == hello::alert(hello::description::INTERNAL_ERROR), "{alert:?}");
+                ensure!(self.server.as_ref().is_none_or(|server| !server.established), "the backend has answered");
+                self.refused = true;
+                Ok(())
+            }
             Went::Out => {
                 ensure!(outcome.reasons.is_empty(), "{:?}: {:?}", outcome.reasons, Segment::read(&outcome.frame));
                 self.goes(outcome.port, outcome.frame.clone())

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::setup::{self, Part, ToolChain};
-use crate::shell;
+use crate::{btf, shell};
 
 /// Tells gateway-agent's build script which object to embed.
 pub const OBJECT_VARIABLE: &str = "SLUICE_EBPF_OBJECT";
@@ -56,11 +56,16 @@ fn build_object(options: &[&str], target: &str) -> Result<PathBuf> {
     let mut cargo = ebpf_cargo(&tool_chain, "build");
     shell::run(cargo.args(options).env("CARGO_TARGET_DIR", &target))
         .with_context(|| format!("the eBPF object was not built (with {tool_chain})"))?;
-    let object = target.join("bpfel-unknown-none/release/gateway-ebpf");
-    match std::fs::metadata(&object) {
-        Ok(metadata) if metadata.len() > 0 => Ok(object),
-        _ => bail!("the build left no eBPF object at {}", object.display()),
+    let linked = target.join("bpfel-unknown-none/release/gateway-ebpf");
+    let bytes =
+        std::fs::read(&linked).with_context(|| format!("the build left no eBPF object at {}", linked.display()))?;
+    let bytes = btf::with_text(&bytes).with_context(|| format!("in {}", linked.display()))?;
+    // Written only if it is another one, or cargo would build the agent again.
+    let object = target.join("gateway-ebpf.o");
+    if std::fs::read(&object).ok().as_ref() != Some(&bytes) {
+        std::fs::write(&object, &bytes).with_context(|| format!("cannot write {}", object.display()))?;
     }
+    Ok(object)
 }
 
 /// Builds an eBPF program that is no part of the object: a measurement.

@@ -31,12 +31,12 @@ impl Examples {
         let authority = Authority::new()?;
         let examples = Examples {
             folder: folder.to_owned(),
-            shop: authority.identity("shop", &[SHOP])?,
-            apps: authority.identity("apps", &["*.apps.example"])?,
-            audit: authority.identity("audit", &[AUDIT])?,
+            shop: authority.identity(SHOP, &[SHOP])?,
+            apps: authority.identity("apps.example", &["*.apps.example"])?,
+            audit: authority.identity(AUDIT, &[AUDIT])?,
             _authority: authority,
         };
-        let www = examples._authority.identity("www", &[WWW])?;
+        let www = examples._authority.identity(WWW, &[WWW])?;
         std::fs::create_dir_all(examples.manifests())?;
         for entry in std::fs::read_dir(shell::root().join("deploy/examples"))? {
             let entry = entry?;

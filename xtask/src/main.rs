@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod btf;
 mod build;
 mod demo;
 mod examples;

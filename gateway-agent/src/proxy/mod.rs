@@ -8,6 +8,7 @@
 
 mod backend;
 mod connection;
+mod copy;
 mod counters;
 mod hello;
 mod relay;
@@ -131,4 +132,4 @@ impl Handle {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

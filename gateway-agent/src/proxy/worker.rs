@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
+use super::copy::Buffers;
 use super::relay::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 
@@ -48,8 +49,15 @@ impl Worker {
     }
 }
 
+/// What a worker keeps for the next connection that needs it.
+#[derive(Default)]
+pub struct Kept {
+    pub pipes: Pipes,
+    pub buffers: Buffers,
+}
+
 async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let pipes = Rc::new(Pipes::default());
+    let kept = Rc::new(Kept::default());
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -71,8 +79,8 @@ async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watc
             }
             Ok(client) => {
                 let live = Live::new(&shared);
-                let pipes = Rc::clone(&pipes);
-                connections.spawn_local(async move { connection::serve(client, &live.0, &pipes).await });
+                let kept = Rc::clone(&kept);
+                connections.spawn_local(async move { connection::serve(client, &live.0, &kept).await });
             }
             Err(error) => {
                 // Out of descriptors, say: the next one may go better.

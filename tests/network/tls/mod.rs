@@ -1,5 +1,6 @@
 //! TLS passthrough: the world with TLS servers in it, and a Gateway that routes by server name.
 
+mod agent;
 mod bulk;
 mod clients;
 mod ends;
@@ -9,6 +10,7 @@ mod hello;
 mod lifecycle;
 mod mixed;
 mod names;
+mod told;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

@@ -46,7 +46,7 @@ impl<'n> Sluice<'n> {
 
     fn wait(&mut self) -> Result<()> {
         let process = self.process.as_mut().context("it was not started")?;
-        wait_for("the agent to be ready", Duration::from_secs(30), || {
+        wait_for("the agent to be ready", Duration::from_secs(60), || {
             if let Some(status) = process.ended()? {
                 return Ok(Err(anyhow::anyhow!("sluice run ended with {status}")));
             }

@@ -73,8 +73,9 @@ pub fn run() -> Result<()> {
 
     title("sluice status");
     print!("{}", agent.sluice("status")?);
-    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS (its first entry)");
-    print!("{}", shown_dump(&world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?));
+    title("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS (one entry)");
+    let dump = world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/LISTENERS")?;
+    print!("{}", entry_with(&dump, "\"port\": 443,")?);
 
     drop(agent);
     drop(world);
@@ -213,12 +214,12 @@ fn typed(world: &World, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The first entry of what bpftool shows.
-fn shown_dump(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().collect();
-    let end = lines.iter().position(|line| line.starts_with("    },")).unwrap_or(lines.len());
-    let more = if end < lines.len() { "    ...\n" } else { "" };
-    lines[..end.saturating_add(1).min(lines.len())].iter().map(|line| format!("{line}\n")).collect::<String>() + more
+/// The first entry of what bpftool shows that contains something.
+fn entry_with(dump: &str, what: &str) -> Result<String> {
+    let entry = dump.split("    },{\n").find(|entry| entry.contains(what));
+    let entry = entry.with_context(|| format!("bpftool shows no entry with {what}:\n{dump}"))?;
+    let lines = entry.lines().map(|line| line.trim_start_matches("[{")).filter(|line| line.starts_with("     "));
+    Ok(lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect())
 }
 
 fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -7,7 +7,7 @@ use gateway_tests::lab::{Agent, World, address};
 use tabled::settings::Style;
 use tabled::{Table, Tabled};
 
-use super::{note, shown_dump, title};
+use super::{entry_with, note, title};
 use crate::examples::{APP, AUDIT, Examples, NOBODY, SHOP, WWW};
 
 const CONNECTIONS: usize = 1_000;
@@ -50,8 +50,9 @@ pub fn show(world: &World, agent: &Agent, examples: &Examples) -> Result<()> {
         title(&format!("sluice {arguments}"));
         print!("{}", agent.sluice(&arguments)?);
     }
-    title("bpftool map dump pinned /sys/fs/bpf/sluice/SNI (its first entry)");
-    print!("{}", shown_dump(&world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/SNI")?));
+    title("bpftool map dump pinned /sys/fs/bpf/sluice/SNI (one entry)");
+    let dump = world.gateway.run("bpftool map dump pinned /sys/fs/bpf/sluice/SNI")?;
+    print!("{}", entry_with(&dump, &format!("\"name\": \"{SHOP}\""))?);
     Ok(())
 }
 

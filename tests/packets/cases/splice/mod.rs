@@ -8,6 +8,7 @@ mod names;
 mod prove;
 mod random;
 mod replay;
+mod seeds;
 mod translate;
 
 use crate::cases::Cases;
@@ -22,4 +23,5 @@ pub fn add(cases: &mut Cases) {
     translate::add(cases);
     agent::add(cases);
     random::add(cases);
+    seeds::add(cases);
 }

@@ -2,11 +2,11 @@
 
 use super::super::report::{Goal, number};
 use super::super::stats::{Measure, Row};
-use super::held;
 use super::scenario::{
     BULK_GBIT_PER_SECOND, CONNECTIONS_PER_SECOND, CPU_S_PER_GB, CPU_US_PER_CONNECTION, LATENCY_US_P50, LATENCY_US_P99,
     LOADS, PROGRAM_NS_PER_CONNECTION, Scenario,
 };
+use super::{held, lookup};
 
 const PEERS: &[&str] = &["haproxy", "nginx", "envoy"];
 /// How much of a difference between 10 and 10,000 names is noise.
@@ -51,6 +51,19 @@ pub fn goals(rows: &[Row]) -> Vec<Goal> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// How much of a connection's time in the programs the look-up of its name takes, if both were measured.
+pub fn share(rows: &[Row]) -> Option<String> {
+    let judge = |scenario| Judge { rows, scenario };
+    let whole = judge(name(Scenario::Names)).median(PROGRAM_NS_PER_CONNECTION.name, "sluice")?;
+    let lookup = judge(lookup::MANY_EXACT).median(lookup::LOOKUP_NS.name, "sluice")?;
+    let percent = 100.0 * lookup / whole;
+    Some(format!(
+        "with 10,000 names a connection spends {} ns in Sluice's programs, the look-up of its name {} ns of it ({percent:.0}%)",
+        number(whole),
+        number(lookup)
+    ))
 }
 
 fn name(scenario: Scenario) -> &'static str {

@@ -14,7 +14,7 @@ use super::super::stats::{Measure, Observation};
 use crate::build;
 
 /// The walk over the name and the look-up, less what the bare program costs.
-const LOOKUP_NS: Measure = Measure::new("lookup_ns", "ns");
+pub const LOOKUP_NS: Measure = Measure::new("lookup_ns", "ns");
 
 /// The names of the test program's functions, and what they are called in the report.
 const WAYS: [(&str, &str); 2] = [("by_hash", "sluice"), ("by_trie", "LPM trie")];
@@ -28,9 +28,11 @@ struct Case {
     wildcard: bool,
 }
 
+pub const MANY_EXACT: &str = "look-up of an exact name, 10,000 names";
+
 const CASES: [Case; 4] = [
     Case { scenario: "look-up of an exact name, 10 names", names: 10, wildcard: false },
-    Case { scenario: "look-up of an exact name, 10,000 names", names: 10_000, wildcard: false },
+    Case { scenario: MANY_EXACT, names: 10_000, wildcard: false },
     Case { scenario: "look-up by wildcard, 10 names", names: 10, wildcard: true },
     Case { scenario: "look-up by wildcard, 10,000 names", names: 10_000, wildcard: true },
 ];

@@ -54,7 +54,7 @@ impl Options {
     }
 
     fn times(&self) -> Times {
-        let (warm_up, measure) = if self.quick { (100, 600) } else { (200, 1500) };
+        let (warm_up, measure) = if self.quick { (100, 500) } else { (200, 1500) };
         Times { warm_up: Duration::from_millis(warm_up), measure: Duration::from_millis(measure) }
     }
 
@@ -103,6 +103,7 @@ pub fn run(options: &Options) -> Result<()> {
     progress.end();
     remarks.extend(noise.remarks());
     let rows = report::rows(BENCH, &observations);
+    remarks.extend(goals::share(&rows));
     report::write(BENCH, &rows, &goals::goals(&rows), &remarks)
 }
 
