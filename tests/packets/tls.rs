@@ -173,7 +173,7 @@ impl Tls {
 
     /// A segment of the backend after its SYN-ACK. What it acknowledges counts from the client's first byte.
     pub fn down(&self, flags: &str, position: u32, acknowledged: u32) -> Packet {
-        self.sent_by_backend(flags, BACKEND_ISN.wrapping_add(1 + position), self.client_seq(acknowledged))
+        self.sent_by_backend(flags, BACKEND_ISN.wrapping_add(1).wrapping_add(position), self.client_seq(acknowledged))
             .header(|h| h.window_size = 600)
     }
 
@@ -214,7 +214,7 @@ impl Tls {
     /// A segment that the gateway makes for the backend. The position counts from the client's first byte.
     pub fn own_to_backend(&self, flags: &str, position: i32, acknowledged: u32, window: u16) -> Packet {
         let seq = self.client_seq(position as u32);
-        let ack = BACKEND_ISN.wrapping_add(1 + acknowledged);
+        let ack = BACKEND_ISN.wrapping_add(1).wrapping_add(acknowledged);
         let port = self.place.port();
         let packet = Packet::tcp(self.peer, self.backends[self.at], flags, seq, ack);
         let packet = packet.header(|h| h.window_size = window).macs(port.mac(), port.peer_mac());

@@ -76,15 +76,14 @@ fn says(tls: &Tls, flags: &str, position: u32, acknowledged: u32) -> Packet {
     packet.macs(Port::Ext0.mac(), Port::Ext0.peer_mac())
 }
 
-/// As the client gets it: no router is between.
+/// As the client gets it.
 fn heard(tls: &Tls, packet: &Packet) -> Packet {
-    let returned = tls.returned(packet);
-    Packet { ttl: packet.ttl, ..returned }
+    tls.returned(packet)
 }
 
+/// As the agent gets it.
 fn got(tls: &Tls, packet: &Packet) -> Packet {
-    let forwarded = tls.forwarded(packet);
-    Packet { ttl: packet.ttl, ..forwarded }
+    tls.forwarded(packet)
 }
 
 /// Up to the hello being the agent's; answers its length.
@@ -160,7 +159,8 @@ fn many_extensions(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = terminating(lab, version)?;
     let hello = (0..200).fold(hello(NAME), |hello, kind| hello.preceded(crate::hello::extension(0x7000 + kind, &[])));
     tls.opened(lab)?;
-    syn_to_agent(lab, &mut tls, &tls.up("PA", 0, 0).data(&hello.bytes()))?;
+    let packet = tls.up("PA", 0, 0).data(&hello.bytes());
+    syn_to_agent(lab, &mut tls, &packet)?;
     Ok(())
 }
 
@@ -210,7 +210,8 @@ fn refuses(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = terminating(lab, version)?;
     let bytes = tls.hello();
     tls.opened(lab)?;
-    syn_to_agent(lab, &mut tls, &tls.up("PA", 0, 0).data(&bytes))?;
+    let packet = tls.up("PA", 0, 0).data(&bytes);
+    syn_to_agent(lab, &mut tls, &packet)?;
     let mut tries = 1;
     loop {
         let refusal = tls.sent_by_backend("RA", 0, tls.client_seq(0)).macs(Port::Ext0.mac(), Port::Ext0.peer_mac());
