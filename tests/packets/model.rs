@@ -26,6 +26,9 @@ pub struct End {
     /// Whether the other end has acknowledged the SYN.
     pub established: bool,
 
+    /// The largest segment that gets through, as far as is known.
+    pub path: u64,
+
     /// What it says, and whether a FIN follows.
     pub says: Vec<u8>,
     pub then_closes: bool,
@@ -60,6 +63,7 @@ impl End {
             isn,
             theirs: None,
             established: false,
+            path: u64::MAX,
             says: Vec::new(),
             then_closes: true,
             may_say: u64::MAX,
@@ -80,7 +84,7 @@ impl End {
 
     /// What the other end's segments may carry: what this end was offered, as far as it goes.
     pub fn mss(&self) -> u64 {
-        u64::from(self.theirs.and_then(|(_, offer)| offer.mss).unwrap_or(DEFAULT_MSS))
+        u64::from(self.theirs.and_then(|(_, offer)| offer.mss).unwrap_or(DEFAULT_MSS)).min(self.path)
     }
 
     /// The furthest position that the other end has given room for.

@@ -10,7 +10,7 @@ use gateway_common::{HELLO_BYTES, Reason};
 use crate::hello;
 use crate::lab::Lab;
 use crate::model::End;
-use crate::net::{EXT1_MTU, Port};
+use crate::net::{EXT1_MTU, Port, Version};
 use crate::outcome::{Hook, Outcome, Went};
 use crate::packet::Packet;
 use crate::scene::Place;
@@ -311,6 +311,7 @@ impl<'a> World<'a> {
                 self.refused = true;
                 Ok(())
             }
+            Went::Out if outcome.reasons == [Reason::PacketTooBig] => self.too_big(outcome),
             Went::Out => {
                 ensure!(outcome.reasons.is_empty(), "{:?}: {:?}", outcome.reasons, Segment::read(&outcome.frame));
                 self.goes(outcome.port, outcome.frame.clone())
@@ -325,6 +326,30 @@ impl<'a> World<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Path MTU discovery (RFC 1191, RFC 8201).
+    fn too_big(&mut self, outcome: &Outcome) -> Result<()> {
+        let from_client = outcome.input.get(..12) == Some(&self.tls.sent_by_client(self.tls.syn()).frame()[..12]);
+        let header = self.tls.version.header();
+        // Both have it in the last two bytes of the second word, as no MTU here is larger.
+        let kind = outcome.frame.get(14 + header);
+        ensure!(kind == Some(&if self.tls.version == Version::V4 { 3 } else { 2 }), "no answer of path MTU discovery");
+        let mtu = outcome.frame.get(14 + header + 6..14 + header + 8).context("no MTU in the answer")?;
+        let fits = u64::from(u16::from_be_bytes([mtu[0], mtu[1]])) - header as u64 - 20;
+        let sender = if from_client { Some(&mut self.client) } else { self.server.as_mut() };
+        let sender = sender.context("nobody sent it")?;
+        self.story.push(format!("too big: {fits} bytes fit"));
+        if fits >= sender.path {
+            // One that was under way already.
+            return Ok(());
+        }
+        sender.path = fits;
+        let mss = sender.mss();
+        if let Some(again) = sender.again(mss) {
+            self.put(if from_client { Link::FromClient } else { Link::FromServer }, &again, 0);
+        }
+        Ok(())
     }
 
     /// A frame leaves for the client or for a backend.
