@@ -2,6 +2,7 @@
 
 mod accept;
 mod agent;
+mod around;
 mod connect;
 mod hello;
 mod names;
@@ -22,6 +23,7 @@ pub fn add(cases: &mut Cases) {
     replay::add(cases);
     translate::add(cases);
     agent::add(cases);
+    around::add(cases);
     random::add(cases);
     seeds::add(cases);
 }
