@@ -93,7 +93,7 @@ impl Applier {
 
     /// Of `Listener::wildcards`, if the name is there.
     fn wildcard_bit(&self, name: &ServerName, key: &SniKey) -> u32 {
-        let bit = name.wildcard_bit();
+        let bit = name.wildcard_bit;
         if bit != 0 && self.names.contains_key(key) { bit } else { 0 }
     }
 
