@@ -33,7 +33,7 @@ pub async fn serve(mut client: TcpStream, shared: &Shared, kept: &Kept) {
 async fn forward(client: &mut TcpStream, shared: &Shared, kept: &Kept) -> Result<(), Refused> {
     let deadline = Instant::now() + shared.options.handshake;
     let origin = origin(client, shared)?;
-    let hello = timeout_at(deadline, hello::read(client)).await.map_err(|_| Refusal::HelloTimeout)??;
+    let hello = timeout_at(deadline, hello::read(client, &kept.room)).await.map_err(|_| Refusal::HelloTimeout)??;
     // The one look at the table, which does not live on with the connection.
     let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
     let way = Way { backends: found.backends, random: random(&origin), origin };
@@ -175,6 +175,7 @@ impl Answer {
             Refusal::BackendSilent => Answer::Alert(INTERNAL_ERROR),
             Refusal::Unexplained
             | Refusal::TooManyConnections
+            | Refusal::TooManyHellos
             | Refusal::HelloAbandoned
             | Refusal::HelloTimeout
             | Refusal::InvalidBackend

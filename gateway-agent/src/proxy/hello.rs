@@ -1,6 +1,7 @@
 //! Reads the ClientHello of a connection, as far as its server name, by the same walk as the kernel: what a name is, is the
 //! same on both ways. Reading takes time in proportion to what came, however it was cut.
 
+use std::cell::Cell;
 use std::io;
 
 use gateway_common::client_hello::{Deframe, Deframed, Progress, Walk};
@@ -13,6 +14,8 @@ use super::Refusal;
 const LARGEST: usize = 64 * 1024 + 5 * 1024;
 /// Bytes that are made room for at once.
 const STEP: usize = 4 * 1024;
+/// Bytes of a hello that needs no share of the room.
+const SMALL: usize = 16 * 1024;
 /// Bytes that tell whether this is a ClientHello at all.
 const BEGINNING: usize = 9;
 
@@ -26,12 +29,15 @@ pub struct Hello {
 }
 
 /// Reads until the name is known or it is known that there is none.
-pub async fn read(stream: &TcpStream) -> Result<Hello, Refusal> {
-    let (mut bytes, mut reading) = (Vec::new(), Reading::default());
+pub async fn read(stream: &TcpStream, room: &Room) -> Result<Hello, Refusal> {
+    let (mut bytes, mut reading, mut share) = (Vec::new(), Reading::default(), room.share());
     loop {
         // Who sends nothing has no buffer.
         stream.readable().await.map_err(|_| Refusal::HelloAbandoned)?;
-        bytes.reserve(STEP);
+        if bytes.len() == bytes.capacity() {
+            share.grow(bytes.len())?;
+            bytes.reserve_exact(STEP);
+        }
         match stream.try_read_buf(&mut bytes) {
             Ok(0) => return Err(Refusal::HelloAbandoned),
             Ok(_) => {}
@@ -44,6 +50,51 @@ pub async fn read(stream: &TcpStream) -> Result<Hello, Refusal> {
         if bytes.len() > LARGEST {
             return Err(Refusal::HelloTooLarge);
         }
+    }
+}
+
+/// What large ClientHellos may take up together, so that many clients that never end theirs cost no more than this.
+pub struct Room {
+    most: usize,
+    taken: Cell<usize>,
+}
+
+impl Room {
+    /// Bytes; small hellos do not count.
+    pub fn new(most: usize) -> Room {
+        Room { most, taken: Cell::new(0) }
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { room: self, bytes: 0 }
+    }
+}
+
+/// What one of them has.
+struct Share<'a> {
+    room: &'a Room,
+    bytes: usize,
+}
+
+impl Share<'_> {
+    /// To a step more than `bytes`.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if bytes < SMALL {
+            return Ok(());
+        }
+        let taken = self.room.taken.get() + STEP;
+        if taken > self.room.most {
+            return Err(Refusal::TooManyHellos);
+        }
+        self.room.taken.set(taken);
+        self.bytes += STEP;
+        Ok(())
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.room.taken.set(self.room.taken.get() - self.bytes);
     }
 }
 

@@ -51,11 +51,18 @@ pub struct Options {
     pub drain: Duration,
     /// At a time.
     pub connections: usize,
+    /// Of ClientHellos over 16 KiB that are under way, of a worker.
+    pub hello_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { handshake: Duration::from_secs(10), drain: Duration::from_secs(10), connections: 10_000 }
+        Options {
+            handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+            connections: 10_000,
+            hello_bytes: 32 << 20,
+        }
     }
 }
 

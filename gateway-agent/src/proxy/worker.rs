@@ -14,6 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
 use super::copy::Buffers;
+use super::hello::Room;
 use super::relay::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 
@@ -50,14 +51,18 @@ impl Worker {
 }
 
 /// What a worker keeps for the next connection that needs it.
-#[derive(Default)]
 pub struct Kept {
+    pub room: Room,
     pub pipes: Pipes,
     pub buffers: Buffers,
 }
 
 async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let kept = Rc::new(Kept::default());
+    let kept = Rc::new(Kept {
+        room: Room::new(shared.options.hello_bytes),
+        pipes: Pipes::default(),
+        buffers: Buffers::default(),
+    });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
