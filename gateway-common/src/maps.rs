@@ -484,7 +484,8 @@ pub struct Flow {
     pub window_shift: i8,
     pub _pad: u8,
     /// TCP, forward half in state NEW: the acknowledgement number that proves the client saw the SYN-ACK. CONNECTING and
-    /// REPLAYING: index in HELLOS. Spliced and established, forward half: the backend's MSS.
+    /// REPLAYING: index in HELLOS. Spliced and established, forward half: the backend's MSS, 0: no
+    /// limit.
     pub handshake: u32,
     /// Spliced: what is added to sequence numbers of the backend, and taken from the client's acknowledgements of them.
     pub delta: u32,

@@ -164,7 +164,7 @@ fn exceeds_backend<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
     }
     let payload = if frame.segments() > 1 { frame.segment_size() } else { packet.payload };
     // Options count (RFC 6691 section 3), and a segment without payload is never too large.
-    payload != 0 && payload + packet.header - 20 > flow.handshake
+    payload != 0 && flow.handshake != 0 && payload + packet.header - 20 > flow.handshake
 }
 
 /// Between the agent and a client: the stack brings it where it goes.

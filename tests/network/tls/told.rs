@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use gateway_tests::lab::{Agent, binary, eventually};
 use serde_json::Value;
 
+use super::mixed::{MIXED, publish};
 use super::{Stepwise, TlsBed, on_gateway, ready_when};
 
 fn ask(agent: &Agent, arguments: &str) -> Value {
@@ -74,6 +75,22 @@ fn a_trace_says_why_names_do_not_match() {
     let nameless = ask(&agent, "trace");
     assert_eq!(nameless.as_array().unwrap().len(), 2, "one for each address");
     assert!(nameless.as_array().unwrap().iter().all(|trace| trace["outcome"]["to"] == "unrecognized_name"));
+}
+
+#[test]
+fn a_trace_says_that_a_name_ends_here() {
+    let bed = TlsBed::new();
+    publish(&bed, "pod-2");
+    let agent = bed.agent();
+    let [v4, _] = crate::bed::on_gateway(MIXED);
+    let trace = ask(&agent, &format!("trace --sni a.wild.test --from 198.18.0.1:7 --to {v4}"));
+    assert_eq!(trace[0]["outcome"]["kind"], "terminate", "{trace}");
+    assert!(trace[0]["outcome"]["to"].as_str().unwrap().starts_with("the agent at "), "{trace}");
+    bed.who(v4, "canary.test").unwrap();
+    let agents = || agent.metric("sluice_backend_picked_total", &["service=\"agent\""]).unwrap();
+    assert_eq!(agents(), 0.0);
+    bed.who(v4, "a.wild.test").unwrap();
+    assert_eq!((agents(), hits(&agent, "*.wild.test")), (1.0, 1));
 }
 
 #[test]
