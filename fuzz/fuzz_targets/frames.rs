@@ -20,6 +20,7 @@ shared_with_the_packet_tests! {
     packet: "../../tests/packets/packet.rs",
     scene: "../../tests/packets/scene.rs",
     sound: "../../tests/packets/sound.rs",
+    wire: "../../tests/packets/wire.rs",
 }
 
 use std::cell::RefCell;

@@ -7,6 +7,7 @@
 //! - The kernel passes on what it found; rustls refuses a name that is none, and forgets an IP address.
 //! - Anything but one host name in the list is refused by the kernel, because another reader may take another entry. rustls takes a host name that
 //!   something of another type follows.
+//! - The kernel answers when the message is whole, rustls when the record around it is.
 //! - The kernel expects the hello first. rustls passes over records that mean nothing.
 
 use gateway_common::HELLO_BYTES;
@@ -15,6 +16,8 @@ use rustls::server::Acceptor;
 
 /// Prefixes of data up to here are all read, of longer data some.
 const ALL_PREFIXES: usize = 512;
+
+const LARGEST_RECORD: usize = 1 << 14;
 
 /// What rustls makes of the first bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,10 +85,15 @@ fn agrees(data: &[u8], ours: &Ours) {
                 "{ours:?}, rustls finds no name"
             ),
         },
-        Theirs::Waits => {
-            // Without the whole of the hello there is no telling that it has no name.
-            assert_ne!(ours.progress, Progress::Nameless, "rustls waits");
+        // The rest of the record, whatever it holds, brings no name.
+        Theirs::Waits if ours.progress == Progress::Nameless => {
+            let longer = [data, &[0; LARGEST_RECORD]].concat();
+            assert!(
+                !matches!(theirs(&longer), Theirs::Name(_) | Theirs::Waits),
+                "a hello that is not whole has no name"
+            );
         }
+        Theirs::Waits => {}
         Theirs::Refuses => {}
     }
 }

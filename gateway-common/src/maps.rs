@@ -306,7 +306,7 @@ pub struct Hello {
     pub sent: u32,
     /// The client's last window, as it came.
     pub window: u16,
-    /// The backend's MSS.
+    /// Bytes that a piece may have.
     pub mss: u16,
     /// What the client's SYN offered ([`crate::cookie::Options`]).
     pub options: u8,
@@ -323,7 +323,8 @@ pub struct Hello {
     pub edge: u32,
     /// What the client has acknowledged of the backend, in the backend's numbers.
     pub heard: u32,
-    pub _pad: u32,
+    /// The backend's MSS as it said it; what is sent may be smaller.
+    pub limit: u32,
     /// Coarse monotonic time of the last SYN or piece sent, ns.
     pub sent_at: u64,
     /// The PROXY protocol header ends where the hello starts.
@@ -483,7 +484,8 @@ pub struct Flow {
     pub window_shift: i8,
     pub _pad: u8,
     /// TCP, forward half in state NEW: the acknowledgement number that proves the client saw the SYN-ACK. CONNECTING and
-    /// REPLAYING: index in HELLOS.
+    /// REPLAYING: index in HELLOS. Spliced and established, forward half: the backend's MSS, 0: no
+    /// limit.
     pub handshake: u32,
     /// Spliced: what is added to sequence numbers of the backend, and taken from the client's acknowledgements of them.
     pub delta: u32,

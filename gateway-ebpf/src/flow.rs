@@ -235,10 +235,13 @@ fn promote(frame: Tc, packet: &Packet, flow: &mut Flow, found: &mut *mut Flow) -
     }
 }
 
-/// Drops an embryonic flow that a new connection takes the place of.
+/// Drops an embryonic flow that a new connection takes the place of. The port of the node towards a spliced one's backend rests:
+/// the backend may remember it.
 #[inline(never)]
 fn forget(key: &FlowKey, flow: &Flow) -> i32 {
-    let _ = EMBRYONIC.remove(&other_half(flow, key.protocol));
+    if flow.flags & flow_flags::SPLICED == 0 || flow.source == key.source {
+        let _ = EMBRYONIC.remove(&other_half(flow, key.protocol));
+    }
     let _ = EMBRYONIC.remove(key);
     0
 }
@@ -461,14 +464,15 @@ pub fn control(packet: &Packet, now: u64) -> u32 {
         return 1;
     }
     flow.flags |= flow_flags::FIN;
+    // One that is still being replayed is half closed when its backend has the whole hello.
+    if flow.state == flow_state::REPLAYING {
+        return 2;
+    }
     if let Some(half) = established(&other)
         && half.flags & flow_flags::FIN == 0
     {
-        // One that is still being replayed is half closed when its backend has the whole hello.
-        if flow.state == flow_state::ESTABLISHED {
-            flow.state = flow_state::HALF_CLOSED;
-            half.state = flow_state::HALF_CLOSED;
-        }
+        flow.state = flow_state::HALF_CLOSED;
+        half.state = flow_state::HALF_CLOSED;
         return 2;
     }
     retire(&packet.key, &other, flow_state::CLOSED, now);
@@ -482,10 +486,16 @@ fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
     let Some(flow) = established(key) else { return };
     copy(flow, &mut scratch.forward);
     let was_established = is_established(flow);
+    if !was_established {
+        scratch.forward.handshake = 0;
+    }
     let mut both = false;
     if let Some(half) = established(other) {
         copy(half, &mut scratch.reply);
         both = true;
+        if !was_established {
+            scratch.reply.handshake = 0;
+        }
     }
     scratch.forward.state = state;
     scratch.forward.last_seen = now;

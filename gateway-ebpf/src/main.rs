@@ -136,6 +136,10 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if packet.total > flow.route.mtu as u32 && redirect::exceeds(frame, packet.total, headers, flow.route.mtu) {
         return refuse(frame, packet, 0, Reason::PacketTooBig, flow.route.mtu);
     }
+    if exceeds_backend(frame, packet, flow) {
+        let mtu = flow.handshake + packet.transport - frame::ETHERNET + 20;
+        return refuse(frame, packet, 0, Reason::PacketTooBig, mtu as u16);
+    }
     flow.last_seen = now;
     count_passed(frame, packet, flow);
     if (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow)) || !rewrite::rewrite(frame, packet, flow) {
@@ -149,6 +153,18 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         flow::control(packet, now);
     }
     verdict
+}
+
+/// Whether a spliced client sends more in one segment than its backend takes: it was told an MSS before the backend was known.
+#[inline(always)]
+fn exceeds_backend<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
+    const SIDE: u8 = flow_flags::SPLICED | flow_flags::REPLY;
+    if flow.flags & SIDE != flow_flags::SPLICED || flow.state == flow_state::REPLAYING {
+        return false;
+    }
+    let payload = if frame.segments() > 1 { frame.segment_size() } else { packet.payload };
+    // Options count (RFC 6691 section 3), and a segment without payload is never too large.
+    payload != 0 && flow.handshake != 0 && payload + packet.header - 20 > flow.handshake
 }
 
 /// Between the agent and a client: the stack brings it where it goes.
@@ -324,6 +340,7 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
         || (packet.is_tcp() && packet.flags & (SYN | FIN | RST) != 0)
         || packet.ttl <= 1
         || packet.total > flow.route.mtu as u32
+        || exceeds_backend(frame, packet, flow)
         || !redirect::is_express(flow, now)
     {
         return Xdp::PASS;

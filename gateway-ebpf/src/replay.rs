@@ -91,16 +91,18 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         hello.heard = packet.acknowledgement.wrapping_sub(flow.delta);
     }
     if connecting {
+        // A client that only goes on has not missed an answer yet.
+        let again = packet.payload != 0 && offset.wrapping_add(packet.payload) as i32 <= hello.length as i32;
         if keep(frame, packet, hello) == 0 {
             return broken(frame);
         }
-        if packet.payload == 0 || now.wrapping_sub(hello.sent_at) < PATIENCE {
+        if !again || now.wrapping_sub(hello.sent_at) < PATIENCE {
             return Tc::DROP;
         }
         return if hello.syns < SYNS { send_syn(frame, packet, hello) } else { retry_later(flow) };
     }
     // What the slot has is sent from there, where the backend misses something: the client may have been told that it arrived.
-    if packet.payload != 0 && offset.wrapping_add(packet.payload) <= hello.length {
+    if packet.payload != 0 && (offset as i32) < hello.length as i32 {
         // A closed window is probed by one byte (RFC 9293 section 3.8.6.1).
         if hello.edge <= hello.acknowledged {
             hello.edge = hello.acknowledged + 1;
@@ -154,6 +156,9 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     } else {
         MSS_V4
     };
+    // Below that no client goes for a path MTU (Linux: net.ipv4.route.min_pmtu; RFC 8200 section 5).
+    let least = if packet.v6 { MSS_V6 } else { MSS_V4 };
+    hello.limit = if hello.mss > least { hello.mss } else { least } as u32;
     let scale = options.scale();
     hello.scale = scale.unwrap_or(0);
     let (of_backend, of_client) = splice::window_shifts(Options(hello.options).scale(), scale);
@@ -200,7 +205,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
     let total = hello.prelude + hello.length;
     let acknowledged = packet.acknowledgement.wrapping_sub(hello.client_sequence.wrapping_sub(hello.prelude));
     // Older than everything.
-    if packet.flags & ACK == 0 || acknowledged as i32 <= 0 {
+    if packet.flags & ACK == 0 || (acknowledged as i32) < 0 {
         return Tc::DROP;
     }
     if acknowledged >= total {
@@ -225,6 +230,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
 #[inline(never)]
 fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
     count::delivered(&hello.client, forward);
+    forward.handshake = hello.limit;
     release(hello);
     // SAFETY: a map value or null.
     let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else { return GO_ON };

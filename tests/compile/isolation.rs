@@ -1,15 +1,19 @@
-//! Which backends a server name leads to: what compile made of listeners and routes, looked up as the data plane does, against
-//! the Gateway API's rules taken literally, for one server name at a time.
+//! Which backends a server name leads to: what compile made of listeners and routes, looked up as the data plane does (by the IR,
+//! by the map entries, by the agent's table), against the Gateway API's rules taken literally, for one server name at a time.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gateway_agent::compile::{CONTROLLER, compile};
+use gateway_agent::emit::maps::{self, Wanted};
 use gateway_agent::index::{
     AddressRequest, AllowedNamespaces, CertificateRef, Change, Created, Gateway, GatewayClass, Index, Listener,
     ListenerProtocol, Meta, Name, Object, Origin, ParentRef, Route, RouteType, TlsListener, TlsMode,
 };
 use gateway_agent::ir::{HostName, Ir, Traffic};
+use gateway_agent::proxy::Table;
+use gateway_common::SniKey;
 use proptest::prelude::*;
 
 use crate::render;
@@ -255,6 +259,26 @@ fn look_up(ir: &Ir, address: IpAddr, port: u16, server_name: Option<&str>) -> Ou
     Some((section, name.backends.as_ref().map(|set| Arc::clone(&set.route).to_string())))
 }
 
+/// The same by the keys of the map SNI, as the kernel walks a name.
+fn look_up_in_maps(wanted: &Wanted, address: IpAddr, port: u16, server_name: Option<&str>) -> Option<(String, bool)> {
+    let mut sni: HashMap<SniKey, (String, bool)> = HashMap::new();
+    for listener in &wanted.listeners {
+        for at in &listener.addresses {
+            for name in listener.tls.iter().flat_map(|tls| &tls.names).filter(|name| name.is_on(&at.key)) {
+                let value =
+                    (format!("{}/{}", listener.name.gateway, listener.name.section), name.set(&at.key).is_some());
+                assert_eq!(sni.insert(name.key(&at.key), value), None, "a key is there twice");
+            }
+        }
+    }
+    let key = |wildcard, name: &str| SniKey::new(maps::address(address), port, wildcard, name.as_bytes());
+    let exact = server_name.map(|name| key(false, name));
+    let suffixes = server_name.into_iter().flat_map(|name| name.match_indices('.').map(move |(i, _)| &name[i + 1..]));
+    let wildcards = suffixes.map(|suffix| key(true, suffix));
+    let mut keys = exact.into_iter().chain(wildcards).chain([key(true, "")]);
+    keys.find_map(|key| sni.get(&key).cloned())
+}
+
 fn world() -> impl Strategy<Value = World> {
     let created = || prop::option::of(0_i64..3);
     let port = || prop::sample::select(vec![443_u16, 443, 8443]);
@@ -273,19 +297,29 @@ fn world() -> impl Strategy<Value = World> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_server_name_leads_where_the_rules_say(world in world()) {
         let mut index = Index::new(render::node());
         index.apply(objects(&world).into_iter().map(Change::Set));
         let (ir, _) = compile(&index);
+        let wanted = maps::maps(&ir, None);
+        let table = Table::new(Arc::new(ir.clone()), Default::default());
         for (i, address) in ADDRESSES.iter().enumerate() {
             let address = address.parse().expect("an address");
             for port in [443, 8443] {
                 for name in SERVER_NAMES.iter().map(|name| Some(*name)).chain([None]) {
                     let expected = world.outcome(i, port, name);
-                    prop_assert_eq!(look_up(&ir, address, port, name), expected, "{:?} to {}:{}", name, address, port);
+                    let found = look_up(&ir, address, port, name);
+                    prop_assert_eq!(&found, &expected, "{:?} to {}:{}", name, address, port);
+                    let of_kernel = look_up_in_maps(&wanted, address, port, name);
+                    let has_backends = expected.clone().map(|(listener, route)| (listener, route.is_some()));
+                    prop_assert_eq!(of_kernel, has_backends, "{:?} to {}:{} in the maps", name, address, port);
+                    let of_agent = table.find(SocketAddr::new(address, port), name.map(str::as_bytes));
+                    let of_agent = of_agent.map(|found| found.backends.route.to_string());
+                    let route = expected.and_then(|(_, route)| route);
+                    prop_assert_eq!(of_agent, route, "{:?} to {}:{} in the agent", name, address, port);
                 }
             }
         }

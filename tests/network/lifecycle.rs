@@ -58,6 +58,28 @@ fn new_agent_repairs_what_changed_while_none_ran() {
 }
 
 #[test]
+fn programs_are_taken_over_unless_their_maps_are_not() {
+    let bed = Bed::web(&[address::POD_1]);
+    let node = &bed.world.gateway;
+    let id = || {
+        let pin = node.run(&format!("ls {PINS}/programs")).unwrap();
+        let pin = pin.lines().find(|pin| pin.starts_with("ingress_tc")).unwrap().to_owned();
+        let text = node.run(&format!("bpftool prog show pinned {PINS}/programs/{pin}")).unwrap();
+        text.split(':').next().unwrap_or_default().to_owned()
+    };
+    bed.agent().kill().unwrap();
+    let first = id();
+    bed.agent().kill().unwrap();
+    assert_eq!(id(), first, "the same object needs no verifier twice");
+    // The programs would go on with a map that nobody else sees.
+    node.run(&format!("rm {PINS}/LISTENERS")).unwrap();
+    let _agent = bed.agent();
+    assert_ne!(id(), first);
+    assert_eq!(node.run(&format!("ls {PINS}/programs")).unwrap().lines().count(), 4, "none is left over");
+    assert_eq!(bed.tcp(on_gateway(WEB)[0]).unwrap().name, "pod-1");
+}
+
+#[test]
 fn stopped_agent_leaves_the_traffic_alone() {
     let bed = Bed::web(&[address::POD_1]);
     let mut agent = bed.agent();

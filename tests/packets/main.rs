@@ -14,6 +14,7 @@ mod pool;
 mod scene;
 mod segment;
 mod sound;
+mod tape;
 mod tls;
 mod wire;
 mod world;

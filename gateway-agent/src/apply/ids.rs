@@ -137,6 +137,14 @@ mod tests {
         assert_eq!(ids.take(), Some(first));
     }
 
+    #[test]
+    fn an_id_of_others_is_nobodys() {
+        let mut ids = Ids::new(3..5, &HashSet::from([1, 3]));
+        ids.free(1);
+        ids.settle();
+        assert_eq!((ids.take(), ids.take()), (Some(4), None));
+    }
+
     proptest! {
         #[test]
         fn ranges_never_overlap_and_come_back_whole(

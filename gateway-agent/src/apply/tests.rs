@@ -39,13 +39,15 @@ fn set_of(backend: u8) -> Arc<Set> {
 }
 
 /// A name of a listener with the backend of this number; 0: with none.
-fn server_name(listener: u8, host: u8, backend: u8) -> ServerName {
-    let host = match host {
+fn server_name(listener: u8, host_number: u8, backend: u8) -> ServerName {
+    let host = match host_number {
         0 if listener == FIRST_TLS => HostName::Any,
-        0..4 => HostName::Wildcard(format!("{host}.l{listener}.example").into()),
-        _ => HostName::Exact(format!("{host}.l{listener}.example").into()),
+        host @ 0..4 => HostName::Wildcard(format!("{host}.l{listener}.example").into()),
+        host => HostName::Exact(format!("{host}.l{listener}.example").into()),
     };
-    ServerName::new(host, [(backend != 0).then(|| set_of(backend)), None])
+    let name = ServerName::new(host, [(backend != 0).then(|| set_of(backend)), None]);
+    // Another Gateway has it there.
+    if host_number == 9 { name.without(key(1, 443).address) } else { name }
 }
 
 fn tls(listener: u8, names: &[(u8, u8)]) -> Tls {
@@ -92,7 +94,8 @@ fn wanted(specs: &[Spec]) -> Wanted {
 }
 
 fn path(address: Address, _local: bool) -> Path {
-    Path { source: Address::v4([198, 19, 255, 1]), ifindex: u32::from(address.octets[15]), mtu: 1500 }
+    let last = address.octets[15];
+    Path { source: Address::v4([198, 19, 255, 1]), ifindex: last.into(), mtu: 1400 + u16::from(last) }
 }
 
 /// The maps hold what is wanted and nothing else.
@@ -136,7 +139,8 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
     }
     let present: BTreeSet<_> = store.backends.values().map(|b| (b.address, b.flags)).collect();
     let sets = wanted.listeners.iter().flat_map(|l| {
-        let of_names = l.tls.iter().flat_map(|tls| &tls.names).filter_map(|name| name.set(&l.addresses[0].key));
+        let names = l.addresses.iter().flat_map(|a| l.tls.iter().flat_map(|tls| &tls.names).map(|name| (name, &a.key)));
+        let of_names = names.filter(|(name, at)| name.is_on(at)).filter_map(|(name, at)| name.set(at));
         l.addresses.iter().filter_map(|a| a.set.as_ref()).chain(of_names)
     });
     let flags = |b: &maps::Backend| {
@@ -164,6 +168,9 @@ fn assert_holds_names(store: &Memory, applier: &Applier, wanted: &Wanted) {
         for at in listener.addresses.iter().map(|a| &a.key) {
             let port = ports.entry(*at).or_insert((ids[&listener.name], 0, 0));
             for name in &tls.names {
+                if !name.is_on(at) {
+                    continue;
+                }
                 let (wildcard, looked_up) = match &name.host {
                     HostName::Exact(name) => (0, name.as_bytes()),
                     HostName::Wildcard(suffix) => (1, suffix.as_bytes()),
@@ -171,8 +178,11 @@ fn assert_holds_names(store: &Memory, applier: &Applier, wanted: &Wanted) {
                 };
                 let labels = if looked_up.is_empty() { 0 } else { looked_up.split(|b| *b == b'.').count() as u32 };
                 port.1 |= if wildcard == 1 { server_name::wildcard_bit(labels) } else { 0 };
-                if tls.mode == sni_mode::PASSTHROUGH && name.set(at).is_some() {
-                    port.2 = 1500;
+                for backend in name.set(at).iter().flat_map(|set| set.backends()) {
+                    let mtu = path(backend.address, backend.local).mtu;
+                    if tls.mode == sni_mode::PASSTHROUGH && (port.2 == 0 || mtu < port.2) {
+                        port.2 = mtu;
+                    }
                 }
                 let key = SniKey::new(at.address, at.port, wildcard == 1, looked_up);
                 expected.insert(key, (ids[&listener.name], tls.mode, name.host.to_string(), name.set(at)));
@@ -436,6 +446,17 @@ fn hits_of_a_name_survive_what_is_written_over_it() {
     other.listeners[0].tls.as_mut().unwrap().mode = sni_mode::PASSTHROUGH;
     applier.apply(&other, path, &mut store);
     assert!(store.names.values().all(|name| name.hits == 7 && name.mode == sni_mode::PASSTHROUGH));
+}
+
+#[test]
+fn a_damaged_name_is_written_again() {
+    let (mut store, mut applier) = adopted(CAPACITY);
+    let state = names_wanted(&[&[(0, 1), (1, 1), (4, 1)]]);
+    applier.apply(&state, path, &mut store);
+    store.names.values_mut().for_each(|name| name.name[0] = b'?');
+    let mut applier = Applier::adopt(&mut store).unwrap();
+    assert_eq!(applier.apply(&state, path, &mut store).writes, 3);
+    assert_holds(&store, &applier, &state);
 }
 
 #[test]

@@ -368,6 +368,7 @@ impl Options {
             connections: *proxy_connections,
             handshake: Duration::from_secs(*proxy_handshake),
             drain: Duration::from_secs(*proxy_drain),
+            ..proxy::Options::default()
         }
     }
 

@@ -2,9 +2,15 @@
 
 use std::sync::Arc;
 
+use rustls::client::verify_server_name;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+
 use super::Reason;
-use crate::index::{CertificateRef, Gateway, Index, Kind, Name, TlsMode};
-use crate::ir::Certificate;
+use super::gateways::Plan;
+use crate::index::{CertificateRef, Gateway, Index, Kind, Name, ObjectId, TlsMode};
+use crate::ir::{Certificate, HostName};
+use crate::source::{Problem, Severity};
 
 /// The certificates of a listener, or why it cannot be served: one that is missing would leave clients without an answer.
 pub fn resolve(index: &Index, gateway: &Gateway, mode: &TlsMode) -> Result<Vec<Arc<Certificate>>, (Reason, String)> {
@@ -29,6 +35,31 @@ pub fn resolve(index: &Index, gateway: &Gateway, mode: &TlsMode) -> Result<Vec<A
         Some(reason) => Err((reason, messages.join("; "))),
         None => Ok(found),
     }
+}
+
+/// Listeners with a hostname that none of their certificates is for: no client would go on.
+pub fn for_others(plan: &Plan, problems: &mut Vec<Problem>) {
+    for (i, listener) in plan.listeners.iter().enumerate() {
+        let (HostName::Exact(host), Ok(certificates)) = (listener.hostname(), &listener.certificates) else { continue };
+        if certificates.is_empty() || certificates.iter().any(|certificate| is_for(certificate, host)) {
+            continue;
+        }
+        let meta = &plan.gateway.meta;
+        let id = ObjectId { kind: Kind::Gateway, name: meta.name.clone() };
+        let field = format!("spec.listeners[{i}].tls.certificateRefs");
+        let message =
+            format!("no certificate has {host} among its subjectAltNames, so clients refuse them; use another");
+        problems.push(Problem::of_object(Severity::Warning, id, &meta.origin, &field, message));
+    }
+}
+
+fn is_for(certificate: &Certificate, host: &str) -> bool {
+    let Some(first) = certificate.chain.first() else { return false };
+    let first = CertificateDer::from(first.as_slice());
+    let (Ok(name), Ok(parsed)) = (ServerName::try_from(host), ParsedCertificate::try_from(&first)) else {
+        return false;
+    };
+    verify_server_name(&parsed, &name).is_ok()
 }
 
 fn follow(index: &Index, gateway: &Gateway, reference: &CertificateRef) -> Result<Arc<Certificate>, (Reason, String)> {

@@ -1,8 +1,9 @@
 //! Who has which port of which address, and which host names of it: Gateways may share addresses.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::Reason;
 use super::gateways::Plan;
@@ -59,7 +60,7 @@ impl<'a> Claims<'a> {
                     HostName::Any => "TLS for every host name on ".to_owned(),
                     host => format!("TLS for {host} on "),
                 };
-                (Reason::HostnameConflict, of, *names.get(&host.into())?, "hostname, port or address")
+                (Reason::HostnameConflict, of, *names.get(&Pattern::from(host))?, "hostname, port or address")
             }
         };
         let message = format!(
@@ -81,17 +82,17 @@ impl<'a> Claims<'a> {
             (Entry::Vacant(entry), Some(host)) => {
                 entry.insert(Claim::Names(HashMap::from([(host.into(), holder)])));
             }
-            (entry, None) => drop(entry.insert_entry(Claim::Whole(holder))),
+            (entry, None) => drop(entry.insert(Claim::Whole(holder))),
         }
     }
 
     /// The more specific listener that takes all of `host` away from a TLS listener on an address: listener isolation.
     pub fn taken_away(&self, address: IpAddr, listener: &Listener, host: &HostName) -> Option<Holder<'a>> {
+        let own = Pattern::from(hostname(listener)?);
         match self.ports.get(&(address, listener.port, Protocol::Tcp))? {
-            Claim::Names(names) if names.len() > 1 => covering(host)
-                .find_map(|pattern| names.get(&pattern))
-                .filter(|owner| !std::ptr::eq(owner.listener, listener))
-                .copied(),
+            Claim::Names(names) if names.len() > 1 => {
+                covering(host).take_while(|pattern| *pattern != own).find_map(|pattern| names.get(&pattern)).copied()
+            }
             Claim::Names(_) | Claim::Whole(_) => None,
         }
     }

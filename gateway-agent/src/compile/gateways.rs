@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::listeners::{Fate, ListenerPlan, mark_conflicts, mark_overlaps};
-use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, Subject};
+use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, Subject, certificates};
 use crate::index::{AddressRequest, Gateway, Index, Kind, ObjectId};
 use crate::source::{Problem, Severity};
 
@@ -57,6 +57,7 @@ pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Pr
             None => problems.push(not_ours(gateway, index)),
         }
     }
+    plans.iter().for_each(|plan| certificates::for_others(plan, problems));
     plans.sort_by_cached_key(|plan| plan.gateway.meta.precedence());
     plans
 }

@@ -7,7 +7,17 @@ use crate::ir::HostName;
 /// Whether every server name that `narrow` stands for is one of `wide`. Two host names stand for names of which one set holds
 /// the other, or have none in common.
 pub fn covers(wide: &HostName, narrow: &HostName) -> bool {
-    covering(narrow).any(|pattern| pattern == Pattern::from(wide))
+    match (wide, narrow) {
+        (HostName::Any, _) => true,
+        (HostName::Exact(wide), HostName::Exact(narrow)) => wide == narrow,
+        (HostName::Wildcard(wide), HostName::Exact(narrow)) => is_below(narrow, wide),
+        (HostName::Wildcard(wide), HostName::Wildcard(narrow)) => wide == narrow || is_below(narrow, wide),
+        (HostName::Exact(_), _) | (HostName::Wildcard(_), HostName::Any) => false,
+    }
+}
+
+fn is_below(name: &str, parent: &str) -> bool {
+    name.strip_suffix(parent).is_some_and(|rest| rest.ends_with('.'))
 }
 
 /// What a route gets of a listener.
@@ -47,4 +57,35 @@ pub fn covering(host: &HostName) -> impl Iterator<Item = Pattern<'_>> {
 
 fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, parent)| parent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_covers_a_host_name_is_listed_most_specific_first() {
+        let exact = |name: &str| HostName::Exact(name.into());
+        let wildcard = |suffix: &str| HostName::Wildcard(suffix.into());
+        let all = [
+            exact("a.example.com"),
+            wildcard("a.example.com"),
+            exact("example.com"),
+            wildcard("example.com"),
+            wildcard("xample.com"),
+            wildcard("com"),
+            exact("com"),
+            HostName::Any,
+        ];
+        for narrow in &all {
+            let listed: Vec<Pattern> = covering(narrow).collect();
+            for wide in &all {
+                assert_eq!(covers(wide, narrow), listed.contains(&wide.into()), "{wide} and {narrow}");
+            }
+        }
+        let listed: Vec<Pattern> = covering(&all[0]).collect();
+        let expected =
+            [Pattern::Exact("a.example.com"), Pattern::Wildcard("example.com"), Pattern::Wildcard("com"), Pattern::Any];
+        assert_eq!(listed, expected);
+    }
 }

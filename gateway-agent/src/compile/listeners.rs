@@ -1,6 +1,7 @@
 //! The listeners of a Gateway: what they take, which are distinct, what their status says.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::hostnames::covers;
@@ -32,6 +33,8 @@ pub struct Winner<'a> {
     pub of: RouteType,
     pub name: &'a Name,
     pub backends: Arc<BackendSet>,
+    /// Addresses on which a more specific listener has the host name.
+    pub not_on: Vec<IpAddr>,
 }
 
 /// What becomes of a listener.

@@ -30,13 +30,10 @@ mod listeners;
 mod report;
 mod routes;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use claims::Claims;
 use gateways::Plan;
-use listeners::ListenerPlan;
+use listeners::{ListenerPlan, Winner};
 pub use report::*;
 
 use crate::index::{Index, ListenerProtocol, TlsMode};
@@ -65,7 +62,7 @@ pub fn compile(index: &Index) -> (Ir, Report) {
                 },
                 addresses: plan.addresses.clone(),
                 port: listener.spec.port,
-                traffic: traffic(plan, listener, &claims)?,
+                traffic: traffic(plan, listener)?,
             })
         }));
         ir.exclusive_addresses.extend(plan.exclusive_addresses());
@@ -80,7 +77,7 @@ pub fn compile(index: &Index) -> (Ir, Report) {
 }
 
 /// `None`: a protocol that is not served.
-fn traffic(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Option<Traffic> {
+fn traffic(plan: &Plan, listener: &ListenerPlan) -> Option<Traffic> {
     match &listener.spec.protocol {
         ListenerProtocol::Forwarded(protocol) => {
             let backends = listener.hosts.get(&HostName::Any).map(|winner| Arc::clone(&winner.backends));
@@ -94,7 +91,7 @@ fn traffic(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Option<Traf
                 }
                 (TlsMode::Terminate { .. }, Err(_)) => ir::TlsMode::Terminate { certificates: Vec::new() },
             };
-            Some(Traffic::Tls { mode, names: server_names(plan, listener, claims) })
+            Some(Traffic::Tls { mode, names: server_names(plan, listener) })
         }
         ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Other(_) => None,
     }
@@ -103,19 +100,18 @@ fn traffic(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Option<Traf
 /// What a listener takes, its own hostname included, less what belongs to more specific listeners of the same address and
 /// port. Each of these has its own hostname among its names, so that of all names on an address and port that match a server
 /// name the most specific one belongs to the most specific listener that matches it: one look-up does for both choices.
-fn server_names(plan: &Plan, listener: &ListenerPlan, claims: &Claims) -> Vec<ServerName> {
-    let mut hosts: BTreeSet<&HostName> = BTreeSet::from([listener.hostname()]);
-    if listener.serves() {
-        hosts.extend(listener.hosts.keys());
-    }
-    let name = |host: &HostName| {
-        let is_away = |address: &&IpAddr| claims.taken_away(**address, listener.spec, host).is_some();
-        let not_on: Vec<IpAddr> = plan.addresses.iter().filter(is_away).copied().collect();
-        (not_on.len() < plan.addresses.len()).then(|| ServerName {
-            host: host.clone(),
-            backends: listener.hosts.get(host).filter(|_| listener.serves()).map(|winner| Arc::clone(&winner.backends)),
-            not_on,
-        })
+fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<ServerName> {
+    let hosts =
+        listener.hosts.iter().filter(|(_, winner)| listener.serves() && winner.not_on.len() < plan.addresses.len());
+    let name = |(host, winner): (&HostName, &Winner)| ServerName {
+        host: host.clone(),
+        backends: Some(Arc::clone(&winner.backends)),
+        not_on: winner.not_on.clone(),
     };
-    hosts.into_iter().filter_map(name).collect()
+    let mut names: Vec<ServerName> = hosts.map(name).collect();
+    let own = listener.hostname();
+    if let Err(place) = names.binary_search_by(|name| name.host.cmp(own)) {
+        names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() });
+    }
+    names
 }

@@ -156,8 +156,10 @@ impl Attachment<'_, '_> {
             let message = no_such_host(&open, plan) + &others.collect::<String>();
             return refuse(Reason::NoMatchingListenerHostname, message);
         }
+        let nowhere = self.hosts_of_nobody(open.iter().map(|&i| plan.listeners[i].hostname()));
         let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
-        let remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
+        let mut remarks: Vec<String> = wanted.flat_map(|(i, hosts)| self.take(sections.gateway, i, hosts)).collect();
+        remarks.extend(nowhere);
         let yes = |message| Condition::yes(ConditionType::Accepted, Reason::Accepted, message);
         match remarks.is_empty() {
             true => yes("The route is attached".into()),
@@ -185,44 +187,57 @@ impl Attachment<'_, '_> {
     }
 
     /// The host names that the route wants of a listener. A route without any wants all that the listener has.
-    fn hosts(&self, listener: &ListenerPlan) -> BTreeSet<HostName> {
+    fn hosts(&self, listener: &ListenerPlan) -> Vec<HostName> {
         let of_listener = listener.hostname();
         if self.route.hostnames.is_empty() {
-            return BTreeSet::from([of_listener.clone()]);
+            return vec![of_listener.clone()];
         }
-        self.route.hostnames.iter().filter_map(|host| intersection(host, of_listener)).collect()
+        let mut hosts: Vec<_> =
+            self.route.hostnames.iter().filter_map(|host| intersection(host, of_listener)).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+
+    /// Says which of its host names are within the hostname of no listener.
+    fn hosts_of_nobody<'l>(&self, listeners: impl Iterator<Item = &'l HostName> + Clone) -> Option<String> {
+        let is_nobodys = |host: &&HostName| listeners.clone().all(|listener| intersection(host, listener).is_none());
+        let hosts: Vec<String> = self.route.hostnames.iter().filter(is_nobodys).map(ToString::to_string).collect();
+        (!hosts.is_empty()).then(|| format!("spec.hostnames: no listener here takes {}", some(&hosts)))
     }
 
     /// Attaches to a listener; says so where that brings no traffic.
-    fn take(&mut self, gateway: usize, i: usize, hosts: BTreeSet<HostName>) -> Vec<String> {
-        let (route, plan) = (self.route, &mut self.plans[gateway]);
-        let listener = &mut plan.listeners[i];
+    fn take(&mut self, gateway: usize, i: usize, hosts: Vec<HostName>) -> Vec<String> {
+        let (route, claims) = (self.route, self.claims);
+        let Plan { gateway: own, addresses, listeners, .. } = &mut self.plans[gateway];
+        let listener = &mut listeners[i];
         if self.taken.insert((gateway, i)) {
             listener.attached += 1;
         }
-        let section = &listener.spec.name;
-        let goes_by_names = matches!(listener.spec.protocol, ListenerProtocol::Tls(_));
-        let addresses = if goes_by_names && listener.holds_its_place() { &plan.addresses[..] } else { &[] };
+        let (spec, section) = (listener.spec, &listener.spec.name);
+        let goes_by_names = matches!(spec.protocol, ListenerProtocol::Tls(_));
+        let addresses = if goes_by_names && listener.holds_its_place() { &addresses[..] } else { &[] };
         let mut lost: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for host in hosts {
-            let taken_away = |address| self.claims.taken_away(address, listener.spec, &host);
-            let owner = addresses.iter().find_map(|address| Some((address, taken_away(*address)?)));
-            let shown = host.to_string();
-            let winner = listener.hosts.entry(host).or_insert_with(|| Winner {
+            let taken_away = |address| claims.taken_away(address, spec, &host);
+            let not_on = || addresses.iter().copied().filter(|address| taken_away(*address).is_some()).collect();
+            let winner = listener.hosts.entry(host.clone()).or_insert_with(|| Winner {
                 of: route.of,
                 name: &route.meta.name,
                 backends: self.backends.clone(),
+                not_on: not_on(),
             });
-            if let Some((address, owner)) = owner {
-                let (section, gateway) = (&owner.listener.name, owner.gateway);
-                let to = match std::ptr::eq::<Gateway>(gateway, plan.gateway.as_ref()) {
+            let away = winner.not_on.first().and_then(|address| Some((address, taken_away(*address)?)));
+            if let Some((address, owner)) = away {
+                let section = &owner.listener.name;
+                let to = match std::ptr::eq::<Gateway>(owner.gateway, own.as_ref()) {
                     true => format!("to listener {section}"),
-                    false => format!("on {address} to listener {section} of Gateway {}", gateway.meta.name),
+                    false => format!("on {address} to listener {section} of Gateway {}", owner.gateway.meta.name),
                 };
-                lost.entry(format!("{to}, whose hostname is more specific")).or_default().push(shown);
+                lost.entry(format!("{to}, whose hostname is more specific")).or_default().push(host.to_string());
             } else if (winner.of, winner.name) != (route.of, &route.meta.name) {
-                let by = format!("by {} {}", winner.of, winner.name);
-                lost.entry(format!("{by}, which comes first (the older, then by name)")).or_default().push(shown);
+                let by = format!("by {} {}, which comes first (the older, then by name)", winner.of, winner.name);
+                lost.entry(by).or_default().push(host.to_string());
             }
         }
         let mut remarks: Vec<String> = lost

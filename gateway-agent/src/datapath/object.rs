@@ -1,5 +1,7 @@
 //! The eBPF object, as the build embedded it.
 
+use gateway_common::hash::mix;
+
 /// ELF parsers want their input aligned.
 #[repr(C, align(32))]
 struct Aligned<Bytes: ?Sized>(Bytes);
@@ -9,6 +11,18 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 /// `None` in a binary that was built without the eBPF tool chain.
 pub fn bytes() -> Option<&'static [u8]> {
     Some(&OBJECT.0).filter(|bytes| !bytes.is_empty())
+}
+
+/// Tells objects apart.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    let word = |part: &[u8]| part.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    bytes.chunks(8).fold(bytes.len() as u64, |hash, part| mix(hash ^ word(part)))
+}
+
+/// Whether its programs print: a debug object.
+pub fn prints(bytes: &[u8]) -> bool {
+    const MAP: &[u8] = b"AYA_LOG";
+    bytes.windows(MAP.len()).any(|part| part == MAP)
 }
 
 /// The object is in the kernel now: its pages leave memory.

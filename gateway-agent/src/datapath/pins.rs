@@ -68,6 +68,11 @@ impl Pins {
         self.directory.join(PROGRAMS).join(name)
     }
 
+    /// Every pinned program.
+    pub fn programs(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(self.directory.join(PROGRAMS))?.map(|entry| Ok(entry?.path())).collect()
+    }
+
     pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
         self.directory.join(LINKS).join(format!("{hook}_{ifindex}"))
     }

@@ -37,6 +37,11 @@ pub enum LoadError {
     Program { program: &'static str, error: String },
     #[error("the eBPF object has no program {0} of the right kind; build it anew with `cargo xtask build`")]
     NoProgram(&'static str),
+    #[error(
+        "the eBPF object has {found}, where this agent wants {wanted}: they are of different builds; build them together with \
+         `cargo xtask build`"
+    )]
+    OtherBuild { found: String, wanted: String },
     #[error("cannot {action} {path}: {source}")]
     Pin { action: &'static str, path: String, source: io::Error },
 }
@@ -56,6 +61,18 @@ impl Programs {
         let bytes = object::bytes().ok_or(LoadError::Stub)?;
         let shapes = shapes(sizes);
         let resized = prepare(pins, &shapes)?;
+        let object = object::fingerprint(bytes);
+        if resized.is_empty() && !object::prints(bytes) {
+            match Programs::pinned(pins, object, &shapes) {
+                Some(programs) => {
+                    tracing::debug!("the programs of an earlier agent are those of this object");
+                    object::forget();
+                    programs.take_over_links(pins)?;
+                    return Ok(programs);
+                }
+                None => tracing::debug!("the programs are loaded anew"),
+            }
+        }
         let mut loader = EbpfLoader::new();
         for shape in &shapes {
             loader.map_max_entries(shape.name, shape.entries).map_pin_path(shape.name, pins.map(shape.name));
@@ -64,14 +81,15 @@ impl Programs {
             Some(missing) => LoadError::Missing(missing),
             None => LoadError::Load(Box::new(error)),
         })?;
+        check(pins, &shapes)?;
         for shape in &resized {
             copy(pins, shape)?;
         }
         let programs = Programs {
-            tc: load_tc(&mut ebpf, TC, pins)?,
-            egress: load_tc(&mut ebpf, EGRESS, pins)?,
-            xdp: load_xdp(&mut ebpf, pins)?,
-            sweep: load_tc(&mut ebpf, SWEEP, pins)?,
+            tc: load_tc(&mut ebpf, TC, object, pins)?,
+            egress: load_tc(&mut ebpf, EGRESS, object, pins)?,
+            xdp: load_xdp(&mut ebpf, object, pins)?,
+            sweep: load_tc(&mut ebpf, SWEEP, object, pins)?,
             trace: Trace::of(&mut ebpf),
         };
         // The instructions and their BTF are in the kernel now.
@@ -79,11 +97,30 @@ impl Programs {
         object::forget();
         memory::trim_heap();
         programs.take_over_links(pins)?;
-        for shape in &resized {
-            let old = old(pins, shape.name);
+        for old in resized.iter().map(|shape| old(pins, shape.name)).chain(other_programs(pins, object)?) {
             fs::remove_file(&old).map_err(failed("remove", &old))?;
         }
         Ok(programs)
+    }
+
+    /// The programs that an earlier agent has loaded from the same object, around the maps that are pinned now: the verifier
+    /// takes longer than all the rest of a start.
+    fn pinned(pins: &Pins, object: u64, shapes: &[Shape]) -> Option<Programs> {
+        let classifier = |name| SchedClassifier::from_pin(pins.program(&pin_name(name, object))).ok();
+        let programs = Programs {
+            tc: classifier(TC)?,
+            egress: classifier(EGRESS)?,
+            xdp: Xdp::from_pin(pins.program(&pin_name(XDP, object)), XdpAttachType::Interface).ok()?,
+            sweep: classifier(SWEEP)?,
+            trace: None,
+        };
+        let infos = [programs.tc.info(), programs.egress.info(), programs.xdp.info(), programs.sweep.info()];
+        let mut used = Vec::new();
+        for info in infos {
+            used.extend(info.ok()?.map_ids().ok()??);
+        }
+        let is_used = |shape: &Shape| MapInfo::from_pin(pins.map(shape.name)).is_ok_and(|map| used.contains(&map.id()));
+        shapes.iter().all(is_used).then_some(programs)
     }
 
     /// Expires flows and ends those of backends that have gone; says how many ended.
@@ -177,21 +214,38 @@ fn prepare<'a>(pins: &Pins, shapes: &'a [Shape]) -> Result<Vec<&'a Shape>, LoadE
     Ok(resized)
 }
 
-fn load_tc(ebpf: &mut Ebpf, name: &'static str, pins: &Pins) -> Result<SchedClassifier, LoadError> {
+/// The maps that were made by the object hold what this agent takes them for.
+fn check(pins: &Pins, shapes: &[Shape]) -> Result<(), LoadError> {
+    for shape in shapes {
+        let sized = |key: u32, value: u32, entries: u32| {
+            format!("a map {} of {entries} entries with keys of {key} and values of {value} bytes", shape.name)
+        };
+        let wanted = sized(shape.key, shape.value, shape.entries);
+        let found = match MapInfo::from_pin(pins.map(shape.name)) {
+            Ok(info) if shape.is_same(&info) => continue,
+            Ok(info) => sized(info.key_size(), info.value_size(), info.max_entries()),
+            Err(_) => format!("no map {}", shape.name),
+        };
+        return Err(LoadError::OtherBuild { found, wanted });
+    }
+    Ok(())
+}
+
+fn load_tc(ebpf: &mut Ebpf, name: &'static str, object: u64, pins: &Pins) -> Result<SchedClassifier, LoadError> {
     let refused = |error| refused(name, error);
     let program = ebpf.program_mut(name).ok_or(LoadError::NoProgram(name))?;
     let Program::SchedClassifier(program) = program else { return Err(LoadError::NoProgram(name)) };
     program.load().map_err(refused)?;
-    let pin = pin(pins, name, |path| program.pin(path))?;
+    let pin = pin(pins, &pin_name(name, object), |path| program.pin(path))?;
     SchedClassifier::from_pin(&pin).map_err(refused)
 }
 
-fn load_xdp(ebpf: &mut Ebpf, pins: &Pins) -> Result<Xdp, LoadError> {
+fn load_xdp(ebpf: &mut Ebpf, object: u64, pins: &Pins) -> Result<Xdp, LoadError> {
     let refused = |error| refused(XDP, error);
     let program = ebpf.program_mut(XDP).ok_or(LoadError::NoProgram(XDP))?;
     let Program::Xdp(program) = program else { return Err(LoadError::NoProgram(XDP)) };
     program.load().map_err(refused)?;
-    let pin = pin(pins, XDP, |path| program.pin(path))?;
+    let pin = pin(pins, &pin_name(XDP, object), |path| program.pin(path))?;
     Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(refused)
 }
 
@@ -209,6 +263,18 @@ fn last_lines(text: &str) -> String {
         [first, .., a, b, c, d, e, f] => [first, "…", a, b, c, d, e, f].join("\n"),
         _ => text.to_owned(),
     }
+}
+
+/// Programs of one name from different objects are told apart.
+fn pin_name(program: &str, object: u64) -> String {
+    format!("{program}-{object:016x}")
+}
+
+/// Pins of programs from other objects.
+fn other_programs(pins: &Pins, object: u64) -> Result<Vec<std::path::PathBuf>, LoadError> {
+    let own = [TC, EGRESS, XDP, SWEEP].map(|name| pins.program(&pin_name(name, object)));
+    let all = pins.programs().map_err(failed("read the programs in", pins.directory()))?;
+    Ok(all.into_iter().filter(|path| !own.contains(path)).collect())
 }
 
 /// In place of the pin of an earlier agent, if there is one.

@@ -75,6 +75,13 @@ impl ServerName {
         ServerName { host, ..name.clone() }
     }
 
+    /// Not on this address.
+    #[cfg(test)]
+    pub fn without(mut self, address: Address) -> ServerName {
+        self.not_on.push(address);
+        self
+    }
+
     /// The key in SNI on this address.
     pub fn key(&self, at: &ListenerKey) -> SniKey {
         let wildcard = u8::from(!matches!(self.host, HostName::Exact(_)));

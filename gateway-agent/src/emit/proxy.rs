@@ -23,3 +23,36 @@ pub fn table(ir: &Arc<Ir>, before: &Table, tls: &Tls) -> Table {
     }
     Table::new(Arc::clone(ir), terminators)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Certificate, Listener};
+    use crate::proxy::tests::bed::certificate;
+    use crate::proxy::tests::ir::{backends, listener, named};
+
+    fn ending(section: &str, certificates: &[&Arc<Certificate>], route: &str) -> Listener {
+        let mode = TlsMode::Terminate { certificates: certificates.iter().map(|c| Arc::clone(c)).collect() };
+        listener(section, &["198.19.0.1"], mode, vec![named("*", Some(backends(route, vec![])))])
+    }
+
+    fn ir(listeners: Vec<Listener>) -> Arc<Ir> {
+        Arc::new(Ir { listeners, ..Ir::default() })
+    }
+
+    #[test]
+    fn certificates_that_did_not_change_are_not_read_again() {
+        let tls = Tls::new().unwrap();
+        let (a, b) = (certificate(&["a.example.com"]), certificate(&["b.example.com"]));
+        let first = ir(vec![ending("one", &[&a], "r"), ending("three", &[&a, &b], "r")]);
+        let before = table(&first, &Table::default(), &tls);
+        // Another route, and a listener more.
+        let second =
+            ir(vec![ending("one", &[&a], "other"), ending("three", &[&b, &a], "r"), ending("two", &[&a], "r")]);
+        let after = table(&second, &before, &tls);
+        let same = |i| Arc::ptr_eq(before.terminator(i).unwrap(), after.terminator(i).unwrap());
+        assert!(same(0));
+        assert!(!same(1), "the first of two comes first");
+        assert!(after.terminator(2).is_some());
+    }
+}

@@ -14,7 +14,8 @@ pub struct Ir {
     pub exclusive_addresses: Vec<IpAddr>,
 }
 
-/// A listener that is programmed: accepted, not conflicted.
+/// A listener that is programmed: accepted, not conflicted. A TLS listener without its certificates or without a kind of route is
+/// there too, with its hostname, to refuse it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub name: ListenerName,
@@ -54,7 +55,7 @@ pub enum Traffic {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TlsMode {
     Passthrough,
-    /// The agent ends TLS with these certificates, and forwards what is inside.
+    /// The agent ends TLS with these certificates, and forwards what is inside. None: every name is refused.
     Terminate {
         certificates: Vec<Arc<Certificate>>,
     },

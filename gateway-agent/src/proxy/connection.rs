@@ -9,8 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::relay::{self, Pipes};
-use super::{Origin, Refusal, Shared, Terminator, backend, hello, sockets, terminate};
+use super::worker::Kept;
+use super::{Origin, Refusal, Shared, Terminator, backend, hello, relay, sockets, terminate};
 use crate::emit::maps::address;
 use crate::ir::{BackendSet, Endpoint};
 
@@ -19,8 +19,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What it may have sent by then.
 const UNREAD: usize = 256 * 1024;
 
-pub async fn serve(mut client: TcpStream, shared: &Shared, pipes: &Pipes) {
-    match forward(&mut client, shared, pipes).await {
+pub async fn serve(mut client: TcpStream, shared: &Shared, kept: &Kept) {
+    match forward(&mut client, shared, kept).await {
         Ok(()) => {}
         Err(Refused { reason, answer }) => {
             shared.counters.refuse(reason);
@@ -30,16 +30,19 @@ pub async fn serve(mut client: TcpStream, shared: &Shared, pipes: &Pipes) {
     }
 }
 
-async fn forward(client: &mut TcpStream, shared: &Shared, pipes: &Pipes) -> Result<(), Refused> {
+async fn forward(client: &mut TcpStream, shared: &Shared, kept: &Kept) -> Result<(), Refused> {
     let deadline = Instant::now() + shared.options.handshake;
     let origin = origin(client, shared)?;
-    let hello = timeout_at(deadline, hello::read(client)).await.map_err(|_| Refusal::HelloTimeout)??;
+    let hello = timeout_at(deadline, hello::read(client, &kept.room)).await.map_err(|_| Refusal::HelloTimeout)??;
     // The one look at the table, which does not live on with the connection.
     let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
     let way = Way { backends: found.backends, random: random(&origin), origin };
     let ended = match found.terminator {
-        None => pass(client, hello.bytes, way, shared, pipes).await?,
-        Some(terminator) => terminate(client, hello.bytes, deadline, terminator, way, shared).await?,
+        None => pass(client, hello.bytes, way, shared, kept).await?,
+        Some(terminator) => {
+            // Boxed, so that connections that are passed need not have the room for it.
+            Box::pin(terminate(client, hello.bytes, deadline, terminator, way, shared, kept)).await?
+        }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, client = %origin.client, "a connection was broken off");
@@ -53,7 +56,7 @@ async fn pass(
     read: Vec<u8>,
     way: Way,
     shared: &Shared,
-    pipes: &Pipes,
+    kept: &Kept,
 ) -> Result<io::Result<()>, Refused> {
     let (mut backend, mut first) = way.connect(way.pick()?, shared).await?;
     drop(way);
@@ -66,7 +69,7 @@ async fn pass(
     shared.counters.relayed.add(1);
     shared.counters.bytes_in.add(first.len() as u64);
     drop(first);
-    Ok(relay::relay(client, &backend, pipes, &shared.counters).await)
+    Ok(relay::relay(client, &backend, &kept.pipes, &shared.counters).await)
 }
 
 async fn terminate(
@@ -76,6 +79,7 @@ async fn terminate(
     terminator: Arc<Terminator>,
     way: Way,
     shared: &Shared,
+    kept: &Kept,
 ) -> Result<io::Result<()>, Refused> {
     // Before TLS, so that a share that is refused is refused as by the kernel.
     let endpoint = way.pick()?;
@@ -93,7 +97,7 @@ async fn terminate(
     backend.write_all(&first).await.map_err(|_| reset(Refusal::BackendSilent))?;
     drop(way);
     shared.counters.terminated.add(1);
-    Ok(terminate::forward(client, backend, &shared.counters).await)
+    Ok(terminate::forward(client, backend, &kept.buffers, &shared.counters).await)
 }
 
 /// Where a connection is to go.
@@ -171,6 +175,7 @@ impl Answer {
             Refusal::BackendSilent => Answer::Alert(INTERNAL_ERROR),
             Refusal::Unexplained
             | Refusal::TooManyConnections
+            | Refusal::TooManyHellos
             | Refusal::HelloAbandoned
             | Refusal::HelloTimeout
             | Refusal::InvalidBackend
@@ -197,7 +202,7 @@ async fn farewell(mut client: TcpStream, last: Option<[u8; 7]>) -> io::Result<()
         client.write_all(&last).await?;
     }
     client.shutdown().await?;
-    let (mut buffer, mut read) = ([0; 2048], 0);
+    let (mut buffer, mut read) = (vec![0; 4096], 0);
     while read < UNREAD {
         client.readable().await?;
         match client.try_read(&mut buffer) {

@@ -13,6 +13,8 @@ pub enum Refusal {
     MalformedHello,
     /// A ClientHello that is larger than 64 KiB, or in that many records.
     HelloTooLarge,
+    /// Other large ClientHellos under way take up all the room that there is for them.
+    TooManyHellos,
     /// The client ended its side before the ClientHello was whole.
     HelloAbandoned,
     HelloTimeout,
@@ -26,12 +28,13 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 13] = [
+    pub const ALL: [Refusal; 14] = [
         Refusal::Unexplained,
         Refusal::TooManyConnections,
         Refusal::NotTls,
         Refusal::MalformedHello,
         Refusal::HelloTooLarge,
+        Refusal::TooManyHellos,
         Refusal::HelloAbandoned,
         Refusal::HelloTimeout,
         Refusal::UnrecognizedName,
@@ -50,6 +53,7 @@ impl Refusal {
             Refusal::NotTls => "not_tls",
             Refusal::MalformedHello => "malformed_hello",
             Refusal::HelloTooLarge => "hello_too_large",
+            Refusal::TooManyHellos => "too_many_hellos",
             Refusal::HelloAbandoned => "hello_abandoned",
             Refusal::HelloTimeout => "hello_timeout",
             Refusal::UnrecognizedName => "unrecognized_name",

@@ -1,6 +1,7 @@
 //! Reads the ClientHello of a connection, as far as its server name, by the same walk as the kernel: what a name is, is the
 //! same on both ways. Reading takes time in proportion to what came, however it was cut.
 
+use std::cell::Cell;
 use std::io;
 
 use gateway_common::client_hello::{Deframe, Deframed, Progress, Walk};
@@ -13,6 +14,8 @@ use super::Refusal;
 const LARGEST: usize = 64 * 1024 + 5 * 1024;
 /// Bytes that are made room for at once.
 const STEP: usize = 4 * 1024;
+/// Bytes of a hello that needs no share of the room.
+const SMALL: usize = 16 * 1024;
 /// Bytes that tell whether this is a ClientHello at all.
 const BEGINNING: usize = 9;
 
@@ -26,12 +29,15 @@ pub struct Hello {
 }
 
 /// Reads until the name is known or it is known that there is none.
-pub async fn read(stream: &TcpStream) -> Result<Hello, Refusal> {
-    let (mut bytes, mut reading) = (Vec::new(), Reading::default());
+pub async fn read(stream: &TcpStream, room: &Room) -> Result<Hello, Refusal> {
+    let (mut bytes, mut reading, mut share) = (Vec::new(), Reading::default(), room.share());
     loop {
         // Who sends nothing has no buffer.
         stream.readable().await.map_err(|_| Refusal::HelloAbandoned)?;
-        bytes.reserve(STEP);
+        if bytes.len() == bytes.capacity() {
+            share.grow(bytes.len())?;
+            bytes.reserve_exact(STEP);
+        }
         match stream.try_read_buf(&mut bytes) {
             Ok(0) => return Err(Refusal::HelloAbandoned),
             Ok(_) => {}
@@ -44,6 +50,51 @@ pub async fn read(stream: &TcpStream) -> Result<Hello, Refusal> {
         if bytes.len() > LARGEST {
             return Err(Refusal::HelloTooLarge);
         }
+    }
+}
+
+/// What large ClientHellos may take up together, so that many clients that never end theirs cost no more than this.
+pub struct Room {
+    most: usize,
+    taken: Cell<usize>,
+}
+
+impl Room {
+    /// Bytes; small hellos do not count.
+    pub fn new(most: usize) -> Room {
+        Room { most, taken: Cell::new(0) }
+    }
+
+    fn share(&self) -> Share<'_> {
+        Share { room: self, bytes: 0 }
+    }
+}
+
+/// What one of them has.
+struct Share<'a> {
+    room: &'a Room,
+    bytes: usize,
+}
+
+impl Share<'_> {
+    /// To a step more than `bytes`.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if bytes < SMALL {
+            return Ok(());
+        }
+        let taken = self.room.taken.get() + STEP;
+        if taken > self.room.most {
+            return Err(Refusal::TooManyHellos);
+        }
+        self.room.taken.set(taken);
+        self.bytes += STEP;
+        Ok(())
+    }
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        self.room.taken.set(self.room.taken.get() - self.bytes);
     }
 }
 
@@ -116,9 +167,13 @@ impl Reading {
     fn name(&self) -> Option<Vec<u8>> {
         let start = self.walk.name as usize;
         let name = self.message.get(start..start + self.walk.name_length as usize)?;
-        let is_short = name.len() <= server_name::LONGEST;
-        (is_short && name.split(|byte| *byte == b'.').all(is_label)).then(|| name.iter().map(lower).collect())
+        is_host(name).then(|| name.iter().map(lower).collect())
     }
+}
+
+/// As the kernel decides it.
+fn is_host(name: &[u8]) -> bool {
+    name.len() <= server_name::LONGEST && name.split(|byte| *byte == b'.').all(is_label)
 }
 
 fn is_label(label: &[u8]) -> bool {
@@ -131,6 +186,9 @@ fn lower(byte: &u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use gateway_common::{HELLO_BYTES, client_hello};
+    use proptest::prelude::*;
+
     use super::*;
     use crate::proxy::tests::hello::{hello, in_records};
 
@@ -197,5 +255,53 @@ mod tests {
         let mut bytes = in_records(&hello(Some("a.example.com"), 600), 200);
         bytes[205] = 23;
         assert_eq!(name(&bytes), Err(Refusal::MalformedHello));
+    }
+
+    /// As the kernel reads it, of what fits there.
+    fn of_kernel(bytes: &[u8]) -> Option<Result<Option<Vec<u8>>, Refusal>> {
+        let mut message = [0; HELLO_BYTES];
+        let read = client_hello::read(bytes, &mut message);
+        match read.progress {
+            Progress::Nameless => Some(Ok(None)),
+            Progress::NotTls => Some(Err(Refusal::NotTls)),
+            Progress::Malformed => Some(Err(Refusal::MalformedHello)),
+            Progress::Named => {
+                let start = read.name as usize;
+                let name = message[start..start + read.name_length as usize].to_vec();
+                Some(Ok(Some(name)))
+            }
+            Progress::Short | Progress::Going | Progress::Records => None,
+        }
+    }
+
+    proptest! {
+        /// Whatever comes: nothing breaks, the cuts do not matter, and the kernel finds the same.
+        #[test]
+        fn what_is_read_does_not_depend_on_the_cuts_and_is_what_the_kernel_reads(
+            name in proptest::option::of("[a-z.-]{1,20}"),
+            size in 100usize..3_000,
+            record in 1usize..4_000,
+            changes in proptest::collection::vec((0usize..3_000, any::<u8>()), 0..3),
+        ) {
+            let mut bytes = in_records(&hello(name.as_deref(), size), record);
+            for (at, byte) in changes {
+                let at = at % bytes.len();
+                bytes[at] = byte;
+            }
+            bytes.truncate(HELLO_BYTES);
+            let whole = Reading::default().go_on(&bytes);
+            let mut reading = Reading::default();
+            let bytewise = (1..=bytes.len()).map(|n| reading.go_on(&bytes[..n])).find(|read| *read != Ok(None));
+            prop_assert_eq!(&whole, &bytewise.unwrap_or(Ok(None)));
+            match (whole, of_kernel(&bytes)) {
+                // What the kernel does with a name comes after it.
+                (Err(Refusal::MalformedHello), Some(Ok(Some(name)))) => prop_assert!(!is_host(&name)),
+                (Ok(Some(Some(name))), Some(Ok(Some(raw)))) => {
+                    prop_assert_eq!(name, raw.to_ascii_lowercase());
+                }
+                (Ok(read), kernel) => prop_assert_eq!(read.map(Ok), kernel),
+                (Err(refusal), kernel) => prop_assert_eq!(Some(Err(refusal)), kernel),
+            }
+        }
     }
 }

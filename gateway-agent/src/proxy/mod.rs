@@ -8,6 +8,7 @@
 
 mod backend;
 mod connection;
+mod copy;
 mod counters;
 mod hello;
 mod relay;
@@ -50,11 +51,18 @@ pub struct Options {
     pub drain: Duration,
     /// At a time.
     pub connections: usize,
+    /// Of ClientHellos over 16 KiB that are under way, of a worker.
+    pub hello_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { handshake: Duration::from_secs(10), drain: Duration::from_secs(10), connections: 10_000 }
+        Options {
+            handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+            connections: 10_000,
+            hello_bytes: 32 << 20,
+        }
     }
 }
 
@@ -131,4 +139,4 @@ impl Handle {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -85,7 +85,7 @@ pub fn room_for(connections: usize) -> usize {
     }
     let room = (present.saturating_sub(OTHERS) / DESCRIPTORS).max(1) as usize;
     if room < connections {
-        tracing::warn!(
+        tracing::info!(
             "the limit on open files leaves room for {room} connections to the agent, not {connections}; raise it (ulimit -n)"
         );
     }

@@ -2,19 +2,15 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::counters::Counters;
-use super::{Terminator, sockets};
-
-/// Of what goes to the backend: a record at a time; and to the client: four.
-const INWARDS: usize = 16 * 1024;
-const OUTWARDS: usize = 64 * 1024;
+use super::copy::{Buffers, copy};
+use super::{Counters, Terminator, sockets};
 
 /// The TLS handshake; `read` is what has come of it.
 pub async fn accept<'a>(
@@ -28,14 +24,18 @@ pub async fn accept<'a>(
 
 /// Both ways until both have ended: a close_notify becomes FIN, and FIN close_notify. A client that ends without close_notify
 /// may have been cut off by somebody else, so that its backend is not told that this was all (RFC 8446 section 6.1).
-pub async fn forward(mut client: TlsStream<Rewound<'_>>, backend: TcpStream, counters: &Counters) -> io::Result<()> {
-    let mut backend = Counted { backend, counters };
-    let result = copy_bidirectional_with_sizes(&mut client, &mut backend, INWARDS, OUTWARDS).await;
+pub async fn forward(
+    mut client: TlsStream<Rewound<'_>>,
+    mut backend: TcpStream,
+    buffers: &Buffers,
+    counters: &Counters,
+) -> io::Result<()> {
+    let result = copy(&mut client, &mut backend, buffers, counters).await;
     if result.is_err() {
-        sockets::reset_on_close(&backend.backend);
+        sockets::reset_on_close(&backend);
         sockets::reset_on_close(&*client.get_ref().0.client);
     }
-    result.map(|_| ())
+    result
 }
 
 /// A client whose first bytes were read before.
@@ -84,36 +84,5 @@ impl AsyncWrite for Rewound<'_> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.client).poll_shutdown(cx)
-    }
-}
-
-/// A backend whose bytes are counted.
-struct Counted<'a> {
-    backend: TcpStream,
-    counters: &'a Counters,
-}
-
-impl AsyncRead for Counted<'_> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = to.filled().len();
-        ready!(Pin::new(&mut self.backend).poll_read(cx, to))?;
-        self.counters.bytes_out.add((to.filled().len() - before) as u64);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.backend).poll_write(cx, bytes))?;
-        self.counters.bytes_in.add(written as u64);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.backend).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.backend).poll_shutdown(cx)
     }
 }

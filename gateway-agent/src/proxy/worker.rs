@@ -13,6 +13,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
+use super::copy::Buffers;
+use super::hello::Room;
 use super::relay::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 
@@ -48,8 +50,19 @@ impl Worker {
     }
 }
 
+/// What a worker keeps for the next connection that needs it.
+pub struct Kept {
+    pub room: Room,
+    pub pipes: Pipes,
+    pub buffers: Buffers,
+}
+
 async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    let pipes = Rc::new(Pipes::default());
+    let kept = Rc::new(Kept {
+        room: Room::new(shared.options.hello_bytes),
+        pipes: Pipes::default(),
+        buffers: Buffers::default(),
+    });
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -71,8 +84,8 @@ async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watc
             }
             Ok(client) => {
                 let live = Live::new(&shared);
-                let pipes = Rc::clone(&pipes);
-                connections.spawn_local(async move { connection::serve(client, &live.0, &pipes).await });
+                let kept = Rc::clone(&kept);
+                connections.spawn_local(async move { connection::serve(client, &live.0, &kept).await });
             }
             Err(error) => {
                 // Out of descriptors, say: the next one may go better.

@@ -3,8 +3,11 @@ package main
 
 import (
 	"bufio"
+	"crypto/ecdh"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"flag"
 	"fmt"
 	"io"
@@ -47,6 +50,7 @@ func ask(arguments []string) error {
 	line := flags.String("line", "who", "what to send")
 	lowest := flags.String("min", "", "lowest version of TLS")
 	highest := flags.String("max", "", "highest version of TLS")
+	hidden := flags.String("ech", "", "file with the ECHConfigList of the server")
 	times := flags.Int("times", 1, "connections; later ones may resume the session of earlier ones")
 	flags.Parse(arguments)
 
@@ -62,6 +66,11 @@ func ask(arguments []string) error {
 		MinVersion:         versions[*lowest],
 		MaxVersion:         versions[*highest],
 		ClientSessionCache: tls.NewLRUClientSessionCache(0),
+	}
+	if *hidden != "" {
+		if config.EncryptedClientHelloConfigList, err = os.ReadFile(*hidden); err != nil {
+			return err
+		}
 	}
 	for range *times {
 		if err := once(*address, config, *line); err != nil {
@@ -88,7 +97,7 @@ func once(address string, config *tls.Config, line string) error {
 		return err
 	}
 	state := connection.(*tls.Conn).ConnectionState()
-	fmt.Printf("%s group=%v resumed=%v: %s\n", tls.VersionName(state.Version), state.CurveID, state.DidResume,
+	fmt.Printf("%s group=%v resumed=%v ech=%v: %s\n", tls.VersionName(state.Version), state.CurveID, state.DidResume, state.ECHAccepted,
 		strings.TrimSpace(answer))
 	return nil
 }
@@ -101,6 +110,8 @@ func serve(arguments []string) error {
 	certificate := flags.String("certificate", "", "PEM")
 	key := flags.String("key", "", "PEM")
 	lowest := flags.String("min", "1.2", "lowest version of TLS")
+	hidden := flags.String("ech", "", "take encrypted hellos, and write the ECHConfigList for them to this file")
+	outer := flags.String("outer", "", "the name outside of encrypted hellos")
 	flags.Parse(arguments)
 
 	handler := http.HandlerFunc(func(answer http.ResponseWriter, request *http.Request) {
@@ -116,10 +127,40 @@ func serve(arguments []string) error {
 		Handler:   handler,
 		TLSConfig: &tls.Config{MinVersion: versions[*lowest]},
 	}
+	if *hidden != "" {
+		key, list, err := encryptedHello(*outer)
+		if err != nil {
+			return err
+		}
+		server.TLSConfig.EncryptedClientHelloKeys = []tls.EncryptedClientHelloKey{key}
+		if err := os.WriteFile(*hidden, list, 0o644); err != nil {
+			return err
+		}
+	}
 	listener, err := net.Listen("tcp", *listen)
 	if err != nil {
 		return err
 	}
 	fmt.Println("ready")
 	return server.ServeTLS(listener, *certificate, *key)
+}
+
+// encryptedHello makes a key for encrypted hellos, and the ECHConfigList that tells clients of it (RFC 9849 section 4).
+func encryptedHello(outer string) (tls.EncryptedClientHelloKey, []byte, error) {
+	private, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return tls.EncryptedClientHelloKey{}, nil, err
+	}
+	vector := func(bytes []byte) []byte {
+		return append(binary.BigEndian.AppendUint16(nil, uint16(len(bytes))), bytes...)
+	}
+	contents := []byte{1, 0, 0x20} // config_id, and DHKEM(X25519, HKDF-SHA256)
+	contents = append(contents, vector(private.PublicKey().Bytes())...)
+	contents = append(contents, vector([]byte{0, 1, 0, 1})...) // HKDF-SHA256 with AES-128-GCM
+	contents = append(contents, 0, byte(len(outer)))           // maximum_name_length, public_name
+	contents = append(contents, outer...)
+	contents = append(contents, vector(nil)...) // extensions
+	config := append([]byte{0xfe, 0x0d}, vector(contents)...)
+	key := tls.EncryptedClientHelloKey{Config: config, PrivateKey: private.Bytes(), SendAsRetry: true}
+	return key, vector(config), nil
 }

@@ -31,7 +31,7 @@ fn gigabytes_arrive_whole_both_ways() {
     for (site, target) in ["pod-1", "remote"].into_iter().zip(on_gateway()) {
         let path = Path { site, target, direct: false };
         let (name, ca) = (path.name(""), bed.ca());
-        let curl = format!("curl -sS --fail --max-time 60 --cacert {ca} --connect-to {name}:443:{target}");
+        let curl = format!("curl -sS --fail --max-time 120 --cacert {ca} --connect-to {name}:443:{target}");
         let down = sha256(&bed, &format!("{curl} https://{name}/file | sha256sum"));
         assert_eq!(down, wanted, "download from {site}");
         let up = sha256(&bed, &format!("{curl} -H Expect: -T {file} https://{name}/"));

@@ -53,7 +53,7 @@ fn curl_with_http_1() {
 #[test]
 fn curl_with_http_2() {
     let bed = TlsBed::new();
-    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, "1.2"));
+    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, &[]));
     everywhere(&bed, OWN, |bed, path| {
         let answer = curl(bed, path, &path.name("own-"), &["--http2"]).unwrap();
         assert_seen(path, &answer);
@@ -88,7 +88,7 @@ fn python() {
 #[test]
 fn go_with_its_post_quantum_hello() {
     let bed = TlsBed::new();
-    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, "1.2"));
+    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, &[]));
     everywhere(&bed, OWN, |bed, path| {
         let answer = go(bed, path, "own-", &["-line", "GET / HTTP/1.0\r\n\r\n"]).unwrap();
         // Both ends are Go's, so they agree on the hybrid, whose share is what makes the hello long.
@@ -106,13 +106,30 @@ fn go(bed: &TlsBed, path: Path, prefix: &str, more: &[&str]) -> Result<String, S
 #[test]
 fn versions_that_nobody_should_use() {
     let bed = TlsBed::new();
-    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, "1.0"));
+    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, &["-min", "1.0"]));
     everywhere(&bed, OWN, |bed, path| {
         for version in ["1.0", "1.1"] {
             let line = ["-line", "GET / HTTP/1.0\r\n\r\n", "-min", version, "-max", version];
             let answer = go(bed, path, "own-", &line).unwrap();
             assert!(answer.contains(&format!("TLS {version}")) && answer.contains("200 OK"), "{path:?}: {answer}");
         }
+    });
+}
+
+/// The name outside leads to the server; the one inside is nobody's business.
+#[test]
+fn encrypted_hello_goes_by_its_outer_name() {
+    let bed = TlsBed::new();
+    let config = |site: &str| bed.authority.directory().join(format!("{site}.ech")).display().to_string();
+    let _servers = ["pod-1", "remote"]
+        .map(|site| go_server(&bed, site, &["-ech", &config(site), "-outer", &format!("own-{site}.test")]));
+    everywhere(&bed, OWN, |bed, path| {
+        let (target, ca, config) = (path.target.to_string(), bed.ca(), config(path.site));
+        // Alone this name would lead to another port.
+        let arguments = ["ask", "-address", &target, "-name", "canary.test", "-ca", &ca, "-ech", &config];
+        let line = ["-line", "GET / HTTP/1.0\r\n\r\n"];
+        let answer = run(&bed.world.client, go_program(), &[&arguments[..], &line].concat(), "").unwrap();
+        assert!(answer.contains("ech=true") && answer.contains("200 OK"), "{path:?}: {answer}");
     });
 }
 
@@ -172,7 +189,7 @@ fn early_data_arrives_with_the_hello() {
 #[ignore = "needs chromium-headless-shell, which `cargo xtask test network` looks for"]
 fn chromium() {
     let bed = TlsBed::new();
-    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, "1.2"));
+    let _servers = ["pod-1", "remote"].map(|site| go_server(&bed, site, &[]));
     everywhere(&bed, OWN, |bed, path| {
         let profile = tempfile::tempdir().unwrap();
         let rules = format!("--host-resolver-rules=MAP * {}", path.target);

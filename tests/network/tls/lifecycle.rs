@@ -1,13 +1,16 @@
 //! The agent is killed in every phase of a connection, and comes back or not: none is lost.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gateway_tests::lab::{Fate, Way, Wired, eventually};
+use gateway_tests::lab::{Agent, Fate, Segment, Way, Wired, eventually};
 use socket2::SockRef;
 
 use super::{Stepwise, TlsBed, on_gateway};
+use crate::floods::refusals;
 
 /// How far a connection has come when the agent dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,38 +28,61 @@ const PHASES: [Phase; 6] =
 
 const NAME: &str = "remote.test";
 
-/// Brings a connection to a phase. The wire then keeps it there until it is healed.
-fn bring(bed: &TlsBed, target: SocketAddr, phase: Phase) -> Option<Stepwise> {
-    if phase == Phase::BeforeSyn {
-        return None;
+/// Keeps each connection to the backend in the phase that was wanted when it came up.
+struct Hold<'b> {
+    bed: &'b TlsBed,
+    wanted: Arc<Mutex<Phase>>,
+}
+
+impl<'b> Hold<'b> {
+    fn begin(bed: &'b TlsBed) -> Hold<'b> {
+        let wanted = Arc::new(Mutex::new(Phase::Established));
+        let mut phases = HashMap::new();
+        let wish = wanted.clone();
+        bed.world.remote_wire().script(move |way, segment| {
+            match *phases.entry(segment.connection).or_insert_with(|| *wish.lock().unwrap()) {
+                Phase::Connecting => Fate::Drop,
+                // The SYN-ACK comes back; nothing goes there any more.
+                Phase::Replaying if way == Way::Forth && !segment.syn => Fate::Drop,
+                _ => Fate::Pass,
+            }
+        });
+        Hold { bed, wanted }
     }
-    let wire = bed.world.remote_wire();
-    match phase {
-        Phase::Connecting => wire.script(|_, _| Fate::Drop),
-        // The SYN-ACK comes back; nothing goes there any more.
-        Phase::Replaying => {
-            wire.script(|way, segment| if way == Way::Back || segment.syn { Fate::Pass } else { Fate::Drop })
+
+    /// Brings a new connection to a phase.
+    fn bring(&self, target: SocketAddr, phase: Phase) -> Option<Stepwise> {
+        *self.wanted.lock().unwrap() = phase;
+        let wire = self.bed.world.remote_wire();
+        let before = wire.seen().iter().map(|(_, segment, _)| segment.connection + 1).max().unwrap_or(0);
+        let sent = |hello: &[u8]| match phase {
+            Phase::Accepted => 0,
+            Phase::HalfHello => hello.len() / 2,
+            _ => hello.len(),
+        };
+        if phase == Phase::BeforeSyn {
+            return None;
         }
-        _ => wire.script(|_, _| Fate::Pass),
+        let mut client = Stepwise::connect(self.bed, target, NAME, &self.bed.client).unwrap();
+        let sent = sent(&client.hello);
+        client.stream.write_all(&client.hello[..sent]).unwrap();
+        client.hello.drain(..sent);
+        let arrived = |what: &str, of: fn(Way, &Segment) -> bool| {
+            let came = |(way, segment, _): &(Way, Segment, Fate)| segment.connection >= before && of(*way, segment);
+            eventually(what, || wire.seen().iter().any(came));
+        };
+        match phase {
+            Phase::Connecting => arrived("a SYN to the backend", |way, segment| way == Way::Forth && segment.syn),
+            Phase::Replaying => {
+                arrived("the hello to the backend", |way, segment| way == Way::Forth && segment.length > 0);
+            }
+            Phase::Established => {
+                arrived("an answer of the backend", |way, segment| way == Way::Back && segment.length > 0);
+            }
+            _ => {}
+        }
+        Some(client)
     }
-    let mut client = Stepwise::connect(bed, target, NAME, &bed.client).unwrap();
-    let sent = match phase {
-        Phase::Accepted => 0,
-        Phase::HalfHello => client.hello.len() / 2,
-        _ => client.hello.len(),
-    };
-    client.stream.write_all(&client.hello[..sent]).unwrap();
-    client.hello.drain(..sent);
-    let arrived = |what: &str, of: fn(Way, usize, bool) -> bool| {
-        eventually(what, || wire.seen().iter().any(|(way, segment, _)| of(*way, segment.length, segment.syn)));
-    };
-    match phase {
-        Phase::Connecting => arrived("a SYN to the backend", |way, _, syn| way == Way::Forth && syn),
-        Phase::Replaying => arrived("the hello to the backend", |way, length, _| way == Way::Forth && length > 0),
-        Phase::Established => arrived("an answer of the backend", |way, length, _| way == Way::Back && length > 0),
-        _ => {}
-    }
-    Some(client)
 }
 
 /// The rest of the hello, and the connection.
@@ -72,19 +98,25 @@ fn finish(bed: &TlsBed, target: SocketAddr, client: Option<Stepwise>) -> std::io
 #[test]
 fn connections_survive_the_death_of_the_agent_in_every_phase() {
     let bed = TlsBed::wired(Wired { client: false, remote: true });
-    for phase in PHASES {
-        for comes_back in [false, true] {
-            let agent = bed.agent();
-            let clients = on_gateway().map(|target| (target, bring(&bed, target, phase)));
-            agent.kill().unwrap();
-            let _agent = comes_back.then(|| bed.agent());
-            bed.world.remote_wire().heal();
-            for (target, client) in clients {
-                let answer = finish(&bed, target, client);
-                let said =
-                    answer.unwrap_or_else(|error| panic!("{target}, {phase:?}, new agent: {comes_back}: {error}"));
-                assert!(said.contains("sni=remote.test"), "{said}");
-            }
+    for comes_back in [false, true] {
+        let agent = bed.agent();
+        let hold = Hold::begin(&bed);
+        let mut clients = Vec::new();
+        for phase in PHASES {
+            clients.extend(on_gateway().map(|target| (target, phase, hold.bring(target, phase))));
+        }
+        agent.kill().unwrap();
+        let mut agent = comes_back.then(|| Agent::launch(&bed.world.gateway, bed.manifests.path(), &[]).unwrap());
+        // A backend that says nothing is given up after some seconds, and a busy machine starts slowly.
+        std::thread::sleep(Duration::from_millis(500));
+        bed.world.remote_wire().heal();
+        agent.iter_mut().for_each(|agent| agent.ready().unwrap());
+        for (target, phase, client) in clients {
+            let said = finish(&bed, target, client).unwrap_or_else(|error| {
+                let refused = agent.as_ref().map(refusals);
+                panic!("{target}, {phase:?}, new agent: {comes_back}: {error}; refused: {refused:?}")
+            });
+            assert!(said.contains("sni=remote.test"), "{said}");
         }
     }
 }
@@ -100,13 +132,13 @@ fn client_may_reset_in_every_phase() {
     };
     for phase in PHASES {
         for target in on_gateway() {
-            let Some(client) = bring(&bed, target, phase) else { continue };
+            let Some(client) = Hold::begin(&bed).bring(target, phase) else { continue };
             SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
             drop(client);
-            // What the wire still keeps from the backend is the RST itself, which nobody sends again: the backend then has to
-            // find out when it sends.
+            // In this phase the wire keeps the RST itself from the backend, and nobody sends it again.
+            let told = phase != Phase::Replaying;
             bed.world.remote_wire().heal();
-            if phase != Phase::Replaying {
+            if told {
                 eventually("the backend to have no connection", || established() == 0);
             }
             assert!(bed.who(target, NAME).is_ok(), "{target} after a RST in {phase:?}");

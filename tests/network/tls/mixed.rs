@@ -9,11 +9,11 @@ use tokio_rustls::rustls::AlertDescription;
 use super::{PLAIN, SERVER, SITES, TlsBed};
 use crate::bed::ready;
 
-const MIXED: u16 = 9443;
+pub const MIXED: u16 = 9443;
 
 /// `canary.test` passes to pod-1; `*.wild.test` ends here, with the certificate of this site, and goes to the plain port of pod-2
 /// or, if it is `remote.sub.wild.test`, of the remote host.
-fn publish(bed: &TlsBed, certificate_of: &str) {
+pub fn publish(bed: &TlsBed, certificate_of: &str) {
     let identity = bed.identity(certificate_of);
     let listener = |name, hostname, secret| TlsListener { name, port: MIXED, hostname: Some(hostname), secret };
     let listeners = [listener("pass", "canary.test", None), listener("end", "*.wild.test", Some("wild"))];

@@ -1,5 +1,6 @@
 //! TLS passthrough: the world with TLS servers in it, and a Gateway that routes by server name.
 
+mod agent;
 mod bulk;
 mod clients;
 mod ends;
@@ -9,6 +10,7 @@ mod hello;
 mod lifecycle;
 mod mixed;
 mod names;
+mod told;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -221,7 +223,7 @@ impl Stepwise {
 /// Runs a program on a node to its end, with this input. Ok: its standard output; Err: all that it said.
 pub fn run(node: &Node, program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
     let mut command = node.command("timeout");
-    command.args(["20", program]).args(arguments);
+    command.args(["180", program]).args(arguments);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It may not want any.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
@@ -250,11 +252,11 @@ pub fn go_program() -> &'static str {
 }
 
 /// The HTTP/2 server of tests/clients/go on port [`OWN`] of a site.
-pub fn go_server(bed: &TlsBed, site: &str, lowest: &str) -> Process {
+pub fn go_server(bed: &TlsBed, site: &str, more: &[&str]) -> Process {
     let identity = bed.identity(site);
     let mut command = bed.node(site).command(go_program());
-    command.args(["serve", "-listen", &format!(":{OWN}"), "-name", site, "-min", lowest, "-certificate"]);
-    command.arg(&identity.certificate_file).arg("-key").arg(&identity.key_file);
+    command.args(["serve", "-listen", &format!(":{OWN}"), "-name", site, "-certificate"]);
+    command.arg(&identity.certificate_file).arg("-key").arg(&identity.key_file).args(more);
     let server = bed.node(site).spawn("the HTTP/2 server", command).unwrap();
     ready_when(&server, "ready");
     server

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, SignatureAlgorithm};
 use rustls::crypto::ring::default_provider;
@@ -87,12 +88,24 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }
 
+/// Fails where something never comes.
+pub async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("it takes over a minute")
+}
+
+/// All that comes until the end.
+pub async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut all = Vec::new();
+    soon(stream.read_to_end(&mut all)).await.unwrap();
+    String::from_utf8(all).unwrap()
+}
+
 /// Says something and hears it again.
 pub async fn echo(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), said: &[u8]) {
     stream.write_all(said).await.unwrap();
     stream.flush().await.unwrap();
     let mut heard = vec![0; said.len()];
-    stream.read_exact(&mut heard).await.unwrap();
+    soon(stream.read_exact(&mut heard)).await.unwrap();
     assert_eq!(heard, said);
 }
 

@@ -1,8 +1,9 @@
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::bed::*;
+use super::hello::{hello, in_records};
 use super::ir::{backends, endpoints, listener, named};
 use crate::ir::{Certificate, Listener, TlsMode};
 use crate::proxy::{Options, Refusal};
@@ -28,6 +29,23 @@ async fn connections_over_the_limit_are_refused_and_those_below_go_on() {
     }
     let mut third = bed.tls("a.example.com", trusting(&[&certificate])).await.unwrap();
     echo(&mut third, b"there is room again").await;
+}
+
+#[tokio::test]
+async fn large_hellos_have_room_for_some_of_them() {
+    let certificate = certificate(&["a.example.com"]);
+    let options = Options { hello_bytes: 40_000, ..Options::default() };
+    let bed = Bed::with(options, listeners(&certificate).await);
+    let hello = in_records(&hello(Some("a.example.com"), 50_000), 16_384);
+    let mut slow = bed.connect().await;
+    slow.write_all(&hello[..40_000]).await.unwrap();
+    let large = || async { bed.tls("a.example.com", padded(trusting(&[&certificate]), 40_000)).await };
+    soon(async { while large().await.is_ok() {} }).await;
+    assert_eq!(bed.refused(Refusal::TooManyHellos), 1);
+    let mut small = bed.tls("a.example.com", trusting(&[&certificate])).await.unwrap();
+    echo(&mut small, b"small ones go on").await;
+    drop(slow);
+    soon(async { while large().await.is_err() {} }).await;
 }
 
 #[tokio::test]

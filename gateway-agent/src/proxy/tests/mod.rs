@@ -1,6 +1,6 @@
 //! The proxy as a whole, with real TLS clients over the loopback interface; and what its tests share.
 
-mod bed;
+pub mod bed;
 pub mod hello;
 pub mod ir;
 mod limits;

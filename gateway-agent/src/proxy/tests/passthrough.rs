@@ -82,14 +82,10 @@ async fn either_end_may_end_first_and_the_other_goes_on() {
         let (mut first, mut second) = if client_first { (client, server) } else { (server, client) };
         first.write_all(b"all I have").await.unwrap();
         first.shutdown().await.unwrap();
-        let mut got = Vec::new();
-        second.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got, b"all I have");
+        assert_eq!(rest(&mut second).await, "all I have");
         second.write_all(b"and all I have").await.unwrap();
         drop(second);
-        got.clear();
-        first.read_to_end(&mut got).await.unwrap();
-        assert_eq!(got, b"and all I have");
+        assert_eq!(rest(&mut first).await, "and all I have");
     }
 }
 
@@ -102,7 +98,7 @@ async fn an_end_that_breaks_off_is_broken_off_towards_the_other() {
         let (first, mut second) = if client_first { (client, server) } else { (server, client) };
         crate::proxy::sockets::reset_on_close(&first);
         drop(first);
-        let error = second.read_u8().await.unwrap_err();
+        let error = soon(second.read_u8()).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
 }
@@ -136,7 +132,7 @@ async fn a_hundred_megabytes_arrive_as_they_were_sent_both_ways_at_once() {
         }));
     }
     for task in tasks {
-        task.await.unwrap();
+        soon(task).await.unwrap();
     }
     let counters = bed.proxy.handle();
     assert!(counters.counters().bytes_in.get() >= BYTES as u64 && counters.counters().bytes_out.get() == BYTES as u64);

@@ -20,7 +20,7 @@ async fn heard(bed: &Bed, said: &[u8]) -> Result<Vec<u8>, ErrorKind> {
     let mut client = bed.connect().await;
     client.write_all(said).await.unwrap();
     let mut heard = Vec::new();
-    client.read_to_end(&mut heard).await.map(|_| heard).map_err(|error| error.kind())
+    soon(client.read_to_end(&mut heard)).await.map(|_| heard).map_err(|error| error.kind())
 }
 
 fn alert(description: u8) -> Result<Vec<u8>, ErrorKind> {
@@ -100,7 +100,7 @@ async fn a_client_that_ends_before_its_hello_is_whole_is_counted() {
     let hello = in_records(&hello(Some("a.example.com"), 300), 16_384);
     client.write_all(&hello[..200]).await.unwrap();
     client.shutdown().await.unwrap();
-    assert_eq!(client.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(soon(client.read_u8()).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(bed.refused(Refusal::HelloAbandoned), 1);
 }
 
@@ -112,7 +112,7 @@ async fn a_client_that_says_nothing_or_never_ends_is_forgotten() {
     let mut slow = bed.connect().await;
     slow.write_all(&in_records(&hello(Some("a.example.com"), 300), 16_384)[..100]).await.unwrap();
     for client in [&mut silent, &mut slow] {
-        assert_eq!(client.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(soon(client.read_u8()).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     }
     assert_eq!(bed.refused(Refusal::HelloTimeout), 2);
 }
@@ -139,6 +139,6 @@ async fn a_tls_handshake_that_fails_or_never_ends_is_counted() {
     client.write_tls(&mut whole).unwrap();
     slow.write_all(&whole).await.unwrap();
     let mut answer = Vec::new();
-    assert_eq!(slow.read_to_end(&mut answer).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(soon(slow.read_to_end(&mut answer)).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!([Refusal::HandshakeFailed, Refusal::HandshakeTimeout].map(|r| bed.refused(r)), [2, 1]);
 }

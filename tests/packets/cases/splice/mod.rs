@@ -1,12 +1,16 @@
 //! TLS listeners: two connections that become one.
 
 mod accept;
+mod agent;
+mod around;
 mod connect;
 mod hello;
 mod names;
 mod prove;
 mod random;
 mod replay;
+mod seeds;
+mod translate;
 
 use crate::cases::Cases;
 
@@ -17,5 +21,9 @@ pub fn add(cases: &mut Cases) {
     names::add(cases);
     connect::add(cases);
     replay::add(cases);
+    translate::add(cases);
+    agent::add(cases);
+    around::add(cases);
     random::add(cases);
+    seeds::add(cases);
 }
