@@ -308,13 +308,14 @@ impl Tls {
 
     #[track_caller]
     pub fn accepted_with(&mut self, lab: &mut Lab, hook: Hook, syn: &Packet, mtu: u16) -> Result<()> {
-        let mut outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
         let offered = match &syn.body {
             crate::packet::Body::Tcp(header, payload) => header.options.len() + payload.len(),
             other => panic!("not TCP: {other:?}"),
         };
-        // XDP does not lengthen frames: that is TC's.
-        if hook == Hook::Xdp && offered < self.own_options() {
+        // XDP does not lengthen frames, and knows no flow that has ended: that is TC's.
+        let known = lab.flow(&self.forward_key())?.is_some();
+        let mut outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
+        if hook == Hook::Xdp && (known || offered < self.own_options()) {
             outcome.untouched();
             outcome = lab.tc(Port::Ext0, &syn.frame())?;
         }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gateway_common::{HELLO_BYTES, Reason};
 
 use crate::hello;
@@ -243,14 +243,15 @@ impl<'a> World<'a> {
 
     fn to_server(&mut self, frame: &[u8]) -> Result<()> {
         let segment = Segment::read(frame)?;
-        if segment.has('S') && self.server.as_ref().is_none_or(|server| server.remote != segment.from) {
+        if segment.has('S') && self.is_another(&segment) {
             self.begin(&segment)?;
         }
-        let Some(server) = &mut self.server else { bail!("{segment:?} before a SYN") };
-        if segment.to != server.local || segment.from != server.remote {
+        ensure!(self.server.is_some(), "{segment:?} before a SYN");
+        let another = self.is_another(&segment);
+        let Some(server) = self.server.as_mut().filter(|_| !another) else {
             // One of an attempt that was given up.
             return Ok(());
-        }
+        };
         let room = server.position(&segment);
         ensure!(
             segment.ttl != OWN_TTL || segment.payload.len() <= 1 || room <= server.told,
@@ -263,6 +264,11 @@ impl<'a> World<'a> {
             self.put(Link::FromServer, &answer, 0);
         }
         self.compare()
+    }
+
+    /// Whether a segment is not for the backend that has the connection.
+    fn is_another(&self, segment: &Segment) -> bool {
+        self.server.as_ref().is_none_or(|server| server.remote != segment.from || server.local != segment.to)
     }
 
     /// A backend takes the connection.

@@ -27,6 +27,7 @@ pub fn add(cases: &mut Cases) {
     }
     cases.each("splice/connect/window_of_the_syn", windows);
     cases.each("splice/connect/proxy_header_lowers_the_number", proxy);
+    cases.each("splice/connect/proxy_header_for_one_backend_of_two", proxy_for_one);
     cases.each("splice/connect/client_repeats_itself_too_soon", too_soon);
     cases.each("splice/connect/bare_ack_makes_no_syn", bare_ack);
     cases.each("splice/connect/one_backend_alone_is_tried_again", alone);
@@ -99,6 +100,33 @@ fn proxy(lab: &mut Lab, version: Version) -> Result<()> {
         assert_eq!(tls.prelude, if version == Version::V4 { 28 } else { 52 });
         tls.connecting(lab)?;
     }
+    Ok(())
+}
+
+/// The number of the SYN follows what the backend wants that it goes to.
+fn proxy_for_one(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = three(lab, version, Place::Remote)?;
+    tls.wants_proxy(lab, 0)?;
+    let header = tls.prelude;
+    let hello = tls.hello();
+    let mut seen = [false; 2];
+    for port in 0..40 {
+        let mut tls = tls.client_port(10_000 + port);
+        tls.opened(lab)?;
+        let packet = tls.up("PA", 0, 0).data(&hello);
+        let mut outcome = lab.tc(Port::Ext0, &packet.frame())?;
+        for _ in 0..3 {
+            let syn = Segment::read(&outcome.frame)?;
+            let wants = syn.to == tls.backends[0];
+            seen[usize::from(wants)] = true;
+            tls.prelude = if wants { header } else { 0 };
+            syn_to_any(&mut tls, &outcome, &packet)?;
+            let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0).wrapping_sub(tls.prelude));
+            outcome = lab.tc(tls.place.port(), &reset.frame())?;
+        }
+        assert_eq!(outcome.reasons, [Reason::BackendSilent]);
+    }
+    assert_eq!(seen, [true, true]);
     Ok(())
 }
 
