@@ -73,7 +73,6 @@ const CLIENTS: &[Need] = &[
     command("openssl", "openssl"),
     command("python3", "python3"),
     command("nstat", "iproute2"),
-    command("sha256sum", "coreutils"),
     // From 1.21 on it gets the version that go.mod asks for by itself.
     command("go", "golang-go"),
 ];

@@ -25,14 +25,14 @@ fn gigabytes_arrive_whole_both_ways() {
     openssl.args(["rand", &GB.to_string()]).stdout(random);
     assert!(openssl.status().unwrap().success());
     let file = file.display().to_string();
-    let wanted = sha256(&bed, &format!("sha256sum {file}"));
+    let wanted = sha256(&bed, &format!("openssl dgst -sha256 -r {file}"));
     let _agent = bed.agent();
     // A pod by IPv4, the remote host by IPv6.
     for (site, target) in ["pod-1", "remote"].into_iter().zip(on_gateway()) {
         let path = Path { site, target, direct: false };
         let (name, ca) = (path.name(""), bed.ca());
         let curl = format!("curl -sS --fail --max-time 120 --cacert {ca} --connect-to {name}:443:{target}");
-        let down = sha256(&bed, &format!("{curl} https://{name}/file | sha256sum"));
+        let down = sha256(&bed, &format!("{curl} https://{name}/file | openssl dgst -sha256 -r"));
         assert_eq!(down, wanted, "download from {site}");
         let up = sha256(&bed, &format!("{curl} -H Expect: -T {file} https://{name}/"));
         assert_eq!(up, wanted, "upload to {site}");

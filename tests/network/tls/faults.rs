@@ -88,9 +88,6 @@ fn everywhere(fate: Fate) {
     let bed = TlsBed::wired(CLIENT);
     let straight = address::POD_1.map(|address| SocketAddr::new(address, SERVER));
     one_by_one(&bed, bed.world.client_wire(), &straight, "pod-1.test", fate);
-    if std::env::var_os("DIRECT_ONLY").is_some() {
-        return;
-    }
     let agent = bed.agent();
     one_by_one(&bed, bed.world.client_wire(), &on_gateway(), "pod-1.test", fate);
     drop(agent);
