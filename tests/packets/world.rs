@@ -218,7 +218,7 @@ impl<'a> World<'a> {
                 }
                 self.compare()
             }
-            Link::ToServer => self.to_server(&frame),
+            Link::ToServer => self.at_server(&frame),
         }
     }
 
@@ -241,7 +241,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn to_server(&mut self, frame: &[u8]) -> Result<()> {
+    fn at_server(&mut self, frame: &[u8]) -> Result<()> {
         let segment = Segment::read(frame)?;
         if segment.has('S') && self.is_another(&segment) {
             self.begin(&segment)?;

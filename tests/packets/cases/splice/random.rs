@@ -47,7 +47,7 @@ fn offer() -> impl Strategy<Value = Offer> {
 
 fn plot() -> impl Strategy<Value = Plot> {
     let buffer = || prop_oneof![(2_000_u64..20_000), (20_000_u64..1_000_000)];
-    let hello = (prop_oneof![(160_usize..1_400), (1_400_usize..7_600)], any::<bool>(), select(vec![1 << 14, 500, 100]));
+    let hello = (prop_oneof![(160_usize..1_400), (1_400_usize..7_200)], any::<bool>(), select(vec![1 << 14, 500, 100]));
     let cut = prop_oneof![3 => Just(u64::MAX), 2 => 1_u64..1_400, 1 => 1_u64..40];
     (
         (any::<u32>(), offer(), offer(), buffer(), buffer()),

@@ -252,7 +252,7 @@ fn first_piece(lab: &mut Lab, version: Version) -> Result<()> {
     say(&sent(lab, &tls, &outcome, 0)?, 0, &bytes);
     let outcome = lab.tc(tls.place.port(), &tls.down("A", 0, 0).frame())?;
     let again = sent(lab, &tls, &outcome, 0)?;
-    assert_eq!(again.first().map(|(at, piece)| (*at, &piece[..] == &bytes[..piece.len()])), Some((0, true)));
+    assert_eq!(again.first().map(|(at, piece)| (*at, piece[..] == bytes[..piece.len()])), Some((0, true)));
     Ok(())
 }
 
@@ -265,7 +265,7 @@ fn client_repeats_more(lab: &mut Lab, version: Version) -> Result<()> {
     let again = tls.up("PA", 2_600, 0).data(&[&bytes[2_600..], b"early data"].concat());
     let outcome = lab.tc(Port::Ext0, &again.frame())?;
     let pieces = sent(lab, &tls, &outcome, 0)?;
-    assert_eq!(pieces.first().map(|(at, piece)| (*at, &piece[..] == &bytes[..piece.len()])), Some((0, true)));
+    assert_eq!(pieces.first().map(|(at, piece)| (*at, piece[..] == bytes[..piece.len()])), Some((0, true)));
     Ok(())
 }
 
