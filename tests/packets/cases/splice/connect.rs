@@ -25,6 +25,7 @@ pub fn add(cases: &mut Cases) {
         cases
             .each(&format!("splice/connect/next_backend_after_silence_{place:?}"), move |lab, v| silent(lab, v, place));
     }
+    cases.each("splice/connect/next_backend_is_another_one", another_one);
     cases.each("splice/connect/window_of_the_syn", windows);
     cases.each("splice/connect/proxy_header_lowers_the_number", proxy);
     cases.each("splice/connect/proxy_header_for_one_backend_of_two", proxy_for_one);
@@ -180,6 +181,27 @@ fn refused(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     assert!(lab.hello(&tls.forward_key())?.is_none());
     // And again when it asks again.
     lab.tc(Port::Ext0, &packet.frame())?.replied(&answer);
+    Ok(())
+}
+
+/// Few tries of a hash find another of three.
+fn another_one(lab: &mut Lab, version: Version) -> Result<()> {
+    let tls = three(lab, version, Place::Remote)?;
+    let hello = tls.hello();
+    let mut same = 0;
+    for port in 0..100 {
+        let mut tls = tls.client_port(10_000 + port);
+        tls.opened(lab)?;
+        let packet = tls.up("PA", 0, 0).data(&hello);
+        let outcome = lab.tc(Port::Ext0, &packet.frame())?;
+        syn_to_any(&mut tls, &outcome, &packet)?;
+        let before = tls.at;
+        let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
+        let outcome = lab.tc(tls.place.port(), &reset.frame())?;
+        syn_to_any(&mut tls, &outcome, &reset)?;
+        same += u32::from(tls.at == before);
+    }
+    assert!(same <= 10, "{same} of 100 came back to the backend that had refused");
     Ok(())
 }
 
