@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use gateway_common::server_name::{EMPTY, LONGEST, finish, hash, lower, step, wildcard_bit};
+use gateway_common::server_name::{EMPTY, LONGEST, finish, hash, is_allowed, lower, step, wildcard_bit};
 use gateway_common::{Address, SniKey};
 use proptest::prelude::*;
 
@@ -105,4 +105,11 @@ fn lower_changes_letters_alone() {
     for byte in 0..=255 {
         assert_eq!(lower(byte), byte.to_ascii_lowercase());
     }
+}
+
+/// Upper case is not looked up, and dots are counted apart.
+#[test]
+fn names_are_of_letters_digits_hyphens_and_underscores() {
+    let allowed: Vec<u8> = (0..=255).filter(|byte| is_allowed(*byte)).collect();
+    assert_eq!(allowed, b"-0123456789_abcdefghijklmnopqrstuvwxyz");
 }

@@ -41,6 +41,8 @@ pub struct Lab {
     links: Vec<SchedClassifierLink>,
     /// The far ends, while a test looks at what the programs send beside the frame in hand.
     wires: Vec<Wire>,
+    /// Whether a test had a TLS listener: then HELLOS may be in use.
+    tls: bool,
 }
 
 /// Any will do; a test that changes it shows what a change does.
@@ -95,6 +97,7 @@ impl Lab {
             sets: 0,
             links: Vec::new(),
             wires: Vec::new(),
+            tls: true,
         };
         lab.reset()?;
         Ok(lab)
@@ -115,7 +118,9 @@ impl Lab {
         }
         self.clear::<SniKey, SniName>(names::SNI)?;
         self.clear::<FlowKey, Handshake>(names::HANDSHAKES)?;
-        self.forget_hellos()?;
+        if std::mem::take(&mut self.tls) {
+            self.forget_hellos()?;
+        }
         self.cookie_key(COOKIE_KEY)?;
         for set in 0..=self.sets {
             self.array_mut(names::BACKEND_SETS)?.set(set, BackendSet::default(), 0)?;
@@ -197,6 +202,7 @@ impl Lab {
             protocol: protocol::TCP,
             ..ListenerKey::default()
         };
+        self.tls = true;
         let value = Listener { kind: listener_kind::TLS, mtu, id, wildcards, ..Listener::default() };
         Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
     }
@@ -333,7 +339,10 @@ impl Lab {
 
     /// Looks at what arrives at the far ends until the test ends, for [`Lab::sent_beside`].
     pub fn watch(&mut self) -> Result<()> {
-        self.wires = Port::ALL.into_iter().map(Wire::open_at_once).collect::<Result<_>>()?;
+        // The kernel takes its time to close a packet socket.
+        if self.wires.is_empty() {
+            self.wires = Port::ALL.into_iter().map(Wire::open_at_once).collect::<Result<_>>()?;
+        }
         Ok(())
     }
 

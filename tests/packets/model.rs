@@ -26,6 +26,9 @@ pub struct End {
     /// Whether the other end has acknowledged the SYN.
     pub established: bool,
 
+    /// The largest segment that gets through, as far as is known.
+    pub path: u64,
+
     /// What it says, and whether a FIN follows.
     pub says: Vec<u8>,
     pub then_closes: bool,
@@ -60,6 +63,7 @@ impl End {
             isn,
             theirs: None,
             established: false,
+            path: u64::MAX,
             says: Vec::new(),
             then_closes: true,
             may_say: u64::MAX,
@@ -80,7 +84,7 @@ impl End {
 
     /// What the other end's segments may carry: what this end was offered, as far as it goes.
     pub fn mss(&self) -> u64 {
-        u64::from(self.theirs.and_then(|(_, offer)| offer.mss).unwrap_or(DEFAULT_MSS))
+        u64::from(self.theirs.and_then(|(_, offer)| offer.mss).unwrap_or(DEFAULT_MSS)).min(self.path)
     }
 
     /// The furthest position that the other end has given room for.
@@ -217,6 +221,14 @@ impl End {
 
     // Receiving.
 
+    /// Where the data of a segment of the other end's ends.
+    pub fn position(&self, segment: &Segment) -> u64 {
+        let Some((irs, _)) = self.theirs else { return 0 };
+        let start = self.heard as i64
+            + i64::from(segment.seq.wrapping_sub(irs.wrapping_add(1)).wrapping_sub(self.heard as u32) as i32);
+        (start + segment.payload.len() as i64).max(0) as u64
+    }
+
     /// Takes a segment in. True: it wants an acknowledgement.
     pub fn receive(&mut self, segment: &Segment) -> Result<bool> {
         ensure!(segment.from == self.remote && segment.to == self.local, "{segment:?} is for somebody else");
@@ -267,8 +279,10 @@ impl End {
         };
         self.edge = self.edge.max(ack + (u64::from(segment.window) << shift));
         let blocks = segment.sack()?;
-        ensure!(blocks.is_empty() || self.sack(), "SACK was not agreed on: {segment:?}");
-        for (left, right) in blocks {
+        // The gateway agrees for a backend that it does not know yet; one that does not know SACK passes over the option.
+        let theirs = self.theirs.is_some_and(|(_, offer)| offer.sack);
+        ensure!(blocks.is_empty() || theirs, "SACK was not agreed on: {segment:?}");
+        for (left, right) in blocks.into_iter().filter(|_| self.offer.sack) {
             let position = |seq: u32| ack as i64 + i64::from(seq.wrapping_sub(segment.ack) as i32);
             let (from, to) = (position(left), position(right));
             ensure!(

@@ -10,6 +10,8 @@ use etherparse::{IpHeaders, TcpHeader, TcpOptionElement};
 pub struct Segment {
     pub from: SocketAddr,
     pub to: SocketAddr,
+    /// TTL or hop limit.
+    pub ttl: u8,
     pub seq: u32,
     pub ack: u32,
     /// Letters of S A F R P U E C that are set, in this order.
@@ -33,12 +35,14 @@ impl Segment {
         let packet = frame.get(14..).context("shorter than an Ethernet header")?;
         let (ip, payload) = IpHeaders::from_slice(packet).context("no IP packet")?;
         let (tcp, payload) = TcpHeader::from_slice(payload.payload).context("no TCP segment")?;
-        let (source, destination, sum): (IpAddr, IpAddr, u16) = match &ip {
+        let (source, destination, ttl, sum): (IpAddr, IpAddr, u8, u16) = match &ip {
             IpHeaders::Ipv4(ip, _) => {
                 ensure!(ip.calc_header_checksum() == ip.header_checksum, "wrong IP checksum");
-                (ip.source.into(), ip.destination.into(), tcp.calc_checksum_ipv4(ip, payload)?)
+                (ip.source.into(), ip.destination.into(), ip.time_to_live, tcp.calc_checksum_ipv4(ip, payload)?)
             }
-            IpHeaders::Ipv6(ip, _) => (ip.source.into(), ip.destination.into(), tcp.calc_checksum_ipv6(ip, payload)?),
+            IpHeaders::Ipv6(ip, _) => {
+                (ip.source.into(), ip.destination.into(), ip.hop_limit, tcp.calc_checksum_ipv6(ip, payload)?)
+            }
         };
         ensure!(sum == tcp.checksum, "TCP checksum {:#06x}, wanted {sum:#06x}", tcp.checksum);
         let letters = [
@@ -54,6 +58,7 @@ impl Segment {
         Ok(Segment {
             from: (source, tcp.source_port).into(),
             to: (destination, tcp.destination_port).into(),
+            ttl,
             seq: tcp.sequence_number,
             ack: tcp.acknowledgment_number,
             flags: letters.iter().filter(|(_, set)| *set).map(|(letter, _)| letter).collect(),

@@ -120,7 +120,7 @@ fn addresses(frame: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// Whether the checksum of the IP header and that of what it carries hold; `None` where there is none to check.
-fn checksums(frame: &[u8]) -> (bool, Option<bool>) {
+pub fn checksums(frame: &[u8]) -> (bool, Option<bool>) {
     let Ok((ip, payload)) = IpHeaders::from_slice_lax(&frame[14..]).map(|(ip, payload, _)| (ip, payload)) else {
         return (true, None);
     };

@@ -20,7 +20,7 @@ const LONGEST_TAPE: usize = 240;
 const LOST: Range<u8> = 200..225;
 const LOSSES: usize = 5;
 const MSS: [Option<u16>; 8] =
-    [None, Some(536), Some(700), Some(1_220), Some(1_340), Some(1_400), Some(1_460), Some(8_940)];
+    [None, Some(536), Some(700), Some(1_220), Some(1_340), Some(1_400), Some(1_440), Some(1_460)];
 
 /// Each end must hear what the other says. Too few bytes tell nothing.
 pub fn connection(lab: &mut Lab, data: &[u8]) -> Result<()> {
@@ -41,7 +41,7 @@ pub fn connection(lab: &mut Lab, data: &[u8]) -> Result<()> {
 }
 
 fn plot(cast: &[u8; CAST], tape: &[u8]) -> Plot {
-    let [i0, i1, i2, i3, client_mss, client, server_mss, server, client_buffer, server_buffer, rest @ ..] = *cast;
+    let [i0, i1, i2, i3, client_mss, client, _, server, client_buffer, server_buffer, rest @ ..] = *cast;
     let [h0, h1, shape, cut, q0, q1, s0, s1, _, flags] = rest;
     let size = |high: u8, low: u8| usize::from(u16::from_be_bytes([high, low]));
     let long = size(h0, h1) % 7_400 + 170;
@@ -52,7 +52,8 @@ fn plot(cast: &[u8; CAST], tape: &[u8]) -> Plot {
     Plot {
         isn: u32::from_be_bytes([i0, i1, i2, i3]),
         client: offer(client_mss, client),
-        server: offer(server_mss, server),
+        // Not less than the gateway offers: the client hears of that by ICMP, and this one has no ears for it.
+        server: Offer { mss: Some(1_460), ..offer(0, server) },
         client_buffer: 2_000 + u64::from(client_buffer) * u64::from(client_buffer) * 15,
         server_buffer: 2_000 + u64::from(server_buffer) * u64::from(server_buffer) * 15,
         hello: hello.records(records).bytes(),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use gateway_common::{
-    Backend, Flow, FlowKey, HELLO_BYTES, SniName, agent_backend, backend_flags, cookie, flow_flags, protocol::TCP,
-    sni_mode,
+    Backend, Flow, FlowKey, HELLO_BYTES, SniName, agent_backend, backend_flags, cookie, flow_flags, flow_state,
+    protocol::TCP, sni_mode,
 };
 
 use crate::hello::hello;
@@ -173,7 +173,7 @@ impl Tls {
 
     /// A segment of the backend after its SYN-ACK. What it acknowledges counts from the client's first byte.
     pub fn down(&self, flags: &str, position: u32, acknowledged: u32) -> Packet {
-        self.sent_by_backend(flags, BACKEND_ISN.wrapping_add(1 + position), self.client_seq(acknowledged))
+        self.sent_by_backend(flags, BACKEND_ISN.wrapping_add(1).wrapping_add(position), self.client_seq(acknowledged))
             .header(|h| h.window_size = 600)
     }
 
@@ -214,7 +214,7 @@ impl Tls {
     /// A segment that the gateway makes for the backend. The position counts from the client's first byte.
     pub fn own_to_backend(&self, flags: &str, position: i32, acknowledged: u32, window: u16) -> Packet {
         let seq = self.client_seq(position as u32);
-        let ack = BACKEND_ISN.wrapping_add(1 + acknowledged);
+        let ack = BACKEND_ISN.wrapping_add(1).wrapping_add(acknowledged);
         let port = self.place.port();
         let packet = Packet::tcp(self.peer, self.backends[self.at], flags, seq, ack);
         let packet = packet.header(|h| h.window_size = window).macs(port.mac(), port.peer_mac());
@@ -249,6 +249,15 @@ impl Tls {
             scale: self.offer.scale.map(|_| OWN_SCALE),
             sack: self.offer.sack,
             timestamps: false,
+        }
+    }
+
+    /// Bytes of options in the SYN-ACK: each has its place.
+    fn own_options(&self) -> usize {
+        match (self.offer.sack, self.offer.scale) {
+            (true, _) => 12,
+            (false, Some(_)) => 8,
+            (false, None) => 4,
         }
     }
 
@@ -299,7 +308,17 @@ impl Tls {
 
     #[track_caller]
     pub fn accepted_with(&mut self, lab: &mut Lab, hook: Hook, syn: &Packet, mtu: u16) -> Result<()> {
-        let outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
+        let offered = match &syn.body {
+            crate::packet::Body::Tcp(header, payload) => header.options.len() + payload.len(),
+            other => panic!("not TCP: {other:?}"),
+        };
+        // XDP does not lengthen frames, and knows no flow that has ended: that is TC's.
+        let known = lab.flow(&self.forward_key())?.is_some();
+        let mut outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
+        if hook == Hook::Xdp && (known || offered < self.own_options()) {
+            outcome.untouched();
+            outcome = lab.tc(Port::Ext0, &syn.frame())?;
+        }
         assert_eq!(outcome.went(), Went::Out, "{:?}", outcome.reasons);
         let answer = Segment::read(&outcome.frame)?;
         assert_eq!(answer.offer()?, self.own_offer(mtu), "offer of the SYN-ACK");
@@ -459,11 +478,21 @@ impl Tls {
 
     /// Makes the slot look as if the last SYN or piece had gone out so many ns ago.
     pub fn age(&self, lab: &mut Lab, age: u64) -> Result<()> {
-        let (slot, mut hello) = lab.hello(&self.forward_key())?.context("no slot is this client's")?;
-        ensure!(hello.sent_at > age, "the machine has not run that long");
-        hello.sent_at -= age;
-        hello.last_seen -= age;
-        lab.put_hello(slot, hello)
+        ensure!(self.age_pending(lab, age)?, "no slot is this client's");
+        Ok(())
+    }
+
+    /// The same if the connection has a slot; answers whether it has.
+    pub fn age_pending(&self, lab: &mut Lab, age: u64) -> Result<bool> {
+        let Some((_, flow)) = lab.flow(&self.forward_key())? else { return Ok(false) };
+        if !matches!(flow.state, flow_state::CONNECTING | flow_state::REPLAYING) {
+            return Ok(false);
+        }
+        let mut hello = lab.hello_at(flow.handshake)?;
+        hello.sent_at = hello.sent_at.saturating_sub(age);
+        hello.last_seen = hello.last_seen.saturating_sub(age);
+        lab.put_hello(flow.handshake, hello)?;
+        Ok(true)
     }
 }
 

@@ -2,25 +2,29 @@
 //! reorders: a tape decides what it does. All of it is one thread without a clock.
 
 use std::collections::VecDeque;
+use std::fmt;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gateway_common::{HELLO_BYTES, Reason};
 
+use crate::hello;
 use crate::lab::Lab;
 use crate::model::End;
-use crate::net::Port;
+use crate::net::{EXT1_MTU, Port, Version};
 use crate::outcome::{Hook, Outcome, Went};
 use crate::packet::Packet;
+use crate::scene::Place;
 use crate::segment::{Offer, Segment};
 use crate::tls::{BACKEND_ISN, SECOND, Tls};
 
 /// How often timers may run out before a connection counts as stuck.
-const TIMERS: u32 = 60;
+const TIMERS: u32 = 120;
 /// Most payload that GRO makes one frame of.
-const MERGED: u64 = 6_000;
+/// (BPF_PROG_TEST_RUN takes no frame that is larger than a page.)
+const MERGED: u64 = 3_000;
 
 /// What a property test draws.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Plot {
     pub isn: u32,
     pub client: Offer,
@@ -40,6 +44,24 @@ pub struct Plot {
     pub tape: Vec<u8>,
     /// Frames of the client and the backend go through XDP first.
     pub express: bool,
+}
+
+/// So many frames lost or late may be every SYN or its answer.
+const SILENCE: u32 = 6;
+/// Of what the gateway makes; what it forwards has made a hop.
+const OWN_TTL: u8 = 64;
+
+impl fmt::Debug for Plot {
+    /// What the ends say matters by its length only.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let Plot { isn, client, server, client_buffer, server_buffer, eager, cut, tape, express, .. } = self;
+        let lengths = (self.hello.len(), self.request.len(), self.response.len());
+        write!(
+            f,
+            "ISN {isn}, {client:?} and {server:?}, buffers {client_buffer} and {server_buffer}, hello, request and "
+        )?;
+        write!(f, "response {lengths:?}, eager {eager}, cut {cut}, express {express}, tape {tape:?}")
+    }
 }
 
 /// A link that frames are on.
@@ -64,6 +86,10 @@ pub struct World<'a> {
     client: End,
     server: Option<End>,
     links: [VecDeque<OnTheWay>; 4],
+    /// How often the network was not perfect.
+    faults: u32,
+    /// The client was told that no backend answers.
+    refused: bool,
     /// What happened, for people.
     story: Vec<String>,
 }
@@ -73,11 +99,22 @@ impl<'a> World<'a> {
         lab.watch()?;
         tls.offer = plot.client;
         let mut client = End::new(tls.client, tls.gateway, plot.isn, plot.client);
-        client.buffer = plot.client_buffer;
+        client.buffer = room(plot.client_buffer, plot.client);
         client.says = [&plot.hello[..], &plot.request].concat();
         client.may_say = if plot.eager { u64::MAX } else { plot.hello.len() as u64 };
         client.hears = plot.response.clone();
-        Ok(World { lab, tls, plot, at: 0, client, server: None, links: Default::default(), story: Vec::new() })
+        Ok(World {
+            lab,
+            tls,
+            plot,
+            at: 0,
+            client,
+            server: None,
+            links: Default::default(),
+            faults: 0,
+            refused: false,
+            story: Vec::new(),
+        })
     }
 
     /// Runs until both ends have everything.
@@ -106,7 +143,7 @@ impl<'a> World<'a> {
     }
 
     fn is_done(&self) -> bool {
-        self.client.is_done() && self.server.as_ref().is_some_and(End::is_done)
+        self.refused || self.client.is_done() && self.server.as_ref().is_some_and(End::is_done)
     }
 
     /// The next thing that the tape says: 0 is nothing out of the ordinary.
@@ -132,6 +169,7 @@ impl<'a> World<'a> {
         }
         let link = busy[usize::from(self.draw()) % busy.len()];
         let fate = self.draw();
+        self.faults += u32::from(fate >= 200);
         let queue = &mut self.links[link as usize];
         let frame = queue.pop_front().expect("the link is busy");
         match fate {
@@ -180,7 +218,7 @@ impl<'a> World<'a> {
                 }
                 self.compare()
             }
-            Link::ToServer => self.to_server(&frame),
+            Link::ToServer => self.at_server(&frame),
         }
     }
 
@@ -203,22 +241,34 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn to_server(&mut self, frame: &[u8]) -> Result<()> {
+    fn at_server(&mut self, frame: &[u8]) -> Result<()> {
         let segment = Segment::read(frame)?;
-        if segment.has('S') && self.server.as_ref().is_none_or(|server| server.remote != segment.from) {
+        if segment.has('S') && self.is_another(&segment) {
             self.begin(&segment)?;
         }
-        let Some(server) = &mut self.server else { bail!("{segment:?} before a SYN") };
-        if segment.to != server.local || segment.from != server.remote {
+        ensure!(self.server.is_some(), "{segment:?} before a SYN");
+        let another = self.is_another(&segment);
+        let Some(server) = self.server.as_mut().filter(|_| !another) else {
             // One of an attempt that was given up.
             return Ok(());
-        }
+        };
+        let room = server.position(&segment);
+        ensure!(
+            segment.ttl != OWN_TTL || segment.payload.len() <= 1 || room <= server.told,
+            "what the gateway itself sends ends at {room}, and the backend has room to {}: {segment:?}",
+            server.told
+        );
         let wants = server.receive(&segment)?;
         if wants {
             let answer = if segment.has('S') { server.syn_ack() } else { server.ack() };
             self.put(Link::FromServer, &answer, 0);
         }
         self.compare()
+    }
+
+    /// Whether a segment is not for the backend that has the connection.
+    fn is_another(&self, segment: &Segment) -> bool {
+        self.server.as_ref().is_none_or(|server| server.remote != segment.from || server.local != segment.to)
     }
 
     /// A backend takes the connection.
@@ -231,7 +281,7 @@ impl<'a> World<'a> {
             .with_context(|| format!("{syn:?} is to no backend"))?;
         self.tls.peer = syn.from;
         let mut server = End::new(syn.to, syn.from, BACKEND_ISN, self.plot.server);
-        server.buffer = self.plot.server_buffer;
+        server.buffer = room(self.plot.server_buffer, self.plot.server);
         server.says = self.plot.response.clone();
         let header = if self.tls.prelude == 0 { Vec::new() } else { self.tls.proxy_header() };
         server.hears = [&header[..], &self.plot.hello, &self.plot.request].concat();
@@ -259,6 +309,15 @@ impl<'a> World<'a> {
             self.goes(port, frame)?;
         }
         match outcome.went() {
+            // Three backends, two SYNs to each: a network that is bad enough loses them all.
+            Went::Out if outcome.reasons == [Reason::BackendSilent] && self.faults >= SILENCE => {
+                let alert = Segment::read(&outcome.frame)?;
+                ensure!(alert.payload == hello::alert(hello::description::INTERNAL_ERROR), "{alert:?}");
+                ensure!(self.server.as_ref().is_none_or(|server| !server.established), "the backend has answered");
+                self.refused = true;
+                Ok(())
+            }
+            Went::Out if outcome.reasons == [Reason::PacketTooBig] => self.too_big(outcome),
             Went::Out => {
                 ensure!(outcome.reasons.is_empty(), "{:?}: {:?}", outcome.reasons, Segment::read(&outcome.frame));
                 self.goes(outcome.port, outcome.frame.clone())
@@ -275,6 +334,30 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Path MTU discovery (RFC 1191, RFC 8201).
+    fn too_big(&mut self, outcome: &Outcome) -> Result<()> {
+        let from_client = outcome.input.get(..12) == Some(&self.tls.sent_by_client(self.tls.syn()).frame()[..12]);
+        let header = self.tls.version.header();
+        // Both have it in the last two bytes of the second word, as no MTU here is larger.
+        let kind = outcome.frame.get(14 + header);
+        ensure!(kind == Some(&if self.tls.version == Version::V4 { 3 } else { 2 }), "no answer of path MTU discovery");
+        let mtu = outcome.frame.get(14 + header + 6..14 + header + 8).context("no MTU in the answer")?;
+        let fits = u64::from(u16::from_be_bytes([mtu[0], mtu[1]])) - header as u64 - 20;
+        let sender = if from_client { Some(&mut self.client) } else { self.server.as_mut() };
+        let sender = sender.context("nobody sent it")?;
+        self.story.push(format!("too big: {fits} bytes fit"));
+        if fits >= sender.path {
+            // One that was under way already.
+            return Ok(());
+        }
+        sender.path = fits;
+        let mss = sender.mss();
+        if let Some(again) = sender.again(mss) {
+            self.put(if from_client { Link::FromClient } else { Link::FromServer }, &again, 0);
+        }
+        Ok(())
+    }
+
     /// A frame leaves for the client or for a backend.
     fn goes(&mut self, _port: Port, frame: Vec<u8>) -> Result<()> {
         let segment = Segment::read(&frame)?;
@@ -288,6 +371,7 @@ impl<'a> World<'a> {
     /// Each end says something new, if it has and may.
     fn speak(&mut self) -> bool {
         let mut said = false;
+        let link = self.link_mss();
         for of_client in [true, false] {
             // Some of both run at different speeds.
             let drawn = self.draw();
@@ -297,10 +381,10 @@ impl<'a> World<'a> {
             let cut = if self.client.heard == 0 { self.plot.cut } else { u64::MAX };
             let Some(end) = (if of_client { Some(&mut self.client) } else { self.server.as_mut() }) else { continue };
             let cut = if of_client { cut } else { u64::MAX };
-            let mss = end.mss().min(cut).max(1);
+            let mss = end.mss().min(cut).min(link);
             // TC sees what GRO has merged.
             let merge = drawn >= 128 && !self.plot.express;
-            let most = if merge { MERGED.max(mss) } else { mss };
+            let most = if merge { MERGED } else { mss };
             let Some(packet) = end.new_data(most) else { continue };
             let length = match &packet.body {
                 crate::packet::Body::Tcp(_, payload) => payload.len() as u64,
@@ -313,14 +397,19 @@ impl<'a> World<'a> {
         said
     }
 
+    /// What fits the backend's own link; the client's is as wide or wider.
+    fn link_mss(&self) -> u64 {
+        let mtu = if self.tls.place == Place::Remote { EXT1_MTU } else { 1500 };
+        u64::from(mtu) - self.tls.version.header() as u64 - 20
+    }
+
     /// Nothing moves: whoever waits for something repeats itself.
     fn time_out(&mut self) -> Result<()> {
         self.story.push("time passes".into());
-        if self.lab.hello(&self.tls.forward_key())?.is_some_and(|(_, hello)| hello.sent_at > SECOND) {
-            self.tls.age(self.lab, SECOND)?;
-        }
+        let link = self.link_mss();
+        self.tls.age_pending(self.lab, SECOND)?;
         if self.client.established {
-            let mss = self.client.mss();
+            let mss = self.client.mss().min(link);
             let packet = self.client.again(mss).unwrap_or_else(|| self.client.probe());
             self.put(Link::FromClient, &packet, 0);
         } else {
@@ -329,7 +418,7 @@ impl<'a> World<'a> {
         }
         if let Some(server) = &mut self.server {
             let packet = if server.established {
-                let mss = server.mss();
+                let mss = server.mss().min(link);
                 server.again(mss).unwrap_or_else(|| server.probe())
             } else {
                 server.syn_ack()
@@ -338,6 +427,11 @@ impl<'a> World<'a> {
         }
         Ok(())
     }
+}
+
+/// A host's scale is one that its buffer can be told in.
+fn room(buffer: u64, offer: Offer) -> u64 {
+    buffer.max(2 << offer.scale.unwrap_or(0))
 }
 
 /// Behind the next one or two.

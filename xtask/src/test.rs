@@ -124,7 +124,8 @@ fn lint() -> Result<Count> {
     clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
     count += check("clippy", clippy.env(build::OBJECT_VARIABLE, &object));
     let mut clippy = build::ebpf_cargo(&setup::ebpf_tool_chain()?, "clippy");
-    count += check("clippy of gateway-ebpf", clippy.args(["--", "-D", "warnings"]));
+    clippy.args(["--bins", "--examples", "--", "-D", "warnings"]);
+    count += check("clippy of gateway-ebpf", &mut clippy);
 
     for (name, folder) in [("", shell::root()), (" of gateway-ebpf", ebpf.as_path())] {
         let deny = |what: &[&str]| {

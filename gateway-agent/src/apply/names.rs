@@ -45,12 +45,15 @@ impl Applier {
                     continue;
                 }
                 let port = ports.entry(*at).or_default();
+                // The set and mode of the name before.
+                let mut marked = None;
                 for (name, place) in tls.names.iter().zip(places) {
                     if !name.is_on(at) {
                         continue;
                     }
                     let key = name.key(at);
-                    if self.names.get(&key).is_some_and(|present| present.wanted == self.round) {
+                    let present = self.names.get_mut(&key);
+                    if present.as_ref().is_some_and(|present| present.wanted == self.round) {
                         let error = taken(wanted, i, name, at);
                         applied.problems.push(Problem { object: object(), error });
                         continue;
@@ -64,23 +67,32 @@ impl Applier {
                     let backend_set = match place {
                         None => 0,
                         Some(Place::Present(id)) => *id,
-                        Some(_) => self.names.get(&key).map_or(0, |n| n.backend_set),
+                        Some(_) => present.as_ref().map_or(0, |n| n.backend_set),
                     };
+                    let value =
+                        PresentName { backend_set, listener: id, mode: tls.mode, readable: true, wanted: self.round };
+                    // Nearly all are as they were.
+                    if let Some(present) = present.filter(|present| **present == value) {
+                        present.wanted = self.round;
+                        port.wildcards |= name.wildcard_bit;
+                    } else {
+                        if let Err(error) = self.put_name(key, &name.host, value, store, applied) {
+                            match &mut failed {
+                                None => failed = Some((name.host.clone(), 0, error)),
+                                Some((_, more, _)) => *more += 1,
+                            }
+                        }
+                        port.wildcards |= self.wildcard_bit(name, &key);
+                    }
+                    if marked.replace((backend_set, tls.mode)) == Some((backend_set, tls.mode)) {
+                        continue;
+                    }
                     if let Some(set) = self.sets.get_mut(&backend_set) {
                         set.wanted = self.round;
                         if tls.mode == sni_mode::PASSTHROUGH && set.mtu != 0 {
                             port.mtu = if port.mtu == 0 { set.mtu } else { port.mtu.min(set.mtu) };
                         }
                     }
-                    let value =
-                        PresentName { backend_set, listener: id, mode: tls.mode, readable: true, wanted: self.round };
-                    if let Err(error) = self.put_name(key, &name.host, value, store, applied) {
-                        match &mut failed {
-                            None => failed = Some((name.host.clone(), 0, error)),
-                            Some((_, more, _)) => *more += 1,
-                        }
-                    }
-                    port.wildcards |= self.wildcard_bit(name, &key);
                 }
             }
             if let Some((host, more, error)) = failed {
@@ -93,7 +105,7 @@ impl Applier {
 
     /// Of `Listener::wildcards`, if the name is there.
     fn wildcard_bit(&self, name: &ServerName, key: &SniKey) -> u32 {
-        let bit = name.wildcard_bit();
+        let bit = name.wildcard_bit;
         if bit != 0 && self.names.contains_key(key) { bit } else { 0 }
     }
 
@@ -108,9 +120,6 @@ impl Applier {
         let mut hits = 0;
         if let Some(present) = self.names.get_mut(&key) {
             present.wanted = self.round;
-            if *present == value {
-                return Ok(());
-            }
             // What is counted between this and the write is lost.
             hits = store.name(key)?.map_or(0, |name| name.hits);
         }

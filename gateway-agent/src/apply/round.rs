@@ -84,14 +84,26 @@ impl Applier {
         let mut to_make: Vec<&Arc<Set>> = Vec::new();
         let mut place_to_make: HashMap<&Set, usize> = HashMap::new();
         let mut places = Vec::with_capacity(wanted.listeners.len());
+        // Names that follow each other often share their set.
+        let mut last: Option<(&Arc<Set>, Place)> = None;
         for (user, set) in users(wanted) {
-            places.push(set.map(|set| match self.present(set, user) {
+            let Some(set) = set else {
+                places.push(None);
+                continue;
+            };
+            if let Some((_, place)) = last.filter(|(last, _)| Arc::ptr_eq(last, set)) {
+                places.push(Some(place));
+                continue;
+            }
+            let place = match self.present(set, user) {
                 Some(id) => Place::Present(id),
                 None => Place::ToMake(*place_to_make.entry(&**set).or_insert_with(|| {
                     to_make.push(set);
                     to_make.len() - 1
                 })),
-            }));
+            };
+            last = Some((set, place));
+            places.push(Some(place));
         }
         if to_make.is_empty() {
             return places;

@@ -53,6 +53,8 @@ pub struct ServerName {
     pub host: HostName,
     /// As SNI has it.
     hash: u64,
+    /// Its bit of `Listener::wildcards`; 0: no wildcard.
+    pub wildcard_bit: u32,
     /// By family. `None`: no route takes the name, or no address of the listener is of this family.
     sets: OfFamily,
     /// Addresses of the listener that do not have it.
@@ -62,7 +64,8 @@ pub struct ServerName {
 impl ServerName {
     pub fn new(host: HostName, sets: OfFamily) -> ServerName {
         let hash = SniKey::new(Address::UNSET, 0, false, looked_up(&host).as_bytes()).hash;
-        ServerName { host, hash, sets, not_on: Vec::new() }
+        let wildcard_bit = wildcard_bit(&host);
+        ServerName { host, hash, wildcard_bit, sets, not_on: Vec::new() }
     }
 
     pub fn is_on(&self, at: &ListenerKey) -> bool {
@@ -93,14 +96,13 @@ impl ServerName {
         let family = if at.address.is_v4() { Family::V4 } else { Family::V6 };
         self.sets[family as usize].as_ref()
     }
+}
 
-    /// Its bit of `Listener::wildcards`; 0: no wildcard.
-    pub fn wildcard_bit(&self) -> u32 {
-        match &self.host {
-            HostName::Exact(_) => 0,
-            HostName::Wildcard(suffix) => server_name::wildcard_bit(suffix.split('.').count() as u32),
-            HostName::Any => server_name::wildcard_bit(0),
-        }
+fn wildcard_bit(host: &HostName) -> u32 {
+    match host {
+        HostName::Exact(_) => 0,
+        HostName::Wildcard(suffix) => server_name::wildcard_bit(suffix.split('.').count() as u32),
+        HostName::Any => server_name::wildcard_bit(0),
     }
 }
 
@@ -244,7 +246,9 @@ fn server_names(
         let sets = sets.of(name.backends.as_ref(), protocol::TCP, families, of_old);
         let not_on = name.not_on.iter().copied().map(address).collect();
         match old {
-            Some((_, wanted)) => ServerName { host: wanted.host.clone(), hash: wanted.hash, sets, not_on },
+            Some((_, ServerName { host, hash, wildcard_bit, .. })) => {
+                ServerName { host: host.clone(), hash: *hash, wildcard_bit: *wildcard_bit, sets, not_on }
+            }
             None => ServerName { not_on, ..ServerName::new(name.host.clone(), sets) },
         }
     };
@@ -608,7 +612,7 @@ mod tests {
                 assert_eq!(set.backends().count(), 1);
             }
         }
-        assert_eq!(names.iter().map(ServerName::wildcard_bit).collect::<Vec<_>>(), [0, 1 << 2, 1]);
+        assert_eq!(names.iter().map(|name| name.wildcard_bit).collect::<Vec<_>>(), [0, 1 << 2, 1]);
     }
 
     #[test]

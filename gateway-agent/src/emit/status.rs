@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
+use hashbrown::HashMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -34,14 +34,37 @@ pub fn status(report: &Report) -> Vec<ObjectStatus> {
 pub fn carry_times(statuses: &mut [ObjectStatus], before: &[ObjectStatus], now: Timestamp) {
     // Kubernetes knows whole seconds.
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let before: HashMap<_, _> = before.iter().map(|s| ((s.kind, &s.metadata), s)).collect();
+    let mut before = Before { statuses: before, next: 0, places: None };
     for status in statuses {
-        let old = before.get(&(status.kind, &status.metadata)).map(|s| s.status.conditions()).unwrap_or_default();
-        let old: HashMap<_, _> = old.into_iter().map(|(place, c)| ((place, c.kind), c)).collect();
-        for (place, condition) in status.status.conditions_mut() {
-            let same = old.get(&(place, condition.kind)).filter(|c| c.status == condition.status);
-            condition.last_transition_time = same.and_then(|c| c.last_transition_time).or(Some(now));
+        let old = before.find(status).map(|s| s.status.conditions()).unwrap_or_default();
+        for (i, (place, condition)) in status.status.conditions_mut().into_iter().enumerate() {
+            let is_it =
+                |(old_place, old): &&(Place<'_>, &ConditionStatus)| *old_place == place && old.kind == condition.kind;
+            let same = old.get(i).filter(is_it).or_else(|| old.iter().find(is_it)).map(|(_, old)| *old);
+            let same = same.filter(|old| old.status == condition.status);
+            condition.last_transition_time = same.and_then(|old| old.last_transition_time).or(Some(now));
         }
+    }
+}
+
+/// Statuses of before. Nearly always the objects are the same, in the same order.
+struct Before<'a> {
+    statuses: &'a [ObjectStatus],
+    /// Where the next one is, if nothing came or went.
+    next: usize,
+    /// Made when something did.
+    places: Option<HashMap<(Kind, &'a Metadata), usize>>,
+}
+
+impl<'a> Before<'a> {
+    fn find(&mut self, status: &ObjectStatus) -> Option<&'a ObjectStatus> {
+        let key = (status.kind, &status.metadata);
+        if self.statuses.get(self.next).is_none_or(|old| (old.kind, &old.metadata) != key) {
+            let all = || self.statuses.iter().enumerate().map(|(i, old)| ((old.kind, &old.metadata), i)).collect();
+            self.next = *self.places.get_or_insert_with(all).get(&key)?;
+        }
+        self.next += 1;
+        self.statuses.get(self.next - 1)
     }
 }
 
@@ -277,4 +300,56 @@ fn as_status<S: serde::Serializer>(status: &bool, serializer: S) -> Result<S::Ok
 /// As the Go types do it (`omitempty`).
 fn is_zero(generation: &i64) -> bool {
     *generation == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(name: &str, accepted: bool) -> ObjectStatus {
+        let condition = |kind, status| ConditionStatus {
+            kind,
+            status,
+            reason: Reason::Accepted,
+            message: "".into(),
+            observed_generation: 0,
+            last_transition_time: None,
+        };
+        let conditions =
+            vec![condition(ConditionType::Accepted, accepted), condition(ConditionType::SupportedVersion, true)];
+        ObjectStatus {
+            api_version: "v1",
+            kind: Kind::GatewayClass,
+            metadata: Metadata { name: name.into(), namespace: None },
+            status: Status::GatewayClass(ClassStatus { conditions }),
+        }
+    }
+
+    /// Of each object, when its first and its second condition changed.
+    fn times(statuses: &[ObjectStatus]) -> Vec<Vec<i64>> {
+        let time = |(_, c): (Place<'_>, &ConditionStatus)| c.last_transition_time.unwrap().as_second();
+        statuses.iter().map(|s| s.status.conditions().into_iter().map(time).collect()).collect()
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_while_objects_come_and_go() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut first = vec![class("a", true), class("b", true), class("c", false), class("e", true)];
+        carry_times(&mut first, &[], at(1));
+        let mut second = vec![class("b", true), class("c", true), class("d", true), class("e", true)];
+        carry_times(&mut second, &first, at(2));
+        assert_eq!(times(&second), [[1, 1], [2, 1], [2, 2], [1, 1]]);
+    }
+
+    #[test]
+    fn a_condition_keeps_its_time_in_another_place_of_its_list() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut first = vec![class("a", true)];
+        carry_times(&mut first, &[], at(1));
+        let mut second = vec![class("a", false)];
+        let Status::GatewayClass(status) = &mut second[0].status else { unreachable!() };
+        status.conditions.reverse();
+        carry_times(&mut second, &first, at(2));
+        assert_eq!(times(&second), [[1, 2]]);
+    }
 }

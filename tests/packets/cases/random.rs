@@ -68,14 +68,14 @@ pub fn property_of<S: Strategy>(
 
 /// Bytes to write over a frame, bytes to insert, and where to cut it.
 #[derive(Clone, Debug)]
-struct Mutation {
+pub struct Mutation {
     writes: Vec<(Index, u8)>,
     insert: Option<(Index, Vec<u8>)>,
     cut: Option<Index>,
 }
 
 impl Mutation {
-    fn strategy() -> impl Strategy<Value = Mutation> {
+    pub fn strategy() -> impl Strategy<Value = Mutation> {
         let insert = prop_oneof![3 => Just(None), 1 => (any::<Index>(), vec(any::<u8>(), 1..40)).prop_map(Some)];
         let cut = prop_oneof![3 => Just(None), 1 => any::<Index>().prop_map(Some)];
         (vec((any::<Index>(), any::<u8>()), 0..6), insert, cut).prop_map(|(writes, insert, cut)| Mutation {
@@ -85,7 +85,7 @@ impl Mutation {
         })
     }
 
-    fn apply(&self, frame: &mut Vec<u8>) {
+    pub fn apply(&self, frame: &mut Vec<u8>) {
         for (at, byte) in &self.writes {
             // Mostly the headers, which is where the decisions are.
             let end = frame.len().min(14 + 40 + 24);

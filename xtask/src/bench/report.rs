@@ -24,12 +24,28 @@ pub struct Goal {
     pub what: &'static str,
     pub wanted: String,
     pub measured: String,
-    pub met: bool,
+    pub verdict: Verdict,
 }
 
-impl Goal {
-    const fn verdict(&self) -> &'static str {
-        if self.met { "met" } else { "MISSED" }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Met,
+    Missed,
+    /// What it is compared with drowned in the noise.
+    Unclear,
+}
+
+impl Verdict {
+    pub const fn of(met: bool) -> Verdict {
+        if met { Verdict::Met } else { Verdict::Missed }
+    }
+
+    const fn text(self) -> &'static str {
+        match self {
+            Verdict::Met => "met",
+            Verdict::Missed => "MISSED",
+            Verdict::Unclear => "unclear",
+        }
     }
 }
 
@@ -48,7 +64,7 @@ pub fn write(bench: &'static str, rows: &[Row], goals: &[Goal], remarks: &[Strin
     }
     println!("{}", table(rows));
     for goal in goals {
-        println!("{} {}: wanted {}, measured {}", goal.verdict(), goal.what, goal.wanted, goal.measured);
+        println!("{} {}: wanted {}, measured {}", goal.verdict.text(), goal.what, goal.wanted, goal.measured);
     }
     for remark in remarks {
         println!("· {remark}");
@@ -102,7 +118,7 @@ fn markdown(rows: &[Row], goals: &[Goal], remarks: &[String]) -> String {
     if !goals.is_empty() {
         text += "\n| goal | wanted | measured | |\n|---|---|---|---|\n";
         for goal in goals {
-            text += &format!("| {} | {} | {} | {} |\n", goal.what, goal.wanted, goal.measured, goal.verdict());
+            text += &format!("| {} | {} | {} | {} |\n", goal.what, goal.wanted, goal.measured, goal.verdict.text());
         }
     }
     text + "\n" + &remarks.iter().map(|remark| format!("- {remark}\n")).collect::<String>()
@@ -190,7 +206,8 @@ mod tests {
         let wanted =
             "| | sluice | haproxy |\n|---|---:|---:|\n| a: x (u) | 2.00 | 5.00 |\n| b: y (u) |  | 7.00 |\n\n- so\n";
         assert_eq!(markdown(&rows, &[], &["so".to_owned()]), wanted);
-        let goal = Goal { what: "x", wanted: "at most 1".to_owned(), measured: "2".to_owned(), met: false };
+        let goal =
+            Goal { what: "x", wanted: "at most 1".to_owned(), measured: "2".to_owned(), verdict: Verdict::Missed };
         assert!(markdown(&rows, &[goal], &[]).contains("\n| x | at most 1 | 2 | MISSED |\n"));
     }
 }

@@ -142,3 +142,21 @@ async fn a_tls_handshake_that_fails_or_never_ends_is_counted() {
     assert_eq!(soon(slow.read_to_end(&mut answer)).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!([Refusal::HandshakeFailed, Refusal::HandshakeTimeout].map(|r| bed.refused(r)), [2, 1]);
 }
+
+#[tokio::test]
+async fn where_tls_ends_a_client_without_a_backend_gets_rst_and_no_alert_in_the_clear() {
+    let certificate = certificate(&["silent.example.com", "invalid.example.com"]);
+    let silent = backends("r", vec![(1, endpoints(&[nobody().await]))]);
+    let names = vec![
+        named("invalid.example.com", Some(backends("r", vec![(1, Target::Invalid)]))),
+        named("silent.example.com", Some(silent)),
+    ];
+    let mode = TlsMode::Terminate { certificates: vec![certificate.clone()] };
+    let bed = Bed::new(vec![listener("a", &["198.19.0.1"], mode, names)]);
+
+    let mut client = bed.tls("silent.example.com", trusting(&[&certificate])).await.unwrap();
+    assert_eq!(soon(client.read_u8()).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    let error = bed.tls("invalid.example.com", trusting(&[&certificate])).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!([Refusal::BackendSilent, Refusal::InvalidBackend].map(|r| bed.refused(r)), [1, 1]);
+}

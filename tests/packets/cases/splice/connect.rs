@@ -27,6 +27,7 @@ pub fn add(cases: &mut Cases) {
     }
     cases.each("splice/connect/window_of_the_syn", windows);
     cases.each("splice/connect/proxy_header_lowers_the_number", proxy);
+    cases.each("splice/connect/proxy_header_for_one_backend_of_two", proxy_for_one);
     cases.each("splice/connect/client_repeats_itself_too_soon", too_soon);
     cases.each("splice/connect/bare_ack_makes_no_syn", bare_ack);
     cases.each("splice/connect/one_backend_alone_is_tried_again", alone);
@@ -34,6 +35,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/connect/reset_that_acknowledges_something_else", wrong_reset);
     cases.each("splice/connect/data_before_the_syn_ack", no_syn);
     cases.each("splice/connect/more_data_of_the_client_is_kept", early_data);
+    cases.each("splice/connect/new_data_makes_no_syn", new_data);
     cases.each("splice/connect/client_resets", client_resets);
     cases.each("splice/connect/client_opens_anew", client_syn);
     cases.each("splice/connect/late_answer_of_a_backend_given_up", late_answer);
@@ -98,6 +100,33 @@ fn proxy(lab: &mut Lab, version: Version) -> Result<()> {
         assert_eq!(tls.prelude, if version == Version::V4 { 28 } else { 52 });
         tls.connecting(lab)?;
     }
+    Ok(())
+}
+
+/// The number of the SYN follows what the backend wants that it goes to.
+fn proxy_for_one(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = three(lab, version, Place::Remote)?;
+    tls.wants_proxy(lab, 0)?;
+    let header = tls.prelude;
+    let hello = tls.hello();
+    let mut seen = [false; 2];
+    for port in 0..40 {
+        let mut tls = tls.client_port(10_000 + port);
+        tls.opened(lab)?;
+        let packet = tls.up("PA", 0, 0).data(&hello);
+        let mut outcome = lab.tc(Port::Ext0, &packet.frame())?;
+        for _ in 0..3 {
+            let syn = Segment::read(&outcome.frame)?;
+            let wants = syn.to == tls.backends[0];
+            seen[usize::from(wants)] = true;
+            tls.prelude = if wants { header } else { 0 };
+            syn_to_any(&mut tls, &outcome, &packet)?;
+            let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0).wrapping_sub(tls.prelude));
+            outcome = lab.tc(tls.place.port(), &reset.frame())?;
+        }
+        assert_eq!(outcome.reasons, [Reason::BackendSilent]);
+    }
+    assert_eq!(seen, [true, true]);
     Ok(())
 }
 
@@ -253,6 +282,18 @@ fn early_data(lab: &mut Lab, version: Version) -> Result<()> {
     Ok(())
 }
 
+/// However long a backend takes to answer: who sends what is new waits for nothing yet.
+fn new_data(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    let length = tls.connecting(lab)?.len() as u32;
+    for i in 0..8 {
+        tls.age(lab, SECOND)?;
+        lab.tc(Port::Ext0, &tls.up("PA", length + i, 0).data(b"x").frame())?.consumed();
+    }
+    tls.age(lab, SECOND)?;
+    tls.connects(lab, &tls.up("PA", length + 7, 0).data(b"x"))
+}
+
 fn client_resets(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     let hello = tls.connecting(lab)?;
@@ -267,15 +308,15 @@ fn client_syn(lab: &mut Lab, version: Version) -> Result<()> {
     for hook in Hook::BOTH {
         lab.reset()?;
         let mut tls = Tls::new(lab, version, Place::Remote)?;
-        let hello = tls.connecting(lab)?;
-        let length = hello.len() as u32;
+        tls.connecting(lab)?;
         for isn in [tls.isn, tls.isn.wrapping_add(50_000)] {
             let syn = Tls { isn, ..tls.clone() }.syn();
             let outcome = lab.run(hook, Port::Ext0, &syn.frame())?;
             if hook == Hook::Xdp {
                 outcome.untouched();
             } else {
-                outcome.replied(&tls.acknowledgement(length));
+                // What the backend has not got stays unacknowledged.
+                outcome.replied(&tls.acknowledgement(0));
             }
             tls.in_state(lab, flow_state::CONNECTING)?;
         }
@@ -311,8 +352,11 @@ fn slot_taken(lab: &mut Lab, version: Version) -> Result<()> {
         let (port, packet) =
             if of_client { (Port::Ext0, tls.up("PA", 0, 0).data(&hello)) } else { (tls.place.port(), tls.syn_ack()) };
         lab.tc(port, &packet.frame())?.answered(Reason::HelloEvicted, &reset(&packet));
-        assert_eq!(lab.flow(&tls.forward_key())?, None);
-        assert_eq!(lab.flow(&tls.reply_key())?, None);
+        let (told, untold) = (tls.forward_key(), tls.reply_key());
+        let (told, untold) = if of_client { (told, untold) } else { (untold, told) };
+        assert_eq!(lab.flow(&told)?, None);
+        let (table, other) = lab.flow(&untold)?.context("the other end is forgotten untold")?;
+        assert_eq!((table, other.state), (Table::Flows, flow_state::GONE));
         assert_eq!(lab.hello_at(slot)?.client.source_port, 9, "the other client keeps the slot");
     }
     Ok(())

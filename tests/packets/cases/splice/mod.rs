@@ -1,6 +1,8 @@
 //! TLS listeners: two connections that become one.
 
 mod accept;
+mod agent;
+mod around;
 mod connect;
 mod hello;
 mod names;
@@ -8,6 +10,7 @@ mod prove;
 mod random;
 mod replay;
 mod seeds;
+mod translate;
 
 use crate::cases::Cases;
 
@@ -18,6 +21,9 @@ pub fn add(cases: &mut Cases) {
     names::add(cases);
     connect::add(cases);
     replay::add(cases);
+    translate::add(cases);
+    agent::add(cases);
+    around::add(cases);
     random::add(cases);
     seeds::add(cases);
 }

@@ -8,7 +8,6 @@ use crate::cases::Cases;
 use crate::lab::{COOKIE_KEY, Lab, Table, now};
 use crate::net::{Port, Version};
 use crate::outcome::Hook;
-use crate::packet::Packet;
 use crate::scene::Place;
 use crate::tls::Tls;
 
@@ -30,7 +29,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/prove/fin_before_any_data", fin_first);
     cases.each("splice/prove/syn_again_after_the_ack", syn_again);
     cases.each("splice/prove/new_syn_from_the_same_port", new_syn);
-    cases.each("splice/prove/xdp_leaves_it_to_tc", xdp_leaves);
+    cases.each("splice/prove/xdp_leaves_the_client_to_tc", xdp_leaves);
     cases.each("splice/prove/syn_ack_from_a_client", syn_ack);
 }
 
@@ -80,12 +79,17 @@ fn forged(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     tls.accepted(lab, Hook::Tc)?;
     let right = tls.up("A", 0, 0);
-    for wrong in [0u32, 1, 0xff, 0x100, 0xffff_ffff, 0x8000_0000] {
+    for bit in 0..32 {
         for data in [&b""[..], &tls.hello()] {
-            // The number of the SYN-ACK itself, and others that are not the one after it.
-            let ack = if wrong == 0 { tls.cookie } else { tls.cookie.wrapping_add(1).wrapping_add(wrong) };
+            let ack = (tls.cookie ^ 1 << bit).wrapping_add(1);
             let ack = right.clone().header(|h| h.acknowledgment_number = ack).data(data);
-            lab.tc(Port::Ext0, &ack.frame())?.answered(Reason::UnknownConnection, &reset(&ack));
+            let outcome = lab.tc(Port::Ext0, &ack.frame())?;
+            if matches!(bit, 16..24) {
+                outcome.answered(Reason::UnknownConnection, &reset(&ack));
+            } else {
+                // Of the right addresses and ports, so it may be a segment that only came too early.
+                outcome.dropped(Reason::EarlySegment);
+            }
         }
     }
     tls.nothing(lab)
@@ -96,13 +100,13 @@ fn early(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     tls.accepted(lab, Hook::Tc)?;
     let hello = tls.hello();
-    for data in [&hello[200..], &[]] {
-        let second = tls.up("PA", 200, 0).data(data);
+    for data in [&hello[60..], &[]] {
+        let second = tls.up("PA", 60, 0).data(data);
         lab.tc(Port::Ext0, &second.frame())?.dropped(Reason::EarlySegment);
     }
     tls.nothing(lab)?;
-    lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&hello[..200]).frame())?.replied(&tls.acknowledgement(200));
-    tls.connects(lab, &tls.up("PA", 200, 0).data(&hello[200..]))
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&hello[..60]).frame())?.replied(&tls.acknowledgement(60));
+    tls.connects(lab, &tls.up("PA", 60, 0).data(&hello[60..]))
 }
 
 fn cookie_of(lab: &mut Lab, tls: &mut Tls, key: &CookieKey, age: u64) -> Result<()> {
@@ -204,8 +208,8 @@ fn syn_again(lab: &mut Lab, version: Version) -> Result<()> {
 fn new_syn(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     tls.opened(lab)?;
-    let start = tls.up("A", 0, 0).data(&tls.hello()[..300]);
-    lab.tc(Port::Ext0, &start.frame())?.replied(&tls.acknowledgement(300));
+    let start = tls.up("A", 0, 0).data(&tls.hello()[..100]);
+    lab.tc(Port::Ext0, &start.frame())?.replied(&tls.acknowledgement(100));
     tls.isn = tls.isn.wrapping_add(99_999);
     tls.connecting(lab)?;
     tls.in_state(lab, flow_state::CONNECTING)?;
@@ -215,16 +219,22 @@ fn new_syn(lab: &mut Lab, version: Version) -> Result<()> {
 fn xdp_leaves(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     tls.accepted(lab, Hook::Xdp)?;
-    for packet in [tls.up("A", 0, 0), tls.up("PA", 0, 0).data(&tls.hello()), tls.up("PA", 9, 0).data(b"x")] {
+    let early = tls.up("PA", 9, 0).data(b"x");
+    for packet in [tls.up("A", 0, 0), tls.up("PA", 0, 0).data(&tls.hello())] {
         lab.xdp(Port::Ext0, &packet.frame())?.untouched();
     }
-    tls.nothing(lab)
+    // What is refused needs no skb, but for what TC knows more of.
+    lab.xdp(Port::Ext0, &early.frame())?.dropped(Reason::EarlySegment);
+    tls.nothing(lab)?;
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).frame())?.consumed();
+    lab.xdp(Port::Ext0, &early.frame())?.untouched();
+    Ok(())
 }
 
 fn syn_ack(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = Tls::new(lab, version, Place::Remote)?;
     tls.accepted(lab, Hook::Tc)?;
-    let scan = Packet { ..tls.up("SA", 0, 7) };
+    let scan = tls.up("SA", 0, 0x10_0000);
     lab.tc(Port::Ext0, &scan.frame())?.answered(Reason::UnknownConnection, &reset(&scan));
     tls.nothing(lab)
 }

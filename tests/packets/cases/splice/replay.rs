@@ -22,6 +22,8 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/replay/within_the_window", small_window);
     cases.each("splice/replay/closed_window_opens", closed_window);
     cases.each("splice/replay/lost_piece_by_repeated_acks", lost_piece);
+    cases.each("splice/replay/first_piece_lost", first_piece);
+    cases.each("splice/replay/client_repeats_more_than_the_hello", client_repeats_more);
     cases.each("splice/replay/client_repeats_itself", client_again);
     cases.each("splice/replay/syn_ack_again", syn_ack_again);
     cases.each("splice/replay/data_with_the_acknowledgement", data_at_once);
@@ -241,6 +243,30 @@ fn lost_piece(lab: &mut Lab, version: Version) -> Result<()> {
     );
     tls.backend_sends(lab, &tls.down("A", 0, bytes.len() as u32))?;
     tls.in_state(lab, flow_state::ESTABLISHED)
+}
+
+/// The backend has the others, and acknowledges nothing.
+fn first_piece(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    let (bytes, outcome) = large(lab, &mut tls, 4_000, Some(1_000), 65_535)?;
+    say(&sent(lab, &tls, &outcome, 0)?, 0, &bytes);
+    let outcome = lab.tc(tls.place.port(), &tls.down("A", 0, 0).frame())?;
+    let again = sent(lab, &tls, &outcome, 0)?;
+    assert_eq!(again.first().map(|(at, piece)| (*at, piece[..] == bytes[..piece.len()])), Some((0, true)));
+    Ok(())
+}
+
+/// A stack puts what comes after the hello into the same segment when it repeats itself.
+fn client_repeats_more(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    let (bytes, outcome) = large(lab, &mut tls, 3_000, Some(1_000), 65_535)?;
+    say(&sent(lab, &tls, &outcome, 0)?, 0, &bytes);
+    // Nothing arrived. The gateway has acknowledged what comes before the last segment: the client will not send it again.
+    let again = tls.up("PA", 2_600, 0).data(&[&bytes[2_600..], b"early data"].concat());
+    let outcome = lab.tc(Port::Ext0, &again.frame())?;
+    let pieces = sent(lab, &tls, &outcome, 0)?;
+    assert_eq!(pieces.first().map(|(at, piece)| (*at, piece[..] == bytes[..piece.len()])), Some((0, true)));
+    Ok(())
 }
 
 /// Everything was lost; the client's last segment was never acknowledged, so it comes again.

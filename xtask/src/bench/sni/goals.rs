@@ -1,6 +1,6 @@
 //! What the splice was built to reach, judged by the medians of one run.
 
-use super::super::report::{Goal, number};
+use super::super::report::{Goal, Verdict, number};
 use super::super::stats::{Measure, Row};
 use super::scenario::{
     BULK_GBIT_PER_SECOND, CONNECTIONS_PER_SECOND, CPU_S_PER_GB, CPU_US_PER_CONNECTION, LATENCY_US_P50, LATENCY_US_P99,
@@ -24,7 +24,7 @@ pub fn goals(rows: &[Row]) -> Vec<Goal> {
             what: "time in the programs at 10,000 names beside 10",
             wanted: format!("not more (at most ×{GROWTH})"),
             measured: format!("×{:.2} ({} and {} ns)", many / few, number(many), number(few)),
-            met: many <= few * GROWTH,
+            verdict: Verdict::of(many <= few * GROWTH),
         })
     };
     let memory = || {
@@ -33,7 +33,7 @@ pub fn goals(rows: &[Row]) -> Vec<Goal> {
             what: "memory per held connection",
             wanted: "at most 1 KiB".to_owned(),
             measured: format!("{} KiB", number(value)),
-            met: value <= 1.0,
+            verdict: Verdict::of(value <= 1.0),
         })
     };
     [
@@ -91,8 +91,9 @@ impl Judge<'_> {
         Some(Goal {
             what,
             wanted: format!("at most 1/{part} of the best peer's {} {} ({peer})", number(best), measure.unit),
-            measured: format!("{} {} ({:.2} of it)", number(sluice), measure.unit, sluice / best),
-            met: sluice <= best / part,
+            measured: format!("{} {}", number(sluice), measure.unit),
+            // A peer that adds nothing is one whose cost is below the noise.
+            verdict: if best > 0.0 { Verdict::of(sluice <= best / part) } else { Verdict::Unclear },
         })
     }
 
@@ -102,7 +103,7 @@ impl Judge<'_> {
             what,
             wanted: format!("at least {part} of direct's {} {}", number(direct), measure.unit),
             measured: format!("{} ({:.2} of it)", number(sluice), sluice / direct),
-            met: sluice >= direct * part,
+            verdict: Verdict::of(sluice >= direct * part),
         })
     }
 }
@@ -120,15 +121,17 @@ mod tests {
     fn the_best_peer_is_the_measure() {
         let added = |who, value| row(Scenario::Connections, "added_cpu_us_per_connection", who, value);
         let peers = [added("haproxy", 50.0), added("nginx", 40.0)];
-        let met = |value| goals(&[&peers[..], &[added("sluice", value)]].concat())[0].met;
-        assert!(met(8.0) && !met(8.1));
+        let verdict = |value| goals(&[&peers[..], &[added("sluice", value)]].concat())[0].verdict;
+        assert_eq!([verdict(8.0), verdict(8.1)], [Verdict::Met, Verdict::Missed]);
+        let nothing = [added("haproxy", -1.0), added("sluice", -2.0)];
+        assert_eq!(goals(&nothing)[0].verdict, Verdict::Unclear);
     }
 
     #[test]
     fn rates_are_compared_with_direct() {
         let rate = |who, value| row(Scenario::Bulk, "bulk_gbit_per_second", who, value);
         let goals = |value| goals(&[rate("direct", 100.0), rate("sluice", value)]);
-        assert!(goals(95.0)[0].met && !goals(94.9)[0].met);
+        assert_eq!([goals(95.0)[0].verdict, goals(94.9)[0].verdict], [Verdict::Met, Verdict::Missed]);
         assert_eq!(goals(95.0).len(), 1, "what was not measured is not judged");
     }
 
@@ -136,6 +139,6 @@ mod tests {
     fn many_names_may_not_cost_more() {
         let time = |scenario, value| row(scenario, "program_ns_per_connection", "sluice", value);
         let goals = |many| goals(&[time(Scenario::Connections, 1000.0), time(Scenario::Names, many)]);
-        assert!(goals(1100.0)[0].met && !goals(1101.0)[0].met);
+        assert_eq!([goals(1100.0)[0].verdict, goals(1101.0)[0].verdict], [Verdict::Met, Verdict::Missed]);
     }
 }
