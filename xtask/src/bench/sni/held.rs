@@ -50,7 +50,8 @@ pub fn run(network: &Network, contender: Contender, state: &State) -> Result<Vec
         return Ok(vec![(MEMORY, 0.0)]);
     }
     let each = |after: f64, before: f64| (after - before) / CONNECTIONS as f64;
-    let process = each(after.process, before.process);
+    // A process that gives back what its start took would hide what the connections take.
+    let process = each(after.process, before.process).max(0.0);
     let maps = each(after.maps, before.maps);
     let sockets = each(after.sockets, before.sockets);
     Ok(vec![(MEMORY, process + maps + sockets), (PROCESS, process), (MAPS, maps), (SOCKETS, sockets)])
