@@ -370,9 +370,6 @@ pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow)
             }
         }
         let other = other_half(flow, key.protocol);
-        if established(&other).is_some() {
-            continue;
-        }
         let inserted = if spliced { insert_spliced(key, &other) } else { insert_new(key, &other) };
         match inserted {
             TAKEN => continue,
@@ -395,11 +392,16 @@ pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow)
 const INSERTED: u32 = 0;
 const TAKEN: u32 = 1;
 const NO_ROOM: u32 = 2;
+/// uapi/asm-generic/errno-base.h
+const EEXIST: i32 = -17;
 
 /// Both halves in working memory into EMBRYONIC.
 #[inline(never)]
 fn insert_new(key: &FlowKey, other: &FlowKey) -> u32 {
     let Some(scratch) = scratch() else { return NO_ROOM };
+    if established(other).is_some() {
+        return TAKEN;
+    }
     let how = if is_orphan(other) { BPF_ANY } else { BPF_NOEXIST };
     if EMBRYONIC.insert(other, &scratch.reply, how as u64).is_err() {
         return TAKEN;
@@ -418,8 +420,10 @@ fn insert_spliced(key: &FlowKey, other: &FlowKey) -> u32 {
     if embryonic(other).is_some() {
         return TAKEN;
     }
-    if FLOWS.insert(other, &scratch.reply, BPF_NOEXIST as u64).is_err() {
-        return NO_ROOM;
+    match FLOWS.insert(other, &scratch.reply, BPF_NOEXIST as u64) {
+        Ok(()) => {}
+        Err(EEXIST) => return TAKEN,
+        Err(_) => return NO_ROOM,
     }
     if FLOWS.insert(key, &scratch.forward, BPF_ANY as u64).is_err() {
         let _ = FLOWS.remove(other);

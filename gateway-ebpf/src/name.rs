@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use gateway_common::client_hello::{Bytes, Deframe, Deframed, Progress, STEPS, Walk};
-use gateway_common::{Address, FlowKey, HELLO_BYTES, Hello, SniKey, SniName, server_name};
+use gateway_common::{Address, FlowKey, HELLO_BYTES, Hello, SNI_NAME, SniKey, SniName, server_name};
 
 use crate::atomic;
 use crate::frame::opaque;
@@ -134,6 +134,7 @@ pub fn keep(reading: &Reading) -> u32 {
 /// The walk over a name, from its end.
 #[repr(C)]
 struct Search {
+    name: *mut [u8; SNI_NAME],
     hash: u64,
     /// Of the longest wildcard that matches.
     wildcard: u64,
@@ -160,7 +161,9 @@ pub mod found {
 /// The entry for the name of `length` bytes in working memory (0: there is none), by exact name, then by the longest wildcard.
 #[inline(never)]
 pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName) -> u32 {
+    let Some(scratch) = scratch() else { return found::NONE };
     let mut search = Search {
+        name: &raw mut scratch.name,
         hash: server_name::EMPTY,
         wildcard: server_name::finish(server_name::EMPTY),
         address: key.destination,
@@ -197,12 +200,12 @@ pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName
 unsafe extern "C" fn byte(_index: u32, search: *mut Search) -> i64 {
     // SAFETY: the context of the call.
     let search = unsafe { &mut *search };
-    let Some(scratch) = scratch() else { return 1 };
     if search.left == 0 {
         return 1;
     }
     search.left -= 1;
-    let place = &mut scratch.name[(opaque(search.left as u64) & 255) as usize];
+    // SAFETY: in working memory.
+    let place = unsafe { &mut (*search.name)[(opaque(search.left as u64) & 255) as usize] };
     let byte = server_name::lower(*place);
     *place = byte;
     if byte == b'.' {

@@ -63,17 +63,18 @@ pub fn read<F: Frame>(frame: F, packet: &Packet) -> u32 {
     if !frame.load(packet.transport + 20, options.bytes.as_mut_ptr(), length as u32) {
         return 0;
     }
-    // SAFETY: the callback has the signature that the kernel calls.
+    let mut walk: *mut Options = options;
+    // SAFETY: the callback has the signature that the kernel calls, the context outlives the call.
     unsafe {
-        bpf_loop(LONGEST, step as *const () as *mut c_void, core::ptr::null_mut(), 0);
+        bpf_loop(LONGEST, step as *const () as *mut c_void, core::ptr::from_mut(&mut walk).cast(), 0);
     }
     1
 }
 
 /// One option.
-extern "C" fn step(_index: u32, _context: *mut c_void) -> i64 {
-    // A context would have to be on the stack.
-    let Some(Scratch { options, .. }) = scratch() else { return 1 };
+extern "C" fn step(_index: u32, options: *mut *mut Options) -> i64 {
+    // SAFETY: the context of the call, which must be on the stack, points to working memory.
+    let options = unsafe { &mut **options };
     let offset = options.offset;
     if offset >= options.length {
         return 1;
