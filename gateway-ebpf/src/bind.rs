@@ -1,5 +1,8 @@
 //! Stage: a client whose server name is known gets a backend: both halves of the flow, and the SYN.
 
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::bpf_loop;
 use gateway_common::cookie::Options;
 use gateway_common::{
     Backend, Flow, Hello, PROXY_BYTES, Reason, agent_backend, backend_flags, flow_flags, flow_state, hash, protocol,
@@ -212,15 +215,35 @@ fn another(hello: &mut Hello, before: u32) -> u32 {
     if hello.backend_set == 0 {
         return before;
     }
-    let mut id = before;
-    for _ in 0..4 {
-        hello.hash = hash::mix(hello.hash.wrapping_add(1));
-        id = pick(hello.backend_set, hello.hash);
-        if id != before && refusal(id).is_none() {
-            break;
-        }
+    let mut next = Next { set: hello.backend_set, before, id: before, _pad: 0, hash: hello.hash };
+    // SAFETY: the callback has the signature that the kernel calls, the context outlives the call.
+    unsafe { bpf_loop(PICKS, pick_again as *const () as *mut c_void, core::ptr::from_mut(&mut next).cast(), 0) };
+    hello.hash = next.hash;
+    next.id
+}
+
+/// Picks until another backend comes: enough to find one that has a hundredth of the set.
+const PICKS: u32 = 512;
+
+#[repr(C)]
+struct Next {
+    set: u32,
+    before: u32,
+    id: u32,
+    _pad: u32,
+    hash: u64,
+}
+
+extern "C" fn pick_again(_index: u32, next: *mut Next) -> i64 {
+    // SAFETY: the context of the call.
+    let next = unsafe { &mut *next };
+    next.hash = hash::mix(next.hash.wrapping_add(1));
+    let id = pick(next.set, next.hash);
+    if refusal(id).is_some() {
+        return 0;
     }
-    id
+    next.id = id;
+    (id != next.before) as i64
 }
 
 /// Nobody answers: the client is told.

@@ -10,6 +10,7 @@ use gateway_common::{
 
 use crate::atomic;
 use crate::bind::Errand;
+use crate::name::Search;
 use crate::options::Options;
 use crate::parse::Packet;
 use crate::segment::Segment;
@@ -71,6 +72,7 @@ pub struct Scratch {
     /// 64 bytes what does not belong to it is not cleared.
     pub name: [u8; SNI_NAME],
     pub named: bool,
+    pub search: Search,
     /// A ClientHello without its record headers.
     pub message: [u8; HELLO_BYTES + HELLO_PIECE],
 }

@@ -5,11 +5,11 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_loop;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use gateway_common::client_hello::{Bytes, Deframe, Deframed, Progress, STEPS, Walk};
-use gateway_common::{Address, FlowKey, HELLO_BYTES, Hello, SNI_NAME, SniKey, SniName, server_name};
+use gateway_common::{Address, FlowKey, HELLO_BYTES, Hello, SniKey, SniName, server_name};
 
 use crate::atomic;
 use crate::frame::opaque;
-use crate::maps::{SNI, scratch};
+use crate::maps::{SNI, Scratch, scratch};
 
 const MASK: u64 = HELLO_BYTES as u64 - 1;
 
@@ -131,10 +131,9 @@ pub fn keep(reading: &Reading) -> u32 {
     length as u32
 }
 
-/// The walk over a name, from its end.
+/// The walk over a name, from its end. In working memory: of what is on the stack the verifier follows every value.
 #[repr(C)]
-struct Search {
-    name: *mut [u8; SNI_NAME],
+pub struct Search {
     hash: u64,
     /// Of the longest wildcard that matches.
     wildcard: u64,
@@ -162,33 +161,36 @@ pub mod found {
 #[inline(never)]
 pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName) -> u32 {
     let Some(scratch) = scratch() else { return found::NONE };
-    let mut search = Search {
-        name: &raw mut scratch.name,
-        hash: server_name::EMPTY,
-        wildcard: server_name::finish(server_name::EMPTY),
-        address: key.destination,
-        port: key.destination_port as u32,
-        left: length,
-        labels: 0,
-        wildcards,
-        previous: b'.',
-        matched: wildcards & 1 != 0,
-        bad: false,
-    };
+    let search = &mut scratch.search;
+    search.hash = server_name::EMPTY;
+    search.wildcard = server_name::finish(server_name::EMPTY);
+    search.address = key.destination;
+    search.port = key.destination_port as u32;
+    search.left = length;
+    search.labels = 0;
+    search.wildcards = wildcards;
+    search.previous = b'.';
+    search.matched = wildcards & 1 != 0;
+    search.bad = false;
+    let mut memory: *mut Scratch = scratch;
     if length != 0 {
-        let context = core::ptr::from_mut(&mut search).cast::<c_void>();
+        let context = core::ptr::from_mut(&mut memory).cast::<c_void>();
         // SAFETY: as above.
         unsafe { bpf_loop(server_name::LONGEST as u32, byte as *const () as *mut c_void, context, 0) };
+        // SAFETY: working memory.
+        let search = unsafe { &(*memory).search };
         if search.bad || search.previous == b'.' {
             return found::NO_NAME;
         }
-        if let Some(name) = lookup(&search, server_name::finish(search.hash), 0) {
+        if let Some(name) = lookup(search, server_name::finish(search.hash), 0) {
             *entry = name;
             return found::NAME;
         }
     }
+    // SAFETY: as above.
+    let search = unsafe { &(*memory).search };
     if search.matched
-        && let Some(name) = lookup(&search, search.wildcard, 1)
+        && let Some(name) = lookup(search, search.wildcard, 1)
     {
         *entry = name;
         return found::NAME;
@@ -197,15 +199,14 @@ pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName
 }
 
 /// One byte.
-unsafe extern "C" fn byte(_index: u32, search: *mut Search) -> i64 {
-    // SAFETY: the context of the call.
-    let search = unsafe { &mut *search };
+unsafe extern "C" fn byte(_index: u32, memory: *mut *mut Scratch) -> i64 {
+    // SAFETY: the context of the call, which must be on the stack, points to working memory.
+    let Scratch { search, name, .. } = unsafe { &mut **memory };
     if search.left == 0 {
         return 1;
     }
     search.left -= 1;
-    // SAFETY: in working memory.
-    let place = unsafe { &mut (*search.name)[(opaque(search.left as u64) & 255) as usize] };
+    let place = &mut name[(opaque(search.left as u64) & 255) as usize];
     let byte = server_name::lower(*place);
     *place = byte;
     if byte == b'.' {

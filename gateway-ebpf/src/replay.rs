@@ -48,6 +48,11 @@ pub fn pending(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     let Some(forward) = (unsafe { flow::established_other(flow, protocol::TCP).as_mut() }) else {
         return evicted(frame, packet, flow);
     };
+    // Two CPUs may have bound the client at once: the half that lost is nobody's.
+    if other_half(forward, protocol::TCP) != packet.key {
+        flow::drop_half(&packet.key);
+        return refuse(frame, packet, 0, Reason::UnknownConnection, 0);
+    }
     if flow.state == flow_state::CONNECTING {
         return answered(frame, packet, forward, hello);
     }

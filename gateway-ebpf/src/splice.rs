@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_check_mtu, bpf_loop};
 use gateway_common::client_hello::Progress;
 use gateway_common::cookie::{self, Proof, WINDOW_SCALE as OWN_SCALE};
@@ -25,6 +25,9 @@ use crate::segment::{self, Segment};
 
 /// A hello that fills the window but for so much is as full as it gets: the window is told in steps of this.
 const FULL: u32 = HELLO_BYTES as u32 - (1 << OWN_SCALE);
+
+/// How long a slot counts as bound after its client's last packet, ns.
+const BOUND: u64 = 30_000_000_000;
 
 /// TLS alert descriptions (RFC 8446 section 6).
 pub mod alert {
@@ -155,7 +158,15 @@ fn remember(packet: &Packet, options: cookie::Options) -> *mut Handshake {
         alert: 0,
         _pad: [0; 2],
     };
-    if HANDSHAKES.insert(&packet.key, &handshake, BPF_ANY as u64).is_err() {
+    // The first data may have come on another CPU meanwhile.
+    let first = HANDSHAKES.insert(&packet.key, &handshake, BPF_NOEXIST as u64).is_ok();
+    if !first {
+        let handshake = known(&packet.key, packet);
+        if !handshake.is_null() {
+            return handshake;
+        }
+    }
+    if !first && HANDSHAKES.insert(&packet.key, &handshake, BPF_ANY as u64).is_err() {
         return core::ptr::null_mut();
     }
     HANDSHAKES.get_ptr_mut(&packet.key).unwrap_or(core::ptr::null_mut())
@@ -191,8 +202,13 @@ fn collect(frame: Tc, packet: &Packet, listener: &Listener, handshake: &mut Hand
     };
     hello.last_seen = now;
     hello.window = packet.window;
+    let before = hello.length;
     if keep(frame, packet, hello) == 0 {
         return broken(frame);
+    }
+    // Nothing new to read: a client must not make the kernel read the same bytes over and over.
+    if hello.length == before && packet.flags & FIN == 0 {
+        return acknowledge(frame, packet, handshake, before);
     }
     let mut reading = Reading::new();
     match name::read(hello, &mut reading) {
@@ -269,7 +285,16 @@ fn claim(packet: &Packet, handshake: &Handshake, now: u64) -> u32 {
         let index = first + i;
         let Some(hello) = HELLOS.get_ptr(index) else { continue };
         // SAFETY: a map value.
-        let used = unsafe { if (*hello).client.protocol == 0 { 0 } else { (*hello).last_seen } };
+        let hello = unsafe { &*hello };
+        // One whose backend is about to answer comes last.
+        let bound = hello.attempts != 0 && now.wrapping_sub(hello.last_seen) < BOUND;
+        let used = if hello.client.protocol == 0 {
+            0
+        } else if bound {
+            hello.last_seen | 1 << 63
+        } else {
+            hello.last_seen
+        };
         if index != 0 && used < oldest {
             (slot, oldest) = (index, used);
         }

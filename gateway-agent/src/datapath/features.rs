@@ -27,7 +27,9 @@ enum Probe {
 
 /// Newest first.
 pub const FEATURES: &[Feature] = &[
+    helper("bpf_loop", "5.17", BpfHelper::BPF_FUNC_loop),
     helper("bpf_for_each_map_elem", "5.13", BpfHelper::BPF_FUNC_for_each_map_elem),
+    helper("bpf_check_mtu", "5.12", BpfHelper::BPF_FUNC_check_mtu),
     helper("bpf_ktime_get_coarse_ns", "5.11", BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
     helper("bpf_redirect_peer", "5.10", BpfHelper::BPF_FUNC_redirect_peer),
     helper("bpf_redirect_neigh", "5.10", BpfHelper::BPF_FUNC_redirect_neigh),
@@ -115,8 +117,8 @@ mod tests {
     #[test]
     fn missing_features_are_named_with_the_kernel_that_has_them() {
         let text = describe("5.4.0", FEATURES[..2].iter()).unwrap();
-        let expected = "this kernel (5.4.0) lacks bpf_for_each_map_elem (Linux 5.13 and later), bpf_ktime_get_coarse_ns \
-                        (Linux 5.11 and later); Sluice runs on Linux 6.1 and later";
+        let expected = "this kernel (5.4.0) lacks bpf_loop (Linux 5.17 and later), bpf_for_each_map_elem (Linux 5.13 and \
+                        later); Sluice runs on Linux 6.1 and later";
         assert_eq!(text, expected);
         assert_eq!(describe("6.1.0", [].iter()), None);
     }
