@@ -4,8 +4,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_xdp_adjust_tail,
-    bpf_xdp_load_bytes,
+    bpf_check_mtu, bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_xdp_adjust_tail, bpf_xdp_load_bytes,
 };
 use gateway_common::checksum;
 
@@ -29,6 +29,14 @@ pub trait Frame: Copy {
     fn length(self) -> u32;
     /// The interface that the frame came in on.
     fn interface(self) -> u32;
+    /// The MTU of an interface, 0 for that which the frame came in on; bytes of the IP packet.
+    #[inline(always)]
+    fn mtu(self, interface: u32) -> u16 {
+        let mut mtu = 0u32;
+        // SAFETY: the context is valid. Whether the frame fits or not, the MTU is answered.
+        unsafe { bpf_check_mtu(self.context(), interface, &mut mtu, 0, 0) };
+        if mtu == 0 || mtu > u16::MAX as u32 { u16::MAX } else { mtu as u16 }
+    }
     /// Makes the first `bytes` of the frame reachable.
     fn pull(self, bytes: u32) -> bool;
     /// How many packets on the wire this frame stands for.

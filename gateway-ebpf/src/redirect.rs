@@ -67,7 +67,7 @@ pub fn refresh(frame: Tc, flow: &mut Flow, v6: bool, now: u64) -> u32 {
     if answer == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         flow.route.kind = route_kind::NEIGHBOUR;
         flow.route.ifindex = lookup.ifindex;
-        flow.route.mtu = u16::MAX;
+        flow.route.mtu = frame.mtu(lookup.ifindex);
         flow.route.checked = now - (FRESH - FRESH_UNRESOLVED);
         return route_kind::NEIGHBOUR as u32;
     }

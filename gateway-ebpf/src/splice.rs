@@ -4,7 +4,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::helpers::{bpf_check_mtu, bpf_loop};
+use aya_ebpf::helpers::bpf_loop;
 use gateway_common::client_hello::Progress;
 use gateway_common::cookie::{self, Proof, WINDOW_SCALE as OWN_SCALE};
 use gateway_common::{
@@ -115,15 +115,10 @@ pub fn offer(segment: &mut Segment, mss: u16, scale: Option<u8>, sack: bool) {
 /// What fits through the interface that the client is on, and through the ways to the listener's backends.
 #[inline(always)]
 fn own_mss<F: Frame>(frame: F, packet: &Packet, mtu: u16) -> u16 {
-    let mut of_interface = 0u32;
-    // SAFETY: the context is valid; 0 stands for the frame's own interface and length. Too long or not, the MTU is answered.
-    unsafe { bpf_check_mtu(frame.context(), 0, &mut of_interface, 0, 0) };
     let headers = if packet.v6 { 60 } else { 40 };
-    let mut mtu = if mtu == 0 { u16::MAX as u32 } else { mtu as u32 };
-    if of_interface != 0 && of_interface < mtu {
-        mtu = of_interface;
-    }
-    if mtu > headers { (mtu - headers) as u16 } else { 536 }
+    let of_interface = frame.mtu(0);
+    let mtu = if mtu == 0 || of_interface < mtu { of_interface } else { mtu };
+    if mtu > headers { mtu - headers } else { 536 }
 }
 
 /// What the handshake of a segment proves that is in no flow and no handshake known.
