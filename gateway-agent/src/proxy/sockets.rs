@@ -52,17 +52,20 @@ fn run() -> io::Result<Option<(u16, Vec<TcpListener>)>> {
     Ok(Some((base, listeners)))
 }
 
+/// Ports of connections in TIME_WAIT will do: a busy node has hardly eight others in a row.
 fn listen(port: u16) -> Result<TcpListener, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = match rustix::net::socket_with(AddressFamily::INET6, SocketType::STREAM, flags, None) {
         Ok(socket) => {
             sockopt::set_ipv6_v6only(&socket, false)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
             rustix::net::bind(&socket, &SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port, 0, 0))?;
             socket
         }
         // A kernel without IPv6.
         Err(Errno::AFNOSUPPORT) => {
             let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_reuseaddr(&socket, true)?;
             rustix::net::bind(&socket, &SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
             socket
         }
@@ -118,6 +121,19 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+
+    #[test]
+    fn ports_in_time_wait_are_taken() {
+        let before = listen(0).unwrap();
+        let address = std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, before.local_addr().unwrap().port()));
+        let client = std::net::TcpStream::connect(address).unwrap();
+        before.set_nonblocking(false).unwrap();
+        // Who closes first waits.
+        drop(before.accept().unwrap());
+        drop(client);
+        drop(before);
+        listen(address.port()).unwrap();
+    }
 
     #[test]
     fn ports_are_in_a_row_and_take_both_families() {
