@@ -25,10 +25,15 @@ const PROBE_AFTER: Duration = Duration::from_secs(600);
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 const PROBES: u32 = 5;
 
+/// Behind the ports that Linux gives out by default.
+const BEYOND: u16 = 61_000;
+
 /// Listens on [`PORTS`] ports in a row, of both families; answers the first.
 pub fn bind() -> io::Result<(u16, Vec<TcpListener>)> {
-    for _ in 0..TRIES {
-        if let Some(bound) = run()? {
+    // A node that opens many connections has them in TIME_WAIT all over the kernel's range: then from beyond it.
+    let given = std::iter::repeat_n(0, TRIES);
+    for first in given.chain((BEYOND..u16::MAX - PORTS).step_by(usize::from(PORTS))) {
+        if let Some(bound) = run(first)? {
             return Ok(bound);
         }
     }
@@ -36,9 +41,13 @@ pub fn bind() -> io::Result<(u16, Vec<TcpListener>)> {
     Err(io::Error::new(io::ErrorKind::AddrInUse, message))
 }
 
-/// `None`: one of those that follow the port that the kernel gave is taken.
-fn run() -> io::Result<Option<(u16, Vec<TcpListener>)>> {
-    let first = listen(0)?;
+/// `None`: one of those that follow the first port (0: one that the kernel gives) is taken.
+fn run(first: u16) -> io::Result<Option<(u16, Vec<TcpListener>)>> {
+    let first = match listen(first) {
+        Ok(first) => first,
+        Err(Errno::ADDRINUSE | Errno::ACCESS) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let base = first.local_addr()?.port();
     let Some(last) = base.checked_add(PORTS - 1) else { return Ok(None) };
     let mut listeners = vec![first];
