@@ -95,6 +95,7 @@ fn ir_text(ir: &Ir) -> String {
             Traffic::Forward { protocol, .. } => protocol.to_string(),
             Traffic::Tls { mode: TlsMode::Passthrough, .. } => "TLS Passthrough".to_owned(),
             Traffic::Tls { mode: TlsMode::Terminate { .. }, .. } => "TLS Terminate".to_owned(),
+            Traffic::Http(http) => format!("{} {}", http.security.as_str(), http.hostname),
         };
         _ = writeln!(text, "listener {}: {what} {} of {}", listener.name, listener.port, addresses.join(", "));
         match &listener.traffic {
@@ -103,6 +104,7 @@ fn ir_text(ir: &Ir) -> String {
                 certificates_text(&mut text, mode);
                 names.iter().for_each(|name| name_text(&mut text, name));
             }
+            Traffic::Http(http) => _ = writeln!(text, "{http:#?}"),
         }
     }
     for address in &ir.exclusive_addresses {

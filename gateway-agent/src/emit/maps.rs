@@ -224,6 +224,8 @@ fn listener(listener: &ir::Listener, old: Option<(&ir::Listener, &Listener)>, se
             };
             ([None, None], Some(Tls { mode, names: server_names(names, families, old, sets) }))
         }
+        // Of no concern to packets.
+        Traffic::Http(_) => return Listener { name: listener.name.clone(), addresses: Vec::new(), tls: None },
     };
     let at = |ip: &IpAddr| ListenerAddress {
         key: ListenerKey { address: address(*ip), port: listener.port, protocol: number, _pad: [0; 5] },

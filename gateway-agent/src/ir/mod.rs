@@ -1,6 +1,8 @@
 //! What `compile` makes of the objects: only what is valid and decided. No Kubernetes types, no strings where an enum is
 //! meant, no Option that "cannot be None here". Everything is sorted, so that equal inputs give equal bytes.
 
+pub mod http;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,15 +30,16 @@ impl Listener {
     pub fn protocol(&self) -> Protocol {
         match &self.traffic {
             Traffic::Forward { protocol, .. } => *protocol,
-            Traffic::Tls { .. } => Protocol::Tcp,
+            Traffic::Tls { .. } | Traffic::Http(_) => Protocol::Tcp,
         }
     }
 
-    /// Of all its server names, if it has such.
+    /// That packets go to: of all its server names, if it has such.
     pub fn backend_sets(&self) -> impl Iterator<Item = &Arc<BackendSet>> {
         let (one, names) = match &self.traffic {
             Traffic::Forward { backends, .. } => (backends.as_ref(), &[][..]),
             Traffic::Tls { names, .. } => (None, names.as_slice()),
+            Traffic::Http(_) => (None, &[][..]),
         };
         one.into_iter().chain(names.iter().filter_map(|name| name.backends.as_ref()))
     }
@@ -50,6 +53,8 @@ pub enum Traffic {
     /// The server name of the ClientHello decides. Listeners of one Gateway, and of several, may share an address and port; what
     /// the names of one of them are already leaves out what a listener with a more specific hostname takes.
     Tls { mode: TlsMode, names: Vec<ServerName> },
+    /// The agent answers. While nothing of the listener and its routes changes, every compile has the same `Arc`.
+    Http(Arc<http::Listener>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ mod connection;
 mod copy;
 mod counters;
 mod hello;
+pub mod http;
 mod relay;
 mod sockets;
 mod table;

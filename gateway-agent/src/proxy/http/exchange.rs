@@ -1,0 +1,51 @@
+//! What is known of one request beside the request, from its headers to the last byte of its answer.
+
+use std::rc::Rc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::worker::Local;
+use crate::proxy::Origin;
+
+#[derive(Debug)]
+pub struct Exchange {
+    pub local: Rc<Local>,
+    pub origin: Origin,
+    pub scheme: Scheme,
+    pub came: Instant,
+    /// As tables have it.
+    pub requested_host: Box<str>,
+    /// Host for the backend, if it is another than the client's.
+    pub host: Option<HeaderValue>,
+    /// Bytes of the path that the rule's match took as a prefix.
+    pub matched_prefix: usize,
+    /// A gRPC call: the agent's own answers have a grpc-status.
+    pub grpc: bool,
+    /// 64 bits that decide what is left to chance.
+    pub random: u64,
+}
+
+/// How the client speaks to the agent, or is to speak next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+
+    /// That goes without saying.
+    pub fn port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! One request: match → filters → pick → pool → forward.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::header::HOST;
+use http::uri::Authority;
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Uri, Version};
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::{self, Reason};
+use super::body::Body;
+use super::exchange::{Exchange, Scheme};
+use super::filters::{self, Request, Response, Step};
+use super::retry::{self, Outcome};
+use super::server::{Client, Security};
+use super::snapshot::Listener;
+use super::table::{Found, canonical};
+use super::upstream::pool::{Connection, Key, Lease};
+use super::upstream::{balance, connect};
+use super::{forwarded, path};
+use crate::ir::http::{Backend, Cluster, Rule, Target};
+
+/// There is always an answer.
+pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Response {
+    client.local.metrics.requests.add(1);
+    let mut exchange = Exchange {
+        local: Rc::clone(&client.local),
+        origin: client.origin,
+        scheme: client.scheme(),
+        came: Instant::now(),
+        requested_host: Box::default(),
+        host: None,
+        matched_prefix: 0,
+        grpc: answer::is_grpc(request.headers()),
+        random: client.local.random(),
+    };
+    let response = match route(request.map(Body::incoming), client, &mut exchange).await {
+        Ok(response) => response,
+        Err(reason) => refuse(reason, &exchange),
+    };
+    client.local.metrics.responded(response.status());
+    response
+}
+
+fn refuse(reason: Reason, exchange: &Exchange) -> Response {
+    exchange.local.metrics.answer(reason);
+    tracing::debug!(reason = reason.name(), client = %exchange.origin.client, "the agent answered");
+    answer::answer(reason, exchange.grpc)
+}
+
+/// To its rule.
+async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
+    exchange.requested_host = host(&request)?.into();
+    let normal = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)?.into_owned();
+    if normal != request.uri().path() {
+        replace_path(&mut request, &normal)?;
+    }
+    let snapshot = client.local.snapshot();
+    let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
+    let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute);
+    let listener = match &client.security {
+        Security::Clear => listener?,
+        Security::Tls { listener: of_connection, .. } => {
+            listener.ok().filter(|listener| listener.name == *of_connection).ok_or(Reason::Misdirected)?
+        }
+    };
+    let (parts, body) = request.into_parts();
+    let Found { rule, matched_prefix, .. } =
+        listener.table.find(&exchange.requested_host, &normal, &parts).ok_or(Reason::NoRoute)?;
+    exchange.matched_prefix = matched_prefix;
+    let mut request = Request::from_parts(parts, body);
+    let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
+    let response = match step {
+        Step::Continue => to_backend(request, listener, rule, exchange).await,
+        Step::Answer(response) => Ok(*response),
+        Step::Refuse(reason) => Err(reason),
+    };
+    let response = response.unwrap_or_else(|reason| refuse(reason, exchange));
+    Ok(on_response(response, &rule.filters[..seen], exchange))
+}
+
+fn on_response(response: Response, filters: &[filters::Filter], exchange: &Exchange) -> Response {
+    let (mut parts, body) = response.into_parts();
+    filters::on_response(filters, exchange, &mut parts);
+    Response::from_parts(parts, body)
+}
+
+/// Of `:authority`, an absolute URI, or the one Host header; HTTP/1.0 may do without.
+fn host(request: &Request) -> Result<String, Reason> {
+    let mut headers = request.headers().get_all(HOST).iter();
+    let header = headers.next();
+    if headers.next().is_some() {
+        return Err(Reason::BadRequest);
+    }
+    let authority = match (request.uri().authority(), header) {
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(header)) => header.to_str().map_err(|_| Reason::BadRequest)?,
+        (None, None) if request.version() == Version::HTTP_10 => return Ok(String::new()),
+        (None, None) => return Err(Reason::BadRequest),
+    };
+    canonical(authority).map(String::from).ok_or(Reason::BadRequest)
+}
+
+fn replace_path(request: &mut Request, path: &str) -> Result<(), Reason> {
+    let whole = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.path_and_query = Some(PathAndQuery::try_from(whole).map_err(|_| Reason::BadRequest)?);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Reason::BadRequest)?;
+    Ok(())
+}
+
+async fn to_backend(
+    mut request: Request,
+    listener: &Listener,
+    rule: &Rule,
+    exchange: &mut Exchange,
+) -> Result<Response, Reason> {
+    let picked = balance::backend(&rule.backends, exchange.random).ok_or(Reason::InvalidBackend)?;
+    let Backend { filters: own, target, .. } = picked;
+    let (seen, step) = filters::on_request(own, exchange, &mut request).await;
+    let response = match (step, target) {
+        (Step::Answer(response), _) => Ok(*response),
+        (Step::Refuse(reason), _) => Err(reason),
+        (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
+        (Step::Continue, Target::Cluster(cluster)) => {
+            prepare(&mut request, listener, exchange)?;
+            attempts(request, cluster, rule, exchange).await
+        }
+    };
+    let response = response.unwrap_or_else(|reason| refuse(reason, exchange));
+    Ok(on_response(response, &own[..seen], exchange))
+}
+
+/// As a backend gets it.
+fn prepare(request: &mut Request, listener: &Listener, exchange: &Exchange) -> Result<(), Reason> {
+    forwarded::remove_hop_by_hop(request.headers_mut());
+    forwarded::announce(request.headers_mut(), exchange, listener.ir.settings.trusted_hops);
+    let host = match (&exchange.host, request.uri().authority()) {
+        (Some(host), _) => Some(host.clone()),
+        (None, Some(authority)) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::BadRequest)?),
+        // The client's Host goes as it is.
+        (None, None) => None,
+    };
+    if let Some(host) = host {
+        request.headers_mut().insert(HOST, host);
+    }
+    let path = request.uri_mut().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from(path);
+    *request.version_mut() = Version::HTTP_11;
+    Ok(())
+}
+
+/// Until an endpoint answers, or there is no sense in another.
+async fn attempts(request: Request, cluster: &Cluster, rule: &Rule, exchange: &Exchange) -> Result<Response, Reason> {
+    let method = request.method().clone();
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut request = Some(request);
+    for made in 1.. {
+        let random = exchange.random.rotate_left(made);
+        let Some(endpoint) = balance::endpoint(cluster, &exchange.local.loads, random, &tried) else {
+            return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
+        };
+        let address = balance::address(endpoint);
+        let attempt = attempt(&mut request, Key::new(cluster, address), exchange);
+        let answered = match rule.timeouts.deadline(exchange.came, Instant::now()) {
+            Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Reason::BackendTimeout)?,
+            None => attempt.await,
+        };
+        let outcome = match answered {
+            Ok(response) => return Ok(response),
+            Err(outcome) => outcome,
+        };
+        // A body that has begun to go is not kept.
+        if request.is_none() || !retry::again(rule.retry.as_ref(), outcome, &method, made, false) {
+            break;
+        }
+        tried.push(address);
+    }
+    Err(Reason::Unreachable)
+}
+
+/// Takes the request when it sends it.
+async fn attempt(request: &mut Option<Request>, key: Key, exchange: &Exchange) -> Result<Response, Outcome> {
+    let local = &exchange.local;
+    let ticket = local.loads.begin(key.address);
+    let connection = match local.pool.take(&key) {
+        Some(connection) => connection,
+        None => connect::connect(&key).await.map_err(|error| {
+            tracing::debug!(%error, address = %key.address, "a backend took no connection");
+            Outcome::Unsent
+        })?,
+    };
+    let mut lease = Lease::new(Rc::clone(&local.pool), key, connection, ticket);
+    let sending = request.take().ok_or(Outcome::Broken)?;
+    let Some(connection) = lease.connection() else { return Err(Outcome::Broken) };
+    let sent = match connection {
+        Connection::Http1(sender) => match sender.try_send_request(sending).await {
+            Ok(response) => Ok(response),
+            Err(mut error) => {
+                *request = error.take_message();
+                Err(error.into_error())
+            }
+        },
+        Connection::Http2(sender) => sender.send_request(as_http2(sending, exchange)).await,
+    };
+    match sent {
+        Ok(response) => {
+            lease.answered();
+            let (mut parts, body) = response.into_parts();
+            forwarded::remove_hop_by_hop(&mut parts.headers);
+            // What is left of the request's body may still be on its way: the pool sees that the connection is not ready.
+            Ok(Response::from_parts(parts, Body::leased(body, lease)))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a backend gave no answer");
+            lease.forfeit();
+            Err(if request.is_some() { Outcome::Unsent } else { Outcome::Broken })
+        }
+    }
+}
+
+/// With the pseudo-headers that HTTP/2 has for Host (RFC 9113 section 8.3.1).
+fn as_http2(mut request: Request, exchange: &Exchange) -> Request {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
+    parts.scheme =
+        Some(if exchange.scheme == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+    // It fails for parts that do not go together only.
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_2;
+    request
+}

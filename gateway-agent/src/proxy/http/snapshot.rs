@@ -1,0 +1,69 @@
+//! One state of all that requests are decided by. Made aside, swapped in whole, never changed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::table::{Hosts, Table};
+use crate::ir::{self, Ir, ListenerName, Traffic};
+
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    ports: HashMap<SocketAddr, Arc<Port>>,
+    listeners: BTreeMap<ListenerName, Arc<Listener>>,
+}
+
+/// The HTTP and HTTPS listeners of an address and port.
+#[derive(Debug, Default)]
+pub struct Port {
+    hosts: Hosts<Arc<Listener>>,
+}
+
+/// A listener with its table.
+#[derive(Debug)]
+pub struct Listener {
+    pub name: ListenerName,
+    pub ir: Arc<ir::http::Listener>,
+    pub table: Table,
+}
+
+impl Snapshot {
+    /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
+    pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
+        for listener in &ir.listeners {
+            let Traffic::Http(http) = &listener.traffic else { continue };
+            let built = before.listener(&listener.name, http);
+            for ip in &listener.addresses {
+                let port = hosts.entry(SocketAddr::new(*ip, listener.port)).or_default();
+                port.hosts.set(&http.hostname, Arc::clone(&built));
+            }
+            snapshot.listeners.insert(listener.name.clone(), built);
+        }
+        snapshot.ports = hosts.into_iter().map(|(at, port)| (at, Arc::new(port))).collect();
+        snapshot
+    }
+
+    fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {
+        let before = self.listeners.get(name);
+        if let Some(same) = before.filter(|before| Arc::ptr_eq(&before.ir, http)) {
+            return Arc::clone(same);
+        }
+        let table = Table::build(before.map(|before| (&before.ir.routes[..], &before.table)), &http.routes);
+        Arc::new(Listener { name: name.clone(), ir: Arc::clone(http), table })
+    }
+
+    pub fn port(&self, gateway: SocketAddr) -> Option<&Port> {
+        self.ports.get(&gateway).map(|port| &**port)
+    }
+}
+
+impl Port {
+    /// The most specific listener for a host, or a server name: it alone takes the request (listener isolation).
+    pub fn listener(&self, host: &str) -> Option<&Arc<Listener>> {
+        self.hosts.of(host).next()
+    }
+}

@@ -1,0 +1,132 @@
+//! The rules of a host name, by path.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use super::shards::Shards;
+use super::{Found, Rank};
+use crate::ir::http::{GrpcMethodMatch, Match, PathMatch, Route, RouteKind, Text};
+use crate::proxy::http::matches::prefixes;
+
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    exact: Shards<Bucket>,
+    /// Without the slash at the end.
+    prefix: Shards<Bucket>,
+    /// That are in neither: regular expressions, gRPC methods of any service.
+    others: Bucket,
+}
+
+/// Sorted by rank.
+type Bucket = Arc<Vec<Entry>>;
+
+#[derive(Clone, Debug)]
+struct Entry {
+    rank: Rank,
+    route: Arc<Route>,
+    rule: usize,
+    nth: usize,
+}
+
+/// Where a match is kept.
+enum Place {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    Others,
+}
+
+impl Host {
+    /// With the matches of a route more.
+    pub fn add(host: Option<Arc<Host>>, route: &Arc<Route>) -> Option<Arc<Host>> {
+        let mut host = host.unwrap_or_default();
+        let into = Arc::make_mut(&mut host);
+        for (rule, matches) in route.rules.iter().map(|rule| &rule.matches).enumerate() {
+            for (nth, one) in matches.iter().enumerate() {
+                let entry = Entry { rank: Rank::of(route, rule, nth), route: Arc::clone(route), rule, nth };
+                into.change(place(one), |bucket| {
+                    let at = bucket.partition_point(|other| other.rank < entry.rank);
+                    bucket.insert(at, entry);
+                });
+            }
+        }
+        Some(host)
+    }
+
+    /// Without those of a route; `None`: without any.
+    pub fn remove(host: Option<Arc<Host>>, route: &Arc<Route>) -> Option<Arc<Host>> {
+        let mut host = host?;
+        let from = Arc::make_mut(&mut host);
+        for one in route.rules.iter().flat_map(|rule| &rule.matches) {
+            from.change(place(one), |bucket| bucket.retain(|entry| !Arc::ptr_eq(&entry.route, route)));
+        }
+        (from.exact.len() + from.prefix.len() + from.others.len() > 0).then_some(host)
+    }
+
+    fn change(&mut self, place: Place, change: impl FnOnce(&mut Vec<Entry>)) {
+        let keyed = match place {
+            Place::Exact(path) => (&mut self.exact, path),
+            Place::Prefix(path) => (&mut self.prefix, path),
+            Place::Others => return change(Arc::make_mut(&mut self.others)),
+        };
+        keyed.0.change(&keyed.1, |bucket| {
+            let mut bucket = bucket.unwrap_or_default();
+            change(Arc::make_mut(&mut bucket));
+            Some(bucket).filter(|bucket| !bucket.is_empty())
+        });
+    }
+
+    pub fn find(&self, path: &str, request: &Parts) -> Option<Found<'_>> {
+        let beside = |bucket: &'_ Bucket| -> Option<usize> {
+            bucket.iter().position(|entry| match &entry.one().path {
+                // `/service` is no call, and not all that begins like one is.
+                PathMatch::Grpc(_) => entry.one().holds(path, request),
+                _ => entry.one().holds_beside_path(request),
+            })
+        };
+        let exact = self.exact.get(path).into_iter();
+        let keyed = |bucket| Some((bucket, beside(bucket)?));
+        let others = || {
+            let at = self.others.iter().position(|entry| entry.one().holds(path, request))?;
+            Some((&self.others, at))
+        };
+        let prefix = prefixes(path).filter_map(|prefix| self.prefix.get(prefix)).filter_map(keyed);
+        let mut all = exact.filter_map(keyed).chain(others()).chain(prefix);
+        let (bucket, at) = all.next()?;
+        let mut best = &bucket[at];
+        // Of gRPC, the buckets are in no order; of HTTP, the first that has one has the best.
+        if best.route.name.kind == RouteKind::Grpc {
+            best = all
+                .map(|(bucket, at)| &bucket[at])
+                .fold(best, |best, other| if other.rank < best.rank { other } else { best });
+        }
+        Some(best.found())
+    }
+}
+
+impl Entry {
+    fn one(&self) -> &Match {
+        &self.route.rules[self.rule].matches[self.nth]
+    }
+
+    fn found(&self) -> Found<'_> {
+        let matched_prefix = match &self.one().path {
+            PathMatch::Prefix(prefix) => prefix.len(),
+            _ => 0,
+        };
+        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix }
+    }
+}
+
+fn place(one: &Match) -> Place {
+    match &one.path {
+        PathMatch::Exact(path) => Place::Exact((&**path).into()),
+        PathMatch::Prefix(prefix) => Place::Prefix((&**prefix).into()),
+        PathMatch::Grpc(GrpcMethodMatch { service: Some(Text::Exact(service)), method }) => match method {
+            Some(Text::Exact(method)) => Place::Exact(format!("/{service}/{method}").into()),
+            None => Place::Prefix(format!("/{service}").into()),
+            Some(Text::Regex(_)) => Place::Others,
+        },
+        PathMatch::Grpc(_) | PathMatch::Regex(_) => Place::Others,
+    }
+}

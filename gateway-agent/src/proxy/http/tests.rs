@@ -1,0 +1,179 @@
+//! Whole requests: a client's socket → table → backend's socket, and back.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use super::answer::Reason;
+use super::filters::Filter;
+use super::filters::request_headers::{Changes, RequestHeaders};
+use super::filters::response_headers::ResponseHeaders;
+use super::server::{self, Client, Security};
+use super::snapshot::Snapshot;
+use super::worker::Local;
+use crate::ir::http::{self as ir, Application, Attachment, Backend, Cluster, Match, PathMatch, Route, Rule, Target};
+use crate::ir::{Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
+use crate::proxy::Origin;
+use crate::proxy::tests::ir::endpoint;
+
+const GATEWAY: &str = "198.18.0.1:80";
+
+fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
+    Rule {
+        name: prefix.into(),
+        matches: vec![Match::path(PathMatch::Prefix(prefix.into()))],
+        filters: Vec::new(),
+        backends,
+        timeouts: ir::Timeouts::default(),
+        retry: None,
+        persistence: None,
+    }
+}
+
+fn to(endpoints: Vec<Endpoint>) -> Backend {
+    let cluster = Cluster {
+        service: "default/web:80".into(),
+        endpoints: endpoints.into(),
+        application: Application::Http,
+        tls: None,
+    };
+    Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }
+}
+
+/// A worker that serves these rules for example.com.
+fn serving(rules: Vec<Rule>) -> Rc<Local> {
+    let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
+    let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
+    let http = ir::Listener {
+        hostname: HostName::Any,
+        security: ir::Security::Http,
+        routes: vec![Attachment { hosts: vec![HostName::Exact("example.com".into())], route }],
+        settings: Arc::default(),
+    };
+    let gateway: SocketAddr = GATEWAY.parse().unwrap();
+    let listener = Listener {
+        name: ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() },
+        addresses: vec![gateway.ip()],
+        port: gateway.port(),
+        traffic: Traffic::Http(Arc::new(http)),
+    };
+    let snapshot = Snapshot::build(&Ir { listeners: vec![listener], ..Ir::default() }, &Snapshot::default());
+    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
+}
+
+/// A connection of a client to the worker.
+async fn client(local: &Rc<Local>) -> TcpStream {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+    let (served, peer) = socket.accept().await.unwrap();
+    let origin = Origin { client: peer, gateway: GATEWAY.parse().unwrap() };
+    let of = Client { local: Rc::clone(local), origin, security: Security::Clear };
+    tokio::task::spawn_local(async move {
+        let (_going, stop) = watch::channel(false);
+        server::serve(served, of, &ir::Limits::default(), stop).await;
+    });
+    client
+}
+
+/// So many heads.
+async fn read_heads(stream: &mut TcpStream, heads: usize) -> String {
+    let mut got = String::new();
+    let read = async {
+        while got.matches("\r\n\r\n").count() < heads {
+            let mut some = [0; 4096];
+            let n = stream.read(&mut some).await.unwrap();
+            assert!(n > 0, "the end, after {got}");
+            got.push_str(std::str::from_utf8(&some[..n]).unwrap());
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), read).await.expect("an answer");
+    got
+}
+
+async fn get(stream: &mut TcpStream, host: &str, path: &str) -> String {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read_heads(stream, 1).await
+}
+
+/// Takes one connection, and answers every request on it with what it was.
+async fn echo(socket: TcpListener) {
+    let (mut stream, _) = socket.accept().await.unwrap();
+    loop {
+        let request = read_heads(&mut stream, 1).await;
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{request}", request.len());
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_request_goes_to_its_backend_and_comes_back() {
+    let one = async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let backend = tokio::task::spawn_local(echo(socket));
+        let changes = |name: &'static str| Changes {
+            set: vec![(name.parse().unwrap(), HeaderValue::from_static("yes"))],
+            ..Changes::default()
+        };
+        let filters = vec![
+            Filter::RequestHeaders(RequestHeaders(changes("x-request"))),
+            Filter::ResponseHeaders(ResponseHeaders(changes("x-response"))),
+        ];
+        let local = serving(vec![Rule { filters, ..rule("/a", vec![to(vec![endpoint(&address)])]) }]);
+        let mut client = client(&local).await;
+        // Twice, by one connection on either side.
+        for path in ["/a/b?q=%20", "/a/./c/../d"] {
+            client.write_all(format!("GET {path} HTTP/1.1\r\nHost: Example.com\r\n\r\n").as_bytes()).await.unwrap();
+            // Its own, and the request as the backend has it.
+            let got = read_heads(&mut client, 2).await;
+            assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got}");
+            assert!(got.contains("x-response: yes") && got.contains("x-request: yes"), "{got}");
+            assert!(got.contains("x-forwarded-for: 127.0.0.1") && got.contains("host: Example.com"), "{got}");
+            assert!(got.contains(if path.contains('?') { "GET /a/b?q=%20 " } else { "GET /a/d " }), "{got}");
+        }
+        assert!(!backend.is_finished());
+        assert_eq!((local.metrics.requests.get(), local.metrics.class(2)), (2, 2));
+    };
+    LocalSet::new().run_until(one).await;
+}
+
+#[tokio::test]
+async fn what_goes_nowhere_is_answered_by_the_agent() {
+    let all = async {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+        let invalid = Backend { weight: 1, filters: Vec::new(), target: Target::Invalid };
+        let local = serving(vec![
+            rule("/invalid", vec![invalid]),
+            rule("/none", Vec::new()),
+            rule("/empty", vec![to(Vec::new())]),
+            rule("/gone", vec![to(vec![endpoint(&gone)])]),
+            Rule { filters: vec![Filter::Unknown(super::filters::unknown::Unknown)], ..rule("/unknown", Vec::new()) },
+        ]);
+        let mut client = client(&local).await;
+        for (host, path, status, reason) in [
+            ("example.com", "/other", "404", Reason::NoRoute),
+            ("example.net", "/invalid", "404", Reason::NoRoute),
+            ("example.com", "/invalid", "500", Reason::InvalidBackend),
+            ("example.com", "/none", "500", Reason::InvalidBackend),
+            ("example.com", "/unknown", "500", Reason::UnknownFilter),
+            ("example.com", "/empty", "503", Reason::NoEndpoint),
+            ("example.com", "/gone", "502", Reason::Unreachable),
+            ("example.com", "/a%5Cb", "400", Reason::BadRequest),
+        ] {
+            let before = local.metrics.answered(reason);
+            let got = get(&mut client, host, path).await;
+            assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{host}{path}: {got}");
+            assert_eq!(local.metrics.answered(reason), before + 1, "{host}{path}");
+        }
+    };
+    LocalSet::new().run_until(all).await;
+}
