@@ -107,7 +107,8 @@ impl Agent {
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
         self.ir = Arc::new(ir);
         // Before the kernel sends connections for what is new, or any at all.
-        self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls));
+        let http = proxy::http::snapshot::Snapshot::build(&self.ir, &self.proxy.http());
+        self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls), http);
         self.place_proxy();
         let failed = self.apply(start);
         self.report(report, &failed);

@@ -30,6 +30,7 @@ pub use counters::{Counters, Refusal};
 pub use table::{Found, Table};
 pub use tls::{Terminator, Tls};
 
+use http::snapshot::Snapshot;
 use worker::Worker;
 
 /// The two ends of a connection as they were before the kernel spliced it to a socket of the agent.
@@ -71,6 +72,7 @@ impl Default for Options {
 struct Shared {
     options: Options,
     table: ArcSwap<Table>,
+    http: Arc<ArcSwap<Snapshot>>,
     counters: Counters,
     gateway_of: Lookup,
 }
@@ -96,6 +98,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             options,
             table: ArcSwap::default(),
+            http: Arc::default(),
             counters: Counters::new(options.connections),
             gateway_of,
         });
@@ -129,9 +132,15 @@ impl Handle {
         self.shared.table.load_full()
     }
 
-    /// New connections go by this one.
-    pub fn publish(&self, table: Table) {
+    /// What new requests go by.
+    pub fn http(&self) -> Arc<Snapshot> {
+        self.shared.http.load_full()
+    }
+
+    /// New connections and requests go by these.
+    pub fn publish(&self, table: Table, http: Snapshot) {
         self.shared.table.store(Arc::new(table));
+        self.shared.http.store(Arc::new(http));
     }
 
     pub fn counters(&self) -> &Counters {

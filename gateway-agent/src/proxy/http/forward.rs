@@ -60,13 +60,12 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     }
     let snapshot = client.local.snapshot();
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
-    let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute);
-    let listener = match &client.security {
-        Security::Clear => listener?,
-        Security::Tls { listener: of_connection, .. } => {
-            listener.ok().filter(|listener| listener.name == *of_connection).ok_or(Reason::Misdirected)?
-        }
-    };
+    let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
+    if let Security::Tls { listener: of_connection, .. } = &client.security
+        && listener.name != *of_connection
+    {
+        return Err(Reason::Misdirected);
+    }
     let (parts, body) = request.into_parts();
     let Found { rule, matched_prefix, .. } =
         listener.table.find(&exchange.requested_host, &normal, &parts).ok_or(Reason::NoRoute)?;

@@ -53,14 +53,14 @@ fn serving(rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
-        hostname: HostName::Any,
+        hostname: HostName::Exact("example.com".into()),
         security: ir::Security::Http,
         routes: vec![Attachment { hosts: vec![HostName::Exact("example.com".into())], route }],
         settings: Arc::default(),
     };
     let gateway: SocketAddr = GATEWAY.parse().unwrap();
     let listener = Listener {
-        name: ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() },
+        name: listener_name("http"),
         addresses: vec![gateway.ip()],
         port: gateway.port(),
         traffic: Traffic::Http(Arc::new(http)),
@@ -69,13 +69,17 @@ fn serving(rules: Vec<Rule>) -> Rc<Local> {
     Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
 }
 
+fn listener_name(section: &str) -> ListenerName {
+    ListenerName { namespace: "default".into(), gateway: "gw".into(), section: section.into() }
+}
+
 /// A connection of a client to the worker.
-async fn client(local: &Rc<Local>) -> TcpStream {
+async fn client(local: &Rc<Local>, security: Security) -> TcpStream {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     let (served, peer) = socket.accept().await.unwrap();
     let origin = Origin { client: peer, gateway: GATEWAY.parse().unwrap() };
-    let of = Client { local: Rc::clone(local), origin, security: Security::Clear };
+    let of = Client { local: Rc::clone(local), origin, security };
     tokio::task::spawn_local(async move {
         let (_going, stop) = watch::channel(false);
         server::serve(served, of, &ir::Limits::default(), stop).await;
@@ -129,7 +133,7 @@ async fn a_request_goes_to_its_backend_and_comes_back() {
             Filter::ResponseHeaders(ResponseHeaders(changes("x-response"))),
         ];
         let local = serving(vec![Rule { filters, ..rule("/a", vec![to(vec![endpoint(&address)])]) }]);
-        let mut client = client(&local).await;
+        let mut client = client(&local, Security::Clear).await;
         // Twice, by one connection on either side.
         for path in ["/a/b?q=%20", "/a/./c/../d"] {
             client.write_all(format!("GET {path} HTTP/1.1\r\nHost: Example.com\r\n\r\n").as_bytes()).await.unwrap();
@@ -158,7 +162,7 @@ async fn what_goes_nowhere_is_answered_by_the_agent() {
             rule("/gone", vec![to(vec![endpoint(&gone)])]),
             Rule { filters: vec![Filter::Unknown(super::filters::unknown::Unknown)], ..rule("/unknown", Vec::new()) },
         ]);
-        let mut client = client(&local).await;
+        let mut client = client(&local, Security::Clear).await;
         for (host, path, status, reason) in [
             ("example.com", "/other", "404", Reason::NoRoute),
             ("example.net", "/invalid", "404", Reason::NoRoute),
@@ -174,6 +178,19 @@ async fn what_goes_nowhere_is_answered_by_the_agent() {
             assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{host}{path}: {got}");
             assert_eq!(local.metrics.answered(reason), before + 1, "{host}{path}");
         }
+    };
+    LocalSet::new().run_until(all).await;
+}
+
+#[tokio::test]
+async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
+    let all = async {
+        let local = serving(vec![rule("", Vec::new())]);
+        let tls = |section| Security::Tls { listener: listener_name(section), h2: false };
+        let (mut own, mut other) = (client(&local, tls("http")).await, client(&local, tls("other")).await);
+        assert!(get(&mut own, "example.com", "/").await.starts_with("HTTP/1.1 500 "));
+        assert!(get(&mut other, "example.com", "/").await.starts_with("HTTP/1.1 421 "));
+        assert!(get(&mut other, "example.net", "/").await.starts_with("HTTP/1.1 404 "), "no listener has it");
     };
     LocalSet::new().run_until(all).await;
 }

@@ -19,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use super::ir;
 use crate::emit::proxy::table;
 use crate::ir::{Certificate, Endpoint, Ir, Listener};
+use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::{Options, Proxy, Refusal, Tls};
 
 /// Where every connection was going, but those from [`STRANGER`].
@@ -49,7 +50,7 @@ impl Bed {
     pub fn publish(&self, listeners: Vec<Listener>) {
         let handle = self.proxy.handle();
         let ir = Arc::new(Ir { listeners, ..Ir::default() });
-        handle.publish(table(&ir, &handle.table(), &self.tls));
+        handle.publish(table(&ir, &handle.table(), &self.tls), Snapshot::build(&ir, &handle.http()));
     }
 
     pub async fn connect(&self) -> TcpStream {

@@ -124,3 +124,20 @@ fn a_table_changed_bit_by_bit_is_the_table_built_anew() {
     let empty = Table::build(Some((&attachments, &table)), &[]);
     assert_eq!(found(&empty, "a.example.com", "/7"), None);
 }
+
+#[test]
+fn what_no_changed_route_is_in_is_shared() {
+    let route = |name: &str| route(name, RouteKind::Http, vec![vec![prefix("/a")]]);
+    let (a, b) = (route("a"), route("b"));
+    let first = [at("a.example.com", &a), at("b.example.com", &b)];
+    let before = Table::build(None, &first);
+    let second = [at("a.example.com", &a), at("b.example.com", &route("b"))];
+    let after = Table::build(Some((&first, &before)), &second);
+    let shared = |host| Arc::ptr_eq(before.hosts.of(host).next().unwrap(), after.hosts.of(host).next().unwrap());
+    assert!(shared("a.example.com"));
+    assert!(!shared("b.example.com"));
+    let third = [at("c.example.com", &a), at("b.example.com", &b)];
+    let moved = Table::build(Some((&first, &before)), &third);
+    assert_eq!(found(&moved, "a.example.com", "/a"), None);
+    assert_eq!(found(&moved, "c.example.com", "/a").as_deref(), Some("a/0"));
+}
