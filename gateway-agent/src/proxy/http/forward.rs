@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::header::HOST;
-use http::uri::Authority;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
 use hyper::body::Incoming;
@@ -12,14 +11,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
 use super::body::Body;
-use super::exchange::{Exchange, Scheme};
+use super::exchange::Exchange;
 use super::filters::{self, Request, Response, Step};
-use super::retry::{self, Outcome};
+use super::retry;
 use super::server::{Client, Security};
 use super::snapshot::Listener;
 use super::table::{Found, canonical};
-use super::upstream::pool::{Connection, Key, Lease};
-use super::upstream::{balance, connect};
+use super::upstream::pool::Key;
+use super::upstream::{balance, send};
 use super::{forwarded, path};
 use crate::ir::http::{Backend, Cluster, Rule, Target};
 
@@ -166,7 +165,7 @@ async fn attempts(request: Request, cluster: &Cluster, rule: &Rule, exchange: &E
             return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
         };
         let address = balance::address(endpoint);
-        let attempt = attempt(&mut request, Key::new(cluster, address), exchange);
+        let attempt = send::send(&exchange.local, Key::new(cluster, address), &mut request);
         let answered = match rule.timeouts.deadline(exchange.came, Instant::now()) {
             Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Reason::BackendTimeout)?,
             None => attempt.await,
@@ -182,58 +181,4 @@ async fn attempts(request: Request, cluster: &Cluster, rule: &Rule, exchange: &E
         tried.push(address);
     }
     Err(Reason::Unreachable)
-}
-
-/// Takes the request when it sends it.
-async fn attempt(request: &mut Option<Request>, key: Key, exchange: &Exchange) -> Result<Response, Outcome> {
-    let local = &exchange.local;
-    let ticket = local.loads.begin(key.address);
-    let connection = match local.pool.take(&key) {
-        Some(connection) => connection,
-        None => connect::connect(&key).await.map_err(|error| {
-            tracing::debug!(%error, address = %key.address, "a backend took no connection");
-            Outcome::Unsent
-        })?,
-    };
-    let mut lease = Lease::new(Rc::clone(&local.pool), key, connection, ticket);
-    let sending = request.take().ok_or(Outcome::Broken)?;
-    let Some(connection) = lease.connection() else { return Err(Outcome::Broken) };
-    let sent = match connection {
-        Connection::Http1(sender) => match sender.try_send_request(sending).await {
-            Ok(response) => Ok(response),
-            Err(mut error) => {
-                *request = error.take_message();
-                Err(error.into_error())
-            }
-        },
-        Connection::Http2(sender) => sender.send_request(as_http2(sending, exchange)).await,
-    };
-    match sent {
-        Ok(response) => {
-            lease.answered();
-            let (mut parts, body) = response.into_parts();
-            forwarded::remove_hop_by_hop(&mut parts.headers);
-            // What is left of the request's body may still be on its way: the pool sees that the connection is not ready.
-            Ok(Response::from_parts(parts, Body::leased(body, lease)))
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a backend gave no answer");
-            lease.forfeit();
-            Err(if request.is_some() { Outcome::Unsent } else { Outcome::Broken })
-        }
-    }
-}
-
-/// With the pseudo-headers that HTTP/2 has for Host (RFC 9113 section 8.3.1).
-fn as_http2(mut request: Request, exchange: &Exchange) -> Request {
-    let host = request.headers_mut().remove(HOST);
-    let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
-    parts.scheme =
-        Some(if exchange.scheme == Scheme::Https { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
-    // It fails for parts that do not go together only.
-    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
-    *request.version_mut() = Version::HTTP_2;
-    request
 }

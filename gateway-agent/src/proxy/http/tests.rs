@@ -1,22 +1,29 @@
 //! Whole requests: a client's socket → table → backend's socket, and back.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 use super::answer::Reason;
+use super::body::Body;
 use super::filters::Filter;
 use super::filters::request_headers::{Changes, RequestHeaders};
 use super::filters::response_headers::ResponseHeaders;
-use super::server::{self, Client, Security};
+use super::server::{self, Client, Executor, Security};
 use super::snapshot::Snapshot;
 use super::worker::Local;
 use crate::ir::http::{self as ir, Application, Attachment, Backend, Cluster, Match, PathMatch, Route, Rule, Target};
@@ -39,12 +46,11 @@ fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
 }
 
 fn to(endpoints: Vec<Endpoint>) -> Backend {
-    let cluster = Cluster {
-        service: "default/web:80".into(),
-        endpoints: endpoints.into(),
-        application: Application::Http,
-        tls: None,
-    };
+    speaking(Application::Http, endpoints)
+}
+
+fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Backend {
+    let cluster = Cluster { service: "default/web:80".into(), endpoints: endpoints.into(), application, tls: None };
     Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }
 }
 
@@ -193,4 +199,48 @@ async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
         assert!(get(&mut other, "example.net", "/").await.starts_with("HTTP/1.1 404 "), "no listener has it");
     };
     LocalSet::new().run_until(all).await;
+}
+
+/// HTTP/2 by prior knowledge: answers every request with its method, URI and a trailer.
+async fn echo_http2(socket: TcpListener) {
+    let (stream, _) = socket.accept().await.unwrap();
+    let service = service_fn(|request: http::Request<Incoming>| async move {
+        let echo = format!("{} {}", request.method(), request.uri());
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+        let body = Full::new(Bytes::from(echo)).with_trailers(async move { Some(Ok(trailers)) });
+        Ok::<_, Infallible>(http::Response::new(body))
+    });
+    let builder = hyper::server::conn::http2::Builder::new(Executor);
+    builder.serve_connection(TokioIo::new(stream), service).await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_of_grpc_go_by_http2_on_both_sides() {
+    let all = async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = endpoint(&socket.local_addr().unwrap().to_string());
+        tokio::task::spawn_local(echo_http2(socket));
+        let local = serving(vec![rule("/a.B", vec![speaking(Application::H2c, vec![backend])])]);
+        let stream = TokioIo::new(client(&local, Security::Clear).await);
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(Executor, stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let call = |path: &str| {
+            let uri = format!("http://example.com{path}");
+            http::Request::post(uri)
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Body::empty())
+        };
+        // Twice: the backend takes one connection.
+        for _ in 0..2 {
+            let response = sender.send_request(call("/a.B/C").unwrap()).await.unwrap();
+            let got = response.into_body().collect().await.unwrap();
+            assert_eq!(got.trailers().unwrap()["grpc-status"], "0");
+            assert_eq!(got.to_bytes(), "POST http://example.com/a.B/C");
+        }
+        let response = sender.send_request(call("/other").unwrap()).await.unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &HeaderValue::from(12)));
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("answers");
 }

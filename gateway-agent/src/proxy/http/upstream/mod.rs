@@ -1,6 +1,7 @@
-//! Towards backends: pick → pool → connect.
+//! Towards backends: pick → pool → connect → send.
 
 pub mod balance;
 pub mod connect;
 pub mod pool;
+pub mod send;
 pub mod tls;
