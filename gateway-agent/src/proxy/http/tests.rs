@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -20,9 +20,12 @@ use tokio::task::LocalSet;
 
 use super::answer::Reason;
 use super::body::Body;
+use super::exchange::Scheme;
 use super::filters::Filter;
+use super::filters::redirect::Redirect;
 use super::filters::request_headers::{Changes, RequestHeaders};
 use super::filters::response_headers::ResponseHeaders;
+use super::filters::rewrite::PathChange;
 use super::server::{self, Client, Executor, Security};
 use super::snapshot::Snapshot;
 use super::worker::Local;
@@ -184,6 +187,29 @@ async fn what_goes_nowhere_is_answered_by_the_agent() {
             assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{host}{path}: {got}");
             assert_eq!(local.metrics.answered(reason), before + 1, "{host}{path}");
         }
+    };
+    LocalSet::new().run_until(all).await;
+}
+
+#[tokio::test]
+async fn a_redirect_says_only_what_changes() {
+    let all = async {
+        let none = Redirect { scheme: None, host: None, port: None, path: None, status: StatusCode::FOUND };
+        let path = Some(PathChange::Prefix("/new".into()));
+        let https =
+            Redirect { scheme: Some(Scheme::Https), path, status: StatusCode::MOVED_PERMANENTLY, ..none.clone() };
+        let other = Redirect { host: Some("other.example.com".into()), port: Some(8080), ..none };
+        let by = |prefix, redirect| Rule { filters: vec![Filter::Redirect(redirect)], ..rule(prefix, Vec::new()) };
+        let local = serving(vec![by("/https", https), by("/other", other)]);
+        let mut client = client(&local, Security::Clear).await;
+        let got = get(&mut client, "example.com", "/https/a?q=1").await;
+        assert!(
+            got.starts_with("HTTP/1.1 301 ") && got.contains("location: https://example.com/new/a?q=1\r\n"),
+            "{got}"
+        );
+        let got = get(&mut client, "example.com", "/other/").await;
+        assert!(got.starts_with("HTTP/1.1 302 "), "{got}");
+        assert!(got.contains("location: http://other.example.com:8080/other/\r\n"), "{got}");
     };
     LocalSet::new().run_until(all).await;
 }
