@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
-use crate::compile::{Report, compile};
+use crate::compile::{Compiler, Report};
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, BackendKey, Wanted, ip};
 use crate::emit::proxy::table;
@@ -28,6 +28,7 @@ use crate::source::{Problem, Severity};
 /// The state of the whole agent.
 pub struct Agent {
     index: Index,
+    compiler: Compiler,
     datapath: Datapath,
     proxy: proxy::Handle,
     tls: Tls,
@@ -50,6 +51,7 @@ impl Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
         Agent {
             index: Index::new(node),
+            compiler: Compiler::default(),
             datapath,
             proxy,
             tls,
@@ -101,7 +103,7 @@ impl Agent {
 
     fn compile(&mut self) {
         let start = Instant::now();
-        let (ir, report) = compile(&self.index);
+        let (ir, report) = self.compiler.compile(&self.index);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
@@ -228,6 +230,9 @@ impl admin::Subject for Agent {
             objects: vec![
                 ("GatewayClass", index.classes().count()),
                 ("Gateway", index.gateways().count()),
+                ("ListenerSet", index.listener_sets().count()),
+                ("HTTPRoute", routes(RouteType::Http)),
+                ("GRPCRoute", routes(RouteType::Grpc)),
                 ("TCPRoute", routes(RouteType::Tcp)),
                 ("TLSRoute", routes(RouteType::Tls)),
                 ("UDPRoute", routes(RouteType::Udp)),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use gateway_agent::compile::{CONTROLLER, compile};
 use gateway_agent::emit::maps::{self, Wanted};
 use gateway_agent::index::{
-    AddressRequest, AllowedNamespaces, CertificateRef, Change, Created, Gateway, GatewayClass, Index, Listener,
-    ListenerProtocol, Meta, Name, Object, Origin, ParentRef, Route, RouteType, TlsListener, TlsMode,
+    AddressRequest, AllowedNamespaces, CertificateRef, Change, Created, Gateway, GatewayClass, GatewayTls, Index,
+    Listener, ListenerProtocol, Meta, Name, Object, Origin, ParentRef, Route, RouteType, Rules, TlsListener, TlsMode,
 };
 use gateway_agent::ir::{HostName, Ir, Traffic};
 use gateway_agent::proxy::Table;
@@ -181,7 +181,11 @@ fn objects(world: &World) -> Vec<Object> {
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
             addresses: written.addresses.iter().map(request).collect(),
             parameters: false,
-            client_certificates: false,
+            labels: Box::default(),
+            annotations: Box::default(),
+            listener_sets: AllowedNamespaces::None,
+            tls: GatewayTls::default(),
+            settings: Arc::default(),
         };
         Object::Gateway(gateway.into())
     });
@@ -199,8 +203,7 @@ fn objects(world: &World) -> Vec<Object> {
             of: RouteType::Tls,
             hostnames: written.hostnames.iter().map(|text| host(text)).collect(),
             parents: [parent].into(),
-            rules: 1,
-            backends: [].into(),
+            rules: Rules::Forward { count: 1, backends: [].into() },
         };
         Object::Route(route.into())
     });

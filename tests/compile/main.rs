@@ -3,6 +3,7 @@
 mod bad_input;
 mod check;
 mod golden;
+mod http;
 mod isolation;
 mod order;
 mod render;

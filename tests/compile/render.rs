@@ -4,11 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use gateway_agent::compile::compile;
-use gateway_agent::emit::status::{self, ConditionStatus, ObjectStatus, Status};
+use gateway_agent::emit::status::{self, ConditionStatus, ListenerStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
 use gateway_agent::ir::{BackendSet, Duty, Endpoint, Ir, ServerName, Target, TlsMode, Traffic};
 use gateway_agent::source::Problem;
 use gateway_agent::source::files::{Loaded, load_dir};
+
+use crate::http;
 
 /// The node that every case is compiled for.
 pub fn node() -> NodeFacts {
@@ -54,13 +56,22 @@ fn status_text(statuses: &[ObjectStatus]) -> String {
             Status::Gateway(status) => {
                 let addresses: Vec<String> = status.addresses.iter().map(|a| a.value.to_string()).collect();
                 _ = writeln!(text, "  addresses {}", addresses.join(", "));
+                if let Some(sets) = status.attached_listener_sets {
+                    _ = writeln!(text, "  ListenerSets {sets}");
+                }
                 conditions_text(&mut text, "  ", &status.conditions);
-                for listener in &status.listeners {
-                    let kinds: Vec<String> = listener.supported_kinds.iter().map(|k| k.kind.to_string()).collect();
-                    let (name, kinds) =
-                        (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
-                    _ = writeln!(text, "  listener {name}: takes {kinds}; {} attached", listener.attached_routes);
-                    conditions_text(&mut text, "    ", &listener.conditions);
+                listeners_text(&mut text, &status.listeners);
+            }
+            Status::ListenerSet(status) => {
+                conditions_text(&mut text, "  ", &status.conditions);
+                listeners_text(&mut text, &status.listeners);
+            }
+            Status::Policy(status) => {
+                for ancestor in &status.ancestors {
+                    let to = &ancestor.ancestor_ref;
+                    let namespace = to.namespace.as_deref().unwrap_or_default();
+                    _ = writeln!(text, "  ancestor {} {namespace}/{}", to.kind, to.name);
+                    conditions_text(&mut text, "    ", &ancestor.conditions);
                 }
             }
             Status::Route(status) => {
@@ -77,6 +88,15 @@ fn status_text(statuses: &[ObjectStatus]) -> String {
         }
     }
     text
+}
+
+fn listeners_text(text: &mut String, listeners: &[ListenerStatus]) {
+    for listener in listeners {
+        let kinds: Vec<String> = listener.supported_kinds.iter().map(|k| k.kind.to_string()).collect();
+        let (name, kinds) = (&listener.name, if kinds.is_empty() { "nothing".to_owned() } else { kinds.join(", ") });
+        _ = writeln!(text, "  listener {name}: takes {kinds}; {} attached", listener.attached_routes);
+        conditions_text(text, "    ", &listener.conditions);
+    }
 }
 
 fn conditions_text(text: &mut String, indent: &str, conditions: &[ConditionStatus]) {
@@ -104,7 +124,7 @@ fn ir_text(ir: &Ir) -> String {
                 certificates_text(&mut text, mode);
                 names.iter().for_each(|name| name_text(&mut text, name));
             }
-            Traffic::Http(http) => _ = writeln!(text, "{http:#?}"),
+            Traffic::Http(http) => http::listener_text(&mut text, http),
         }
     }
     for address in &ir.exclusive_addresses {
@@ -151,7 +171,7 @@ fn set_text(text: &mut String, indent: &str, set: Option<&BackendSet>) {
     }
 }
 
-fn endpoint_text(endpoint: &Endpoint) -> String {
+pub fn endpoint_text(endpoint: &Endpoint) -> String {
     let local = if endpoint.local { " local" } else { "" };
     let draining = if endpoint.duty == Duty::Draining { " draining" } else { "" };
     let proxy = if endpoint.proxy_protocol { " proxy-protocol" } else { "" };

@@ -127,6 +127,18 @@ fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r [Cond
             let listeners = gateway.into_iter().flat_map(|gateway| &gateway.listeners);
             own.into_iter().chain(listeners.map(|l| (format!("listener {}: ", l.name), &*l.conditions))).collect()
         }
+        Object::ListenerSet(_) => {
+            let place = report.listener_sets.binary_search_by(|set| set.subject.name.cmp(name)).ok();
+            let set = place.map(|place| &report.listener_sets[place]);
+            let own = set.map(|set| (String::new(), &*set.conditions));
+            let listeners = set.into_iter().flat_map(|set| &set.listeners);
+            own.into_iter().chain(listeners.map(|l| (format!("listener {}: ", l.name), &*l.conditions))).collect()
+        }
+        Object::BackendTlsPolicy(_) => {
+            let place = report.policies.binary_search_by(|policy| policy.subject.name.cmp(name)).ok();
+            let ancestors = place.into_iter().flat_map(|place| &report.policies[place].ancestors);
+            ancestors.map(|ancestor| (format!("Gateway {}: ", ancestor.gateway), &*ancestor.conditions)).collect()
+        }
         Object::Route(_) => {
             let id = object.id();
             let place = report.routes.binary_search_by(|r| r.id.cmp(&id)).ok();

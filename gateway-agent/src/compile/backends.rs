@@ -1,18 +1,24 @@
 //! The backendRefs of a route: whether they may be followed, and the endpoints they lead to.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{Condition, ConditionType, Reason};
-use crate::index::{BackendRef, Index, Kind, Name, ObjectId, Route};
-use crate::ir::{self, BackendSet, Target};
+use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, ServicePort};
+use crate::ir::{self, BackendSet, Endpoint, Target};
 use crate::source::{Problem, Severity};
 
 /// What a route forwards to, and its condition `ResolvedRefs`. Services without any endpoint are added to `empty`.
-pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Name>) -> (BackendSet, Condition) {
+pub fn resolve<'a>(
+    index: &Index,
+    route: &Route,
+    backends: &'a [BackendRef],
+    empty: &mut BTreeSet<&'a Name>,
+) -> (BackendSet, Condition) {
     let mut wrong: Option<Reason> = None;
     let mut messages = Vec::new();
-    let mut refs = Vec::with_capacity(route.backends.len());
-    for (i, backend) in route.backends.iter().enumerate() {
+    let mut refs = Vec::with_capacity(backends.len());
+    for (i, backend) in backends.iter().enumerate() {
         let target = follow(index, route, backend).unwrap_or_else(|(reason, message)| {
             wrong.get_or_insert(reason);
             messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
@@ -25,12 +31,30 @@ pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Nam
     }
     let condition = match wrong {
         Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
-        None => Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
+        None => resolved(),
     };
     (BackendSet { route: format!("{} {}", route.of, route.meta.name).into(), refs }, condition)
 }
 
+pub fn resolved() -> Condition {
+    Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved")
+}
+
 fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, (Reason, String)> {
+    let found = find(index, route, backend)?;
+    Ok(Target::Endpoints { service: found.service.clone(), endpoints: found.endpoints.clone() })
+}
+
+/// A port of a Service that a route refers to.
+pub struct Found<'i> {
+    /// `namespace/name`.
+    pub service: &'i Arc<str>,
+    pub port: &'i ServicePort,
+    pub endpoints: &'i Arc<[Endpoint]>,
+}
+
+/// Where a reference leads, if it may be followed.
+pub fn find<'i>(index: &'i Index, route: &Route, backend: &BackendRef) -> Result<Found<'i>, (Reason, String)> {
     let BackendRef { group, kind, name, port, .. } = backend;
     if !group.is_empty() || &**kind != "Service" {
         let slash = if group.is_empty() { "" } else { "/" };
@@ -53,18 +77,21 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
         let message = format!("Service {name} is of type ExternalName, which has no endpoints; refer to another");
         return Err((Reason::InvalidKind, message));
     }
-    let Some(port) = *port else {
+    let Some(number) = *port else {
         return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));
     };
     let protocol = route.of.protocol();
-    let gathered = index.endpoints(name).and_then(|all| Some((all, all.port(port, protocol)?)));
-    let Some((all, endpoints)) = gathered else {
+    let is_it = |port: &&ServicePort| port.port == number && port.protocol == PortProtocol::Forwarded(protocol);
+    let found = service.ports.iter().find(is_it).and_then(|port| {
+        let all = index.endpoints(name)?;
+        Some(Found { service: all.service(), port, endpoints: all.port(number, protocol)? })
+    });
+    found.ok_or_else(|| {
         let ports: Vec<String> = service.ports.iter().map(|p| format!("{} ({})", p.port, p.protocol)).collect();
         let has = if ports.is_empty() { "no ports".to_owned() } else { ports.join(", ") };
-        let message = format!("Service {name} has no {protocol} port {port}; it has {has}");
-        return Err((Reason::BackendNotFound, message));
-    };
-    Ok(Target::Endpoints { service: all.service().clone(), endpoints: endpoints.clone() })
+        let message = format!("Service {name} has no {protocol} port {number}; it has {has}");
+        (Reason::BackendNotFound, message)
+    })
 }
 
 /// Services that routes send to, and that lead nowhere.

@@ -8,22 +8,37 @@ use rustls::server::ParsedCertificate;
 
 use super::Reason;
 use super::gateways::Plan;
-use crate::index::{CertificateRef, Gateway, Index, Kind, Name, ObjectId, TlsMode};
+use crate::index::{CertificateRef, Index, Kind, ListenerProtocol, Name, TlsListener, TlsMode};
 use crate::ir::{Certificate, HostName};
 use crate::source::{Problem, Severity};
 
+/// Who refers to a certificate.
+#[derive(Clone, Copy)]
+pub struct Owner<'a> {
+    pub kind: Kind,
+    pub name: &'a Name,
+}
+
 /// The certificates of a listener, or why it cannot be served: one that is missing would leave clients without an answer.
-pub fn resolve(index: &Index, gateway: &Gateway, mode: &TlsMode) -> Result<Vec<Arc<Certificate>>, (Reason, String)> {
-    let TlsMode::Terminate { certificates } = mode else { return Ok(Vec::new()) };
+pub fn resolve(
+    index: &Index,
+    owner: Owner,
+    protocol: &ListenerProtocol,
+) -> Result<Vec<Arc<Certificate>>, (Reason, String)> {
+    let (ListenerProtocol::Https { certificates, .. }
+    | ListenerProtocol::Tls(TlsListener { mode: TlsMode::Terminate { certificates }, .. })) = protocol
+    else {
+        return Ok(Vec::new());
+    };
     if certificates.is_empty() {
-        let message = "tls.certificateRefs: names no certificate, and mode Terminate needs one";
+        let message = "tls.certificateRefs: names no certificate, and to end TLS there must be one; name a Secret of type kubernetes.io/tls";
         return Err((Reason::InvalidCertificateRef, message.to_owned()));
     }
     let mut found = Vec::with_capacity(certificates.len());
     let mut reason = None;
     let mut messages = Vec::new();
     for (i, reference) in certificates.iter().enumerate() {
-        match follow(index, gateway, reference) {
+        match follow(index, owner, reference) {
             Ok(certificate) => found.push(certificate),
             Err((why, message)) => {
                 reason.get_or_insert(why);
@@ -39,17 +54,16 @@ pub fn resolve(index: &Index, gateway: &Gateway, mode: &TlsMode) -> Result<Vec<A
 
 /// Listeners with a hostname that none of their certificates is for: no client would go on.
 pub fn for_others(plan: &Plan, problems: &mut Vec<Problem>) {
-    for (i, listener) in plan.listeners.iter().enumerate() {
+    for listener in &plan.listeners {
         let (HostName::Exact(host), Ok(certificates)) = (listener.hostname(), &listener.certificates) else { continue };
         if certificates.is_empty() || certificates.iter().any(|certificate| is_for(certificate, host)) {
             continue;
         }
-        let meta = &plan.gateway.meta;
-        let id = ObjectId { kind: Kind::Gateway, name: meta.name.clone() };
-        let field = format!("spec.listeners[{i}].tls.certificateRefs");
+        let (id, origin) = plan.owner(listener);
+        let field = format!("spec.listeners[{}].tls.certificateRefs", listener.place);
         let message =
             format!("no certificate has {host} among its subjectAltNames, so clients refuse them; use another");
-        problems.push(Problem::of_object(Severity::Warning, id, &meta.origin, &field, message));
+        problems.push(Problem::of_object(Severity::Warning, id, origin, &field, message));
     }
 }
 
@@ -62,18 +76,20 @@ fn is_for(certificate: &Certificate, host: &str) -> bool {
     verify_server_name(&parsed, &name).is_ok()
 }
 
-fn follow(index: &Index, gateway: &Gateway, reference: &CertificateRef) -> Result<Arc<Certificate>, (Reason, String)> {
+/// The certificate that is meant, or why there is none.
+pub fn follow(index: &Index, owner: Owner, reference: &CertificateRef) -> Result<Arc<Certificate>, (Reason, String)> {
     let CertificateRef { group, kind, namespace, name } = reference;
     if !group.is_empty() || &**kind != "Secret" {
         let slash = if group.is_empty() { "" } else { "/" };
         let message = format!("{group}{slash}{kind} is no certificate for Sluice; refer to a Secret");
         return Err((Reason::InvalidCertificateRef, message));
     }
-    let own = &gateway.meta.name.namespace;
+    let own = &owner.name.namespace;
     let name = Name { namespace: namespace.as_ref().unwrap_or(own).clone(), name: name.clone() };
-    if name.namespace != *own && !index.permits(Kind::Gateway, own, Kind::Secret, &name) {
+    if name.namespace != *own && !index.permits(owner.kind, own, Kind::Secret, &name) {
         let message = format!(
-            "Secret {name} is in another namespace, and no ReferenceGrant there lets a Gateway of {own} refer to it"
+            "Secret {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it",
+            owner.kind
         );
         return Err((Reason::RefNotPermitted, message));
     }

@@ -1,15 +1,16 @@
 //! Who has which port of which address, and which host names of it: Gateways may share addresses.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
-use super::Reason;
 use super::gateways::Plan;
 use super::hostnames::{Pattern, covering};
 use super::listeners::Fate;
-use crate::index::{Gateway, Listener, ListenerProtocol};
+use super::{Reason, conflicts};
+use crate::index::{Gateway, Listener, ListenerProtocol, ListenerSet};
 use crate::ir::{HostName, Protocol};
 
 /// The ports that programmed listeners have.
@@ -19,23 +20,38 @@ pub struct Claims<'a> {
 
 enum Claim<'a> {
     Whole(Holder<'a>),
-    /// TLS listeners, each with its own hostname.
-    Names(HashMap<Pattern<'a>, Holder<'a>>),
+    /// Listeners that are all in the clear or all by TLS, each with its own hostname.
+    Names {
+        tls: bool,
+        names: HashMap<Pattern<'a>, Holder<'a>>,
+    },
 }
 
 #[derive(Clone, Copy)]
 pub struct Holder<'a> {
     pub gateway: &'a Gateway,
+    pub set: Option<&'a ListenerSet>,
     pub listener: &'a Listener,
 }
 
-/// Gateways that share an address must not want the same of it: the first by precedence keeps it.
+impl fmt::Display for Holder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.set {
+            Some(set) => write!(f, "listener {} of ListenerSet {}", self.listener.name, set.meta.name),
+            None => write!(f, "listener {} of Gateway {}", self.listener.name, self.gateway.meta.name),
+        }
+    }
+}
+
+/// Gateways that share an address must not want the same of it: the first by precedence keeps it. So it is with the ListenerSets of a
+/// Gateway, which come after the Gateway itself (ListenerSet, "listeners").
 pub fn settle<'a>(plans: &mut [Plan<'a>]) -> Claims<'a> {
     let listeners = plans.iter().map(|p| p.addresses.len() * p.listeners.len()).sum();
     let mut claims = Claims { ports: HashMap::with_capacity(listeners) };
-    for Plan { gateway, addresses, listeners, .. } in plans {
+    for Plan { gateway, addresses, sets, listeners, .. } in plans {
         for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
-            let holder = Holder { gateway, listener: listener.spec };
+            let set = listener.set.map(|set| &**sets[set].set);
+            let holder = Holder { gateway, set, listener: listener.spec };
             match addresses.iter().find_map(|address| claims.why_taken(*address, holder)) {
                 Some((reason, message)) => listener.fate = Fate::Conflicted(reason, message),
                 None => addresses.iter().for_each(|address| claims.take(*address, holder)),
@@ -49,51 +65,52 @@ impl<'a> Claims<'a> {
     fn why_taken(&self, address: IpAddr, wants: Holder<'a>) -> Option<(Reason, String)> {
         let (port, protocol) = (wants.listener.port, protocol(wants.listener));
         let claim = self.ports.get(&(address, port, protocol))?;
-        let (reason, of, holder, other) = match (claim, hostname(wants.listener)) {
-            (Claim::Whole(holder), _) => (Reason::ProtocolConflict, String::new(), *holder, "port or address"),
-            (Claim::Names(names), None) => {
-                let first = names.values().min_by_key(|h| h.gateway.meta.precedence())?;
-                (Reason::ProtocolConflict, String::new(), *first, "port or address")
-            }
-            (Claim::Names(names), Some(host)) => {
-                let of = match host {
-                    HostName::Any => "TLS for every host name on ".to_owned(),
-                    host => format!("TLS for {host} on "),
-                };
+        let hostname = wants.listener.protocol.hostname();
+        let (reason, of, holder, other) = match (claim, hostname) {
+            (Claim::Names { tls, names }, Some(host)) if *tls == is_tls(wants.listener) => {
+                let of = format!("{} on ", conflicts::wanted(&wants.listener.protocol, host));
                 (Reason::HostnameConflict, of, *names.get(&Pattern::from(host))?, "hostname, port or address")
             }
+            (Claim::Whole(holder), _) => (Reason::ProtocolConflict, String::new(), *holder, "port or address"),
+            (Claim::Names { names, .. }, _) => {
+                let first = names.values().min_by_key(|h| (h.gateway.meta.precedence(), h.listener.name.clone()))?;
+                (Reason::ProtocolConflict, String::new(), *first, "port or address")
+            }
+        };
+        let order = match (wants.set, std::ptr::eq(wants.gateway, holder.gateway)) {
+            (Some(_), true) => "the Gateway itself, then the older ListenerSet, then by name",
+            _ => "the older, then by name",
         };
         let message = format!(
-            "{of}{protocol} port {port} of {address} belongs to listener {} of Gateway {}, which comes first \
-             (the older, then by name); choose another {other}",
-            holder.listener.name, holder.gateway.meta.name
+            "{of}{protocol} port {port} of {address} belongs to {holder}, which comes first ({order}); choose another {other}"
         );
         Some((reason, message))
     }
 
     fn take(&mut self, address: IpAddr, holder: Holder<'a>) {
         let entry = self.ports.entry((address, holder.listener.port, protocol(holder.listener)));
-        match (entry, hostname(holder.listener)) {
+        match (entry, holder.listener.protocol.hostname()) {
             (Entry::Occupied(mut entry), Some(host)) => {
-                if let Claim::Names(names) = entry.get_mut() {
+                if let Claim::Names { names, .. } = entry.get_mut() {
                     names.insert(host.into(), holder);
                 }
             }
             (Entry::Vacant(entry), Some(host)) => {
-                entry.insert(Claim::Names(HashMap::from([(host.into(), holder)])));
+                let names = HashMap::from([(host.into(), holder)]);
+                entry.insert(Claim::Names { tls: is_tls(holder.listener), names });
             }
             (entry, None) => drop(entry.insert(Claim::Whole(holder))),
         }
     }
 
-    /// The more specific listener that takes all of `host` away from a TLS listener on an address: listener isolation.
+    /// The more specific listener that takes all of `host` away from another on an address: listener isolation.
     pub fn taken_away(&self, address: IpAddr, listener: &Listener, host: &HostName) -> Option<Holder<'a>> {
-        let own = Pattern::from(hostname(listener)?);
+        let own = Pattern::from(listener.protocol.hostname()?);
         match self.ports.get(&(address, listener.port, Protocol::Tcp))? {
-            Claim::Names(names) if names.len() > 1 => {
+            Claim::Names { names, .. } if names.len() > 1 => {
                 covering(host).take_while(|pattern| *pattern != own).find_map(|pattern| names.get(&pattern)).copied()
             }
-            Claim::Names(_) | Claim::Whole(_) => None,
+            Claim::Names { .. } | Claim::Whole(_) => None,
         }
     }
 }
@@ -105,10 +122,6 @@ fn protocol(listener: &Listener) -> Protocol {
     }
 }
 
-/// `None`: it does not go by host names.
-fn hostname(listener: &Listener) -> Option<&HostName> {
-    match &listener.protocol {
-        ListenerProtocol::Tls(tls) => Some(&tls.hostname),
-        _ => None,
-    }
+fn is_tls(listener: &Listener) -> bool {
+    !matches!(listener.protocol, ListenerProtocol::Http { .. })
 }

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::listeners::{Fate, ListenerPlan, mark_conflicts, mark_overlaps};
-use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, Subject, certificates};
-use crate::index::{AddressRequest, Gateway, Index, Kind, ObjectId};
+use super::certificates::{self, Owner};
+use super::conflicts::{mark_conflicts, mark_overlaps};
+use super::http::{self, Client};
+use super::listener_sets::{self, SetPlan};
+use super::listeners::{Fate, ListenerPlan};
+use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, SetReport, Subject};
+use crate::index::{AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, ObjectId, Origin};
 use crate::source::{Problem, Severity};
 
 /// Every GatewayClass of this controller, by name.
@@ -40,7 +44,14 @@ pub struct Plan<'a> {
     pub addresses: Vec<IpAddr>,
     /// Those of the addresses that are not the node's.
     exclusive: Vec<IpAddr>,
+    /// ListenerSets that name it as their parent, the first by precedence first.
+    pub sets: Vec<SetPlan<'a>>,
+    /// Its own, then those of its ListenerSets.
     pub listeners: Vec<ListenerPlan<'a>>,
+    /// What it shows of itself to backends.
+    pub client: Client,
+    /// Why the certificate for that does not hold.
+    bad_client: Option<(Reason, String)>,
     /// Not accepted, and why.
     refused: Option<(Reason, String)>,
     /// Accepted, but not fully programmed, and why.
@@ -51,12 +62,15 @@ pub struct Plan<'a> {
 pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Problem>) -> Vec<Plan<'a>> {
     let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, c)).collect();
     let mut plans: Vec<Plan> = Vec::new();
+    let mut sets = listener_sets::by_gateway(index);
     for gateway in index.gateways() {
+        let sets = sets.remove(&gateway.meta.name).unwrap_or_default();
         match classes.get(&*gateway.class) {
-            Some(class) => plans.push(Plan::new(gateway, class, index)),
+            Some(class) => plans.push(Plan::new(gateway, sets, class, index)),
             None => problems.push(not_ours(gateway, index)),
         }
     }
+    listener_sets::without_gateway(index, &plans, problems);
     plans.iter().for_each(|plan| certificates::for_others(plan, problems));
     plans.sort_by_cached_key(|plan| plan.gateway.meta.precedence());
     plans
@@ -83,12 +97,31 @@ fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
 }
 
 impl<'a> Plan<'a> {
-    fn new(gateway: &'a Arc<Gateway>, class: &ClassReport, index: &Index) -> Plan<'a> {
+    fn new(gateway: &'a Arc<Gateway>, sets: Vec<&'a Arc<ListenerSet>>, class: &ClassReport, index: &Index) -> Plan<'a> {
+        let sets: Vec<SetPlan> = sets.into_iter().map(|set| SetPlan::new(set, gateway, index)).collect();
+        let (client, bad_client) = match http::client(index, gateway) {
+            Ok(client) => (client, None),
+            Err(why) => (Client::Broken, Some(why)),
+        };
+        let owner = Owner { kind: Kind::Gateway, name: &gateway.meta.name };
+        let mut listeners: Vec<ListenerPlan> = Vec::with_capacity(gateway.listeners.len());
+        let mut add = |set: Option<usize>, owner: Owner, specs: &'a [Listener]| {
+            let specs = specs.iter().enumerate();
+            listeners.extend(specs.map(|listener| ListenerPlan::new(listener, (set, owner), gateway, index)));
+        };
+        add(None, owner, &gateway.listeners);
+        for (i, plan) in sets.iter().enumerate().filter(|(_, plan)| plan.allowed) {
+            let owner = Owner { kind: Kind::ListenerSet, name: &plan.set.meta.name };
+            add(Some(i), owner, &plan.set.listeners);
+        }
         let mut plan = Plan {
             gateway,
             addresses: Vec::new(),
             exclusive: Vec::new(),
-            listeners: gateway.listeners.iter().map(|l| ListenerPlan::new(l, gateway, index)).collect(),
+            sets,
+            listeners,
+            client,
+            bad_client,
             refused: None,
             addresses_missing: None,
         };
@@ -163,30 +196,54 @@ impl<'a> Plan<'a> {
         self.exclusive.iter().copied().filter(move |_| lives)
     }
 
-    pub fn report(self) -> GatewayReport {
+    /// The object that a listener is written in.
+    pub fn owner(&self, listener: &ListenerPlan) -> (ObjectId, &'a Origin) {
+        let (kind, meta) = match listener.set {
+            Some(set) => (Kind::ListenerSet, &self.sets[set].set.meta),
+            None => (Kind::Gateway, &self.gateway.meta),
+        };
+        (ObjectId { kind, name: meta.name.clone() }, &meta.origin)
+    }
+
+    pub fn report(self) -> (GatewayReport, Vec<SetReport>) {
         let conditions = self.conditions();
-        GatewayReport {
-            subject: Subject::from(&self.gateway.meta),
-            conditions,
-            addresses: self.addresses,
-            listeners: self.listeners.into_iter().map(ListenerPlan::report).collect(),
+        let mut sets: Vec<SetReport> = (0..self.sets.len()).map(|i| listener_sets::report(&self, i)).collect();
+        let is_accepted = |c: &Condition| c.kind == ConditionType::Accepted && c.status;
+        let attached = sets.iter().filter(|set| set.conditions.iter().any(is_accepted));
+        // Also none, where somebody may want to know.
+        let asked = !sets.is_empty() || self.gateway.listener_sets != AllowedNamespaces::None;
+        let attached_sets = asked.then_some(attached.count() as u32);
+        let mut own = Vec::with_capacity(self.gateway.listeners.len());
+        for listener in self.listeners {
+            let reports = match listener.set {
+                Some(set) => &mut sets[set].listeners,
+                None => &mut own,
+            };
+            reports.push(listener.report());
         }
+        let subject = Subject::from(&self.gateway.meta);
+        let gateway = GatewayReport { subject, conditions, addresses: self.addresses, listeners: own, attached_sets };
+        (gateway, sets)
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.refused.is_some()
     }
 
     fn conditions(&self) -> Vec<Condition> {
-        let invalid: Vec<&str> = self.listeners.iter().filter(|l| l.is_invalid()).map(|l| &*l.spec.name).collect();
+        let own: Vec<&ListenerPlan> = self.listeners.iter().filter(|l| l.set.is_none()).collect();
+        let invalid: Vec<&str> = own.iter().filter(|l| l.is_invalid()).map(|l| &*l.spec.name).collect();
         let accepted = match &self.refused {
             Some((reason, message)) => Condition::no(ConditionType::Accepted, *reason, message.clone()),
             None if invalid.is_empty() => {
                 Condition::yes(ConditionType::Accepted, Reason::Accepted, "The Gateway is served by Sluice")
             }
-            None if invalid.len() == self.listeners.len() => {
+            None if invalid.len() == own.len() => {
                 let message = format!("No listener is valid; see the conditions of {}", invalid.join(", "));
                 Condition::no(ConditionType::Accepted, Reason::ListenersNotValid, message)
             }
             None => {
-                let valid: Vec<&str> =
-                    self.listeners.iter().filter(|l| !l.is_invalid()).map(|l| &*l.spec.name).collect();
+                let valid: Vec<&str> = own.iter().filter(|l| !l.is_invalid()).map(|l| &*l.spec.name).collect();
                 let message =
                     format!("Served: {}; not valid, see their conditions: {}", valid.join(", "), invalid.join(", "));
                 Condition::yes(ConditionType::Accepted, Reason::ListenersNotValid, message)
@@ -194,8 +251,8 @@ impl<'a> Plan<'a> {
         };
         let programmed = match &self.addresses_missing {
             _ if !accepted.status => {
-                let message = match self.listeners.iter().any(ListenerPlan::holds_its_place) {
-                    true => "Not accepted; its TLS listeners are there only to refuse connections",
+                let message = match own.iter().any(|l| l.holds_its_place()) {
+                    true => "Not accepted; its listeners are there only to refuse connections",
                     false => "Not accepted, so nothing of it is in the data plane",
                 };
                 Condition::no(ConditionType::Programmed, Reason::Invalid, message)
@@ -203,7 +260,22 @@ impl<'a> Plan<'a> {
             Some((reason, message)) => Condition::no(ConditionType::Programmed, *reason, message.clone()),
             None => Condition::yes(ConditionType::Programmed, Reason::Programmed, "The Gateway is in the data plane"),
         };
-        vec![accepted, programmed]
+        let resolved = match (&self.gateway.tls.client, &self.bad_client) {
+            (None, _) => None,
+            (Some(_), Some((reason, message))) => {
+                Some(Condition::no(ConditionType::ResolvedRefs, *reason, message.clone()))
+            }
+            (Some(_), None) => {
+                let message = "The client certificate for backends is resolved";
+                Some(Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, message))
+            }
+        };
+        let insecure = self.gateway.tls.is_insecure().then(|| {
+            let message =
+                "spec.tls.frontend lets clients in whose certificate is missing or wrong (AllowInsecureFallback)";
+            Condition::yes(ConditionType::InsecureFrontendValidationMode, Reason::ConfigurationChanged, message)
+        });
+        [accepted, programmed].into_iter().chain(resolved).chain(insecure).collect()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which host names stand for which: the hostnames of listeners and of routes.
 
+use std::collections::HashMap;
 use std::iter;
 
+use crate::index::Name;
 use crate::ir::HostName;
 
 /// Whether every server name that `narrow` stands for is one of `wide`. Two host names stand for names of which one set holds
@@ -55,6 +57,39 @@ pub fn covering(host: &HostName) -> impl Iterator<Item = Pattern<'_>> {
     iter::once(own).chain(wider).chain(any)
 }
 
+/// Host names that have an owner, to find one that has names in common with another.
+#[derive(Default)]
+pub struct Taken<'a> {
+    by_host: HashMap<HostName, &'a Name>,
+    /// Everything that covers one of them, and one that it covers.
+    above: HashMap<HostName, &'a Name>,
+}
+
+impl<'a> Taken<'a> {
+    pub fn take(&mut self, host: &HostName, owner: &'a Name) {
+        self.by_host.entry(host.clone()).or_insert(owner);
+        for pattern in covering(host) {
+            self.above.entry(pattern.into()).or_insert(owner);
+        }
+    }
+
+    /// The owner of names that `host` stands for.
+    pub fn owner(&self, host: &HostName) -> Option<&'a Name> {
+        let below = self.above.get(host);
+        below.or_else(|| covering(host).find_map(|pattern| self.by_host.get(&HostName::from(pattern)))).copied()
+    }
+}
+
+impl From<Pattern<'_>> for HostName {
+    fn from(pattern: Pattern<'_>) -> HostName {
+        match pattern {
+            Pattern::Exact(name) => HostName::Exact(name.into()),
+            Pattern::Wildcard(suffix) => HostName::Wildcard(suffix.into()),
+            Pattern::Any => HostName::Any,
+        }
+    }
+}
+
 fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, parent)| parent)
 }
@@ -81,6 +116,15 @@ mod tests {
             let listed: Vec<Pattern> = covering(narrow).collect();
             for wide in &all {
                 assert_eq!(covers(wide, narrow), listed.contains(&wide.into()), "{wide} and {narrow}");
+            }
+        }
+        let owner = Name { namespace: "a".into(), name: "b".into() };
+        for host in &all {
+            let mut taken = Taken::default();
+            taken.take(host, &owner);
+            for other in &all {
+                let meets = covers(host, other) || covers(other, host);
+                assert_eq!(taken.owner(other).is_some(), meets, "{host} and {other}");
             }
         }
         let listed: Vec<Pattern> = covering(&all[0]).collect();

@@ -1,31 +1,46 @@
-//! The listeners of a Gateway: what they take, which are distinct, what their status says.
+//! The listeners of a Gateway: what they take, what their status says.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hostnames::covers;
+use super::authorities::{self, Referrer};
+use super::certificates::Owner;
+use super::hostnames::Taken;
 use super::{Condition, ConditionType, ListenerReport, Reason, certificates};
 use crate::index::{
-    GATEWAY_GROUP, Gateway, Index, Listener, ListenerProtocol, Name, RouteKind, RouteType, TlsListener, TlsMode,
+    GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, Name, RouteKind, RouteType, TlsListener, TlsMode,
 };
+use crate::ir::http::{Attachment, Clients};
 use crate::ir::{BackendSet, Certificate, HostName, Protocol};
 
 /// A listener on its way to the IR.
 pub struct ListenerPlan<'a> {
     pub spec: &'a Listener,
+    /// The ListenerSet of the plan that it is of; `None`: the Gateway's own.
+    pub set: Option<usize>,
+    /// Among the listeners of its object.
+    pub place: usize,
     pub fate: Fate,
     /// The types of routes that can be attached; none if `allowedRoutes.kinds` names no type that fits.
     pub takes: Vec<RouteType>,
     /// `allowedRoutes.kinds` names kinds that cannot be attached.
     bad_kinds: Option<String>,
     pub certificates: Result<Vec<Arc<Certificate>>, (Reason, String)>,
+    /// What an HTTPS listener asks of its clients.
+    pub clients: Clients,
+    /// References to certificates for clients that do not hold.
+    bad_authorities: Option<(Reason, String)>,
     /// Listeners of the same port whose hostname and its own have names in common.
-    overlaps: Vec<&'a str>,
+    pub overlaps: Vec<&'a str>,
     pub attached: u32,
     /// The host names that routes want of it, and who gets each. A listener that does not go by host names has one:
     /// [`HostName::Any`].
     pub hosts: BTreeMap<HostName, Winner<'a>>,
+    /// Of an HTTP or HTTPS listener.
+    pub http: Vec<Attachment>,
+    /// Whose host names these are, where there are HTTPRoutes and GRPCRoutes.
+    pub taken: HashMap<RouteType, Taken<'a>>,
 }
 
 /// The route that comes first.
@@ -47,7 +62,13 @@ pub enum Fate {
 }
 
 impl<'a> ListenerPlan<'a> {
-    pub fn new(spec: &'a Listener, gateway: &Gateway, index: &Index) -> ListenerPlan<'a> {
+    pub fn new(
+        (place, spec): (usize, &'a Listener),
+        (set, owner): (Option<usize>, Owner),
+        gateway: &Gateway,
+        index: &Index,
+    ) -> ListenerPlan<'a> {
+        let (clients, bad_authorities) = clients(spec, gateway, index);
         let fits = fitting_routes(&spec.protocol);
         let is = |kind: &RouteKind, of: RouteType| &*kind.group == GATEWAY_GROUP && *kind.kind == *of.to_string();
         let is_named = |of: &RouteType| spec.kinds.is_empty() || spec.kinds.iter().any(|kind| is(kind, *of));
@@ -60,55 +81,66 @@ impl<'a> ListenerPlan<'a> {
         });
         ListenerPlan {
             spec,
-            fate: fate(&spec.protocol, gateway),
+            set,
+            place,
+            fate: fate(spec, gateway),
             takes: fits.iter().copied().filter(is_named).collect(),
             bad_kinds,
-            certificates: match &spec.protocol {
-                ListenerProtocol::Tls(tls) => certificates::resolve(index, gateway, &tls.mode),
-                _ => Ok(Vec::new()),
-            },
+            certificates: certificates::resolve(index, owner, &spec.protocol),
+            clients,
+            bad_authorities,
             overlaps: Vec::new(),
             attached: 0,
             hosts: BTreeMap::new(),
+            http: Vec::new(),
+            taken: HashMap::new(),
         }
     }
 
     /// The names that it is for.
     pub fn hostname(&self) -> &'a HostName {
-        match &self.spec.protocol {
-            ListenerProtocol::Tls(tls) => &tls.hostname,
-            _ => &HostName::Any,
-        }
+        self.spec.protocol.hostname().unwrap_or(&HostName::Any)
     }
 
     /// Connections are forwarded, as far as there are routes.
     pub fn serves(&self) -> bool {
-        matches!(self.fate, Fate::Programmed) && !self.takes.is_empty() && self.certificates.is_ok()
+        matches!(self.fate, Fate::Programmed) && !self.cannot_serve()
     }
 
-    /// It is in the data plane. A TLS listener that cannot serve is there to refuse: a Secret that is missing for a moment must
-    /// not hand its names to a listener that is less specific.
+    /// It is in the data plane. A listener with a hostname that cannot serve is there to refuse: a Secret that is missing for a moment
+    /// must not hand its names to a listener that is less specific.
     pub fn holds_its_place(&self) -> bool {
-        self.serves() || matches!((&self.fate, &self.spec.protocol), (Fate::Programmed, ListenerProtocol::Tls(_)))
+        self.serves() || (matches!(self.fate, Fate::Programmed) && self.spec.protocol.hostname().is_some())
     }
 
     pub fn is_invalid(&self) -> bool {
-        matches!(self.fate, Fate::Unsupported(..) | Fate::Conflicted(..))
-            || self.takes.is_empty()
-            || self.certificates.is_err()
+        matches!(self.fate, Fate::Unsupported(..) | Fate::Conflicted(..)) || self.cannot_serve()
+    }
+
+    fn cannot_serve(&self) -> bool {
+        self.takes.is_empty() || self.certificates.is_err() || self.clients == Clients::Refused
     }
 
     pub fn report(self) -> ListenerReport {
         use ConditionType::{Accepted, Conflicted, Programmed};
         let resolved = self.resolved();
         let (accepted, programmed, conflicted) = match self.fate {
+            Fate::Programmed if self.clients == Clients::Refused => {
+                let why = "No CA certificate reference holds, so no client can be checked; see ResolvedRefs";
+                let programmed = "Without certificates to check clients with it is there only to refuse connections";
+                (
+                    Condition::no(Accepted, Reason::NoValidCACertificate, why),
+                    Condition::no(Programmed, Reason::Invalid, programmed),
+                    None,
+                )
+            }
             Fate::Programmed => {
                 let programmed = if self.certificates.is_err() {
                     let message = "Without its certificates it is there only to refuse connections for its hostname";
                     Condition::no(Programmed, Reason::Invalid, message)
                 } else if !self.takes.is_empty() {
                     Condition::yes(Programmed, Reason::Programmed, "The listener is in the data plane")
-                } else if matches!(self.spec.protocol, ListenerProtocol::Tls(_)) {
+                } else if self.spec.protocol.hostname().is_some() {
                     let message =
                         "No route could be attached, so it is there only to refuse connections for its hostname";
                     Condition::no(Programmed, Reason::Invalid, message)
@@ -159,7 +191,8 @@ impl<'a> ListenerPlan<'a> {
     fn resolved(&self) -> Condition {
         let kinds = self.bad_kinds.as_ref().map(|message| (Reason::InvalidRouteKinds, message.as_str()));
         let certificates = self.certificates.as_ref().err().map(|(reason, message)| (*reason, message.as_str()));
-        let wrong: Vec<_> = certificates.into_iter().chain(kinds).collect();
+        let authorities = self.bad_authorities.as_ref().map(|(reason, message)| (*reason, message.as_str()));
+        let wrong: Vec<_> = certificates.into_iter().chain(authorities).chain(kinds).collect();
         match wrong.first() {
             Some((reason, _)) => {
                 let messages: Vec<&str> = wrong.iter().map(|(_, message)| *message).collect();
@@ -167,81 +200,6 @@ impl<'a> ListenerPlan<'a> {
             }
             None => Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
         }
-    }
-}
-
-/// Listeners of one Gateway that no packet could choose between. The API forbids to pick a winner among them.
-pub fn mark_conflicts(listeners: &mut [ListenerPlan]) {
-    let mut by_port: HashMap<u16, Vec<usize>> = HashMap::with_capacity(listeners.len());
-    for (i, listener) in listeners.iter().enumerate() {
-        by_port.entry(listener.spec.port).or_default().push(i);
-    }
-    for group in by_port.into_values().filter(|group| group.len() > 1) {
-        for &i in &group {
-            let this = listeners[i].spec;
-            let others: Vec<(Reason, &Listener)> = group
-                .iter()
-                .map(|&j| listeners[j].spec)
-                .filter(|other| other.name != this.name)
-                .filter_map(|other| Some((clash(&this.protocol, &other.protocol)?, other)))
-                .collect();
-            let Some(reason) = others.iter().map(|(reason, _)| *reason).max_by_key(|r| *r == Reason::ProtocolConflict)
-            else {
-                continue;
-            };
-            let named: Vec<String> = others.iter().map(|(_, o)| format!("{} ({})", o.name, o.protocol)).collect();
-            let (named, port) = (named.join(", "), this.port);
-            let message = match (&this.protocol, reason) {
-                (ListenerProtocol::Tls(TlsListener { hostname, .. }), Reason::HostnameConflict) => {
-                    let what = match hostname {
-                        HostName::Any => "every host name".to_owned(),
-                        hostname => hostname.to_string(),
-                    };
-                    format!(
-                        "TLS for {what} on port {port} is also wanted by {named} of the same Gateway; give each another \
-                         hostname or port"
-                    )
-                }
-                _ => format!(
-                    "Port {port} is also wanted by {named} of the same Gateway, and nothing in a packet tells them apart; \
-                     give each another port"
-                ),
-            };
-            listeners[i].fate = Fate::Conflicted(reason, message);
-        }
-    }
-}
-
-/// Listeners of one Gateway and port of which one is more specific than the other. No conflict, but worth knowing.
-pub fn mark_overlaps(listeners: &mut [ListenerPlan]) {
-    for i in 0..listeners.len() {
-        let this = &listeners[i];
-        let meets = |other: &&ListenerPlan| {
-            other.spec.port == this.spec.port
-                && other.hostname() != this.hostname()
-                && matches!((&this.fate, &other.fate), (Fate::Programmed, Fate::Programmed))
-                && matches!(
-                    (&this.spec.protocol, &other.spec.protocol),
-                    (ListenerProtocol::Tls(_), ListenerProtocol::Tls(_))
-                )
-                && (covers(this.hostname(), other.hostname()) || covers(other.hostname(), this.hostname()))
-        };
-        listeners[i].overlaps = listeners.iter().filter(meets).map(|other| &*other.spec.name).collect();
-    }
-}
-
-/// Why two listeners of one port cannot be told apart: UDP from UDP, TCP from anything that runs over TCP, TLS from HTTP
-/// (GEP-2643). HTTP, HTTPS and TLS listeners differ by host name from their own kind.
-fn clash(a: &ListenerProtocol, b: &ListenerProtocol) -> Option<Reason> {
-    use ListenerProtocol::{Forwarded, Http, Https, Tls};
-    match (a, b) {
-        (Forwarded(a), Forwarded(b)) => (a == b).then_some(Reason::ProtocolConflict),
-        (Forwarded(Protocol::Tcp), Http | Https | Tls(_)) | (Http | Https | Tls(_), Forwarded(Protocol::Tcp)) => {
-            Some(Reason::ProtocolConflict)
-        }
-        (Tls(_), Http) | (Http, Tls(_)) => Some(Reason::ProtocolConflict),
-        (Tls(a), Tls(b)) => (a.hostname == b.hostname).then_some(Reason::HostnameConflict),
-        _ => None,
     }
 }
 
@@ -253,23 +211,43 @@ fn fitting_routes(protocol: &ListenerProtocol) -> &'static [RouteType] {
         ListenerProtocol::Forwarded(Protocol::Udp) => &[RouteType::Udp],
         ListenerProtocol::Tls(TlsListener { mode: TlsMode::Passthrough, .. }) => &[RouteType::Tls],
         ListenerProtocol::Tls(TlsListener { mode: TlsMode::Terminate { .. }, .. }) => &[RouteType::Tls, RouteType::Tcp],
-        ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Other(_) => &[],
+        ListenerProtocol::Http { .. } | ListenerProtocol::Https { .. } => &[RouteType::Http, RouteType::Grpc],
+        ListenerProtocol::Other(_) => &[],
     }
 }
 
-fn fate(protocol: &ListenerProtocol, gateway: &Gateway) -> Fate {
-    match protocol {
-        ListenerProtocol::Tls(TlsListener { mode: TlsMode::Terminate { .. }, .. }) if gateway.client_certificates => {
-            let message = "spec.tls.frontend of the Gateway is not supported: nobody would check the certificates of clients; \
-                           remove it, or use mode Passthrough";
+fn fate(spec: &Listener, gateway: &Gateway) -> Fate {
+    match &spec.protocol {
+        ListenerProtocol::Tls(TlsListener { mode: TlsMode::Terminate { .. }, .. })
+            if gateway.tls.clients_of(spec.port).is_some() =>
+        {
+            let message = "spec.tls.frontend of the Gateway is not supported for TLS listeners, only for HTTPS: nobody would check \
+                           the certificates of clients; use tls.frontend.perPort to leave this port out, or mode Passthrough";
             Fate::Unsupported(Reason::UnsupportedValue, message.to_owned())
         }
-        ListenerProtocol::Forwarded(_) | ListenerProtocol::Tls(_) => Fate::Programmed,
-        other => {
-            let message = format!("Protocol {other} is not supported by this version of Sluice; use TCP, UDP or TLS");
+        ListenerProtocol::Other(name) => {
+            let message = format!("Protocol {name} is not supported by Sluice; use HTTP, HTTPS, TLS, TCP or UDP");
             Fate::Unsupported(Reason::UnsupportedProtocol, message)
         }
+        _ => Fate::Programmed,
     }
+}
+
+/// `tls.frontend` of the Gateway, for an HTTPS listener; and what is wrong with its references.
+fn clients(spec: &Listener, gateway: &Gateway, index: &Index) -> (Clients, Option<(Reason, String)>) {
+    let wanted = gateway.tls.clients_of(spec.port);
+    let (ListenerProtocol::Https { .. }, Some(wanted)) = (&spec.protocol, wanted) else {
+        return (Clients::Anonymous, None);
+    };
+    let namespace = &gateway.meta.name.namespace;
+    let referrer = Referrer { kind: Kind::Gateway, namespace, bad_kind: Reason::InvalidCACertificateKind };
+    let field = "spec.tls.frontend of the Gateway: caCertificateRefs";
+    let found = authorities::resolve(index, &referrer, field, &wanted.authorities);
+    let clients = match found.authorities {
+        Some(authorities) => Clients::Checked { authorities, unverified: wanted.unverified },
+        None => Clients::Refused,
+    };
+    (clients, found.wrong)
 }
 
 /// `TLS Passthrough`

@@ -21,63 +21,102 @@
 
 #![forbid(unsafe_code)]
 
+mod authorities;
 mod backends;
 mod certificates;
 mod claims;
+mod conflicts;
 mod gateways;
 mod hostnames;
+mod http;
+mod listener_sets;
 mod listeners;
+mod policies;
 mod report;
 mod routes;
 
 use std::sync::Arc;
 
 use gateways::Plan;
+use http::{Memo, Resolver};
 use listeners::{ListenerPlan, Winner};
 pub use report::*;
 
-use crate::index::{Index, ListenerProtocol, TlsMode};
+use crate::index::{Index, ListenerProtocol, Name, TlsMode};
+use crate::ir::http::Security;
 use crate::ir::{self, HostName, Ir, Listener, ListenerName, ServerName, Traffic};
 
 /// GatewayClasses with this `spec.controllerName` are ours.
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
 
-pub fn compile(index: &Index) -> (Ir, Report) {
-    let mut report = Report::default();
-    report.classes = gateways::classes(index, &mut report.problems);
-    let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
-    let claims = claims::settle(&mut plans);
-    report.routes = routes::attach(index, &mut plans, &claims, &mut report.problems);
-    backends::unread_slices(index, &mut report.problems);
+/// Compiles again and again: what did not change since the last time is the same `Arc`. Nothing else depends on what was before.
+#[derive(Default)]
+pub struct Compiler {
+    memo: Memo,
+}
 
-    let mut ir = Ir::default();
-    for plan in &plans {
-        let listeners = plan.listeners.iter().filter(|l| l.holds_its_place());
-        ir.listeners.extend(listeners.filter_map(|listener| {
-            Some(Listener {
-                name: ListenerName {
-                    namespace: plan.gateway.meta.name.namespace.clone(),
-                    gateway: plan.gateway.meta.name.name.clone(),
-                    section: listener.spec.name.clone(),
-                },
-                addresses: plan.addresses.clone(),
-                port: listener.spec.port,
-                traffic: traffic(plan, listener)?,
-            })
-        }));
-        ir.exclusive_addresses.extend(plan.exclusive_addresses());
+/// Once.
+pub fn compile(index: &Index) -> (Ir, Report) {
+    Compiler::default().compile(index)
+}
+
+impl Compiler {
+    pub fn compile(&mut self, index: &Index) -> (Ir, Report) {
+        let mut report = Report::default();
+        report.classes = gateways::classes(index, &mut report.problems);
+        let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
+        let claims = claims::settle(&mut plans);
+        let mut resolver = Resolver::new(index, &self.memo);
+        report.routes = routes::attach(index, &mut plans, &claims, &mut resolver, &mut report.problems);
+        let Resolver { policies, mut memo, .. } = resolver;
+        report.policies = policies.report(index, &mut report.problems);
+        backends::unread_slices(index, &mut report.problems);
+
+        let mut ir = Ir::default();
+        for plan in &mut plans {
+            let mut listeners = std::mem::take(&mut plan.listeners);
+            for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
+                let name = name(plan, listener);
+                let before = self.memo.listeners.get(&name);
+                let Some(traffic) = traffic(plan, listener, before) else { continue };
+                if let Traffic::Http(http) = &traffic {
+                    memo.listeners.insert(name.clone(), Arc::clone(http));
+                }
+                let (addresses, port) = (plan.addresses.clone(), listener.spec.port);
+                ir.listeners.push(Listener { name, addresses, port, traffic });
+            }
+            plan.listeners = listeners;
+            ir.exclusive_addresses.extend(plan.exclusive_addresses());
+        }
+        self.memo = memo;
+        ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        ir.exclusive_addresses.sort_unstable();
+        ir.exclusive_addresses.dedup();
+        for plan in plans {
+            let (gateway, sets) = plan.report();
+            report.gateways.push(gateway);
+            report.listener_sets.extend(sets);
+        }
+        report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
+        report.listener_sets.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
+        report.problems.sort_unstable();
+        (ir, report)
     }
-    ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    ir.exclusive_addresses.sort_unstable();
-    ir.exclusive_addresses.dedup();
-    report.gateways = plans.into_iter().map(gateways::Plan::report).collect();
-    report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
-    report.problems.sort_unstable();
-    (ir, report)
+}
+
+/// Names of listeners are unique within their object only, and have no slash: one of a ListenerSet is `namespace/name/listener`.
+fn name(plan: &Plan, listener: &ListenerPlan) -> ListenerName {
+    let section = &listener.spec.name;
+    let Name { namespace, name: gateway } = plan.gateway.meta.name.clone();
+    let section = match listener.set {
+        Some(set) => format!("{}/{section}", plan.sets[set].set.meta.name).into(),
+        None => section.clone(),
+    };
+    ListenerName { namespace, gateway, section }
 }
 
 /// `None`: a protocol that is not served.
-fn traffic(plan: &Plan, listener: &ListenerPlan) -> Option<Traffic> {
+fn traffic(plan: &Plan, listener: &mut ListenerPlan, before: Option<&Arc<ir::http::Listener>>) -> Option<Traffic> {
     match &listener.spec.protocol {
         ListenerProtocol::Forwarded(protocol) => {
             let backends = listener.hosts.get(&HostName::Any).map(|winner| Arc::clone(&winner.backends));
@@ -93,8 +132,26 @@ fn traffic(plan: &Plan, listener: &ListenerPlan) -> Option<Traffic> {
             };
             Some(Traffic::Tls { mode, names: server_names(plan, listener) })
         }
-        ListenerProtocol::Http | ListenerProtocol::Https | ListenerProtocol::Other(_) => None,
+        ListenerProtocol::Http { .. } | ListenerProtocol::Https { .. } => {
+            let http = http_listener(plan, listener);
+            Some(Traffic::Http(before.filter(|before| ***before == http).map_or_else(|| Arc::new(http), Arc::clone)))
+        }
+        ListenerProtocol::Other(_) => None,
     }
+}
+
+fn http_listener(plan: &Plan, listener: &mut ListenerPlan) -> ir::http::Listener {
+    let mut routes = std::mem::take(&mut listener.http);
+    routes.sort_by(|a, b| a.route.precedence().cmp(&b.route.precedence()));
+    let security = match &listener.spec.protocol {
+        ListenerProtocol::Http { .. } => Security::Http,
+        _ => Security::Https {
+            certificates: listener.certificates.as_ref().map(Vec::clone).unwrap_or_default(),
+            clients: listener.clients.clone(),
+        },
+    };
+    let settings = Arc::clone(&plan.gateway.settings);
+    ir::http::Listener { hostname: listener.hostname().clone(), security, routes, settings }
 }
 
 /// What a listener takes, its own hostname included, less what belongs to more specific listeners of the same address and

@@ -18,8 +18,12 @@ pub struct Report {
     pub classes: Vec<ClassReport>,
     /// Gateways of these classes.
     pub gateways: Vec<GatewayReport>,
+    /// ListenerSets of these Gateways.
+    pub listener_sets: Vec<SetReport>,
     /// Routes with a parent among these Gateways.
     pub routes: Vec<RouteReport>,
+    /// BackendTLSPolicies that these routes lead to.
+    pub policies: Vec<PolicyReport>,
     /// What no status can show: objects that are left aside, and why.
     pub problems: Vec<Problem>,
 }
@@ -27,14 +31,21 @@ pub struct Report {
 impl Report {
     /// For `apply`: what compiled did not get into the maps.
     pub fn not_programmed(&mut self, listener: &ListenerName, message: &str) {
-        let gateways = self.gateways.iter_mut();
-        for gateway in gateways
-            .filter(|g| g.subject.name.namespace == listener.namespace && g.subject.name.name == listener.gateway)
-        {
-            for report in gateway.listeners.iter_mut().filter(|l| l.name == listener.section) {
+        let fail = |listeners: &mut [ListenerReport], section: &str| {
+            for report in listeners.iter_mut().filter(|l| *l.name == *section) {
                 set(&mut report.conditions, ConditionType::Programmed, message);
             }
+        };
+        let of_gateway = |name: &Name| name.namespace == listener.namespace && name.name == listener.gateway;
+        for gateway in self.gateways.iter_mut().filter(|g| of_gateway(&g.subject.name)) {
+            fail(&mut gateway.listeners, &listener.section);
             set(&mut gateway.conditions, ConditionType::Programmed, message);
+        }
+        // As [`super::section`] names those of a ListenerSet.
+        let Some((of_set, section)) = listener.section.rsplit_once('/') else { return };
+        for report in self.listener_sets.iter_mut().filter(|report| report.subject.name.to_string() == of_set) {
+            fail(&mut report.listeners, section);
+            set(&mut report.conditions, ConditionType::Programmed, message);
         }
     }
 }
@@ -72,6 +83,27 @@ pub struct GatewayReport {
     /// The addresses it really has.
     pub addresses: Vec<IpAddr>,
     pub listeners: Vec<ListenerReport>,
+    /// Its ListenerSets that are accepted; `None`: it has nothing to do with any.
+    pub attached_sets: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetReport {
+    pub subject: Subject,
+    pub conditions: Vec<Condition>,
+    pub listeners: Vec<ListenerReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyReport {
+    pub subject: Subject,
+    pub ancestors: Vec<AncestorReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AncestorReport {
+    pub gateway: Name,
+    pub conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +165,8 @@ pub enum ConditionType {
     Conflicted,
     /// Only where it is true.
     OverlappingTLSConfig,
+    /// Only where it is true.
+    InsecureFrontendValidationMode,
 }
 
 /// The reasons of the Gateway API that Sluice gives.
@@ -142,9 +176,14 @@ pub enum Reason {
     AddressNotAssigned,
     AddressNotUsable,
     BackendNotFound,
+    ConfigurationChanged,
+    Conflicted,
     HostnameConflict,
     Invalid,
+    InvalidCACertificateKind,
+    InvalidCACertificateRef,
     InvalidCertificateRef,
+    InvalidClientCertificateRef,
     InvalidKind,
     InvalidParameters,
     InvalidRouteKinds,
@@ -153,8 +192,12 @@ pub enum Reason {
     NoMatchingListenerHostname,
     NoMatchingParent,
     NoResources,
+    NoValidCACertificate,
+    NotAllowed,
     NotAllowedByListeners,
     OverlappingHostnames,
+    ParentNotAccepted,
+    ParentNotProgrammed,
     Pending,
     Programmed,
     ProtocolConflict,

@@ -10,7 +10,9 @@ use hashbrown::HashMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::compile::{Condition, ConditionType, GatewayReport, ListenerReport, Reason, Report, RouteReport, Subject};
+use crate::compile::{
+    Condition, ConditionType, GatewayReport, ListenerReport, PolicyReport, Reason, Report, RouteReport, Subject,
+};
 use crate::index::{GATEWAY_GROUP, Kind, ParentRef};
 
 /// The status of every object that has one, sorted by kind and name.
@@ -23,11 +25,19 @@ pub fn status(report: &Report) -> Vec<ObjectStatus> {
         .gateways
         .iter()
         .map(|gateway| ObjectStatus::new(Kind::Gateway, &gateway.subject, Status::Gateway(gateway_status(gateway))));
+    let sets = report.listener_sets.iter().map(|set| {
+        let listeners = set.listeners.iter().map(|listener| listener_status(listener, &set.subject)).collect();
+        let status = SetStatus { conditions: conditions(&set.conditions, &set.subject), listeners };
+        ObjectStatus::new(Kind::ListenerSet, &set.subject, Status::ListenerSet(status))
+    });
+    let policies = report.policies.iter().map(|policy| {
+        ObjectStatus::new(Kind::BackendTLSPolicy, &policy.subject, Status::Policy(policy_status(policy)))
+    });
     let routes = report
         .routes
         .iter()
         .map(|route| ObjectStatus::new(route.id.kind, &route.subject, Status::Route(route_status(route))));
-    classes.chain(gateways).chain(routes).collect()
+    classes.chain(gateways).chain(sets).chain(routes).chain(policies).collect()
 }
 
 /// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
@@ -104,7 +114,9 @@ pub struct Metadata {
 pub enum Status {
     GatewayClass(ClassStatus),
     Gateway(GatewayStatus),
+    ListenerSet(SetStatus),
     Route(RouteStatus),
+    Policy(PolicyStatus),
 }
 
 /// Which list of conditions within a status.
@@ -125,6 +137,17 @@ impl Status {
                     s.listeners.iter().flat_map(|l| l.conditions.iter().map(|c| (Place::Listener(&l.name), c)));
                 own.chain(of_listeners).collect()
             }
+            Status::ListenerSet(s) => {
+                let own = s.conditions.iter().map(|c| (Place::Own, c));
+                let of_listeners =
+                    s.listeners.iter().flat_map(|l| l.conditions.iter().map(|c| (Place::Listener(&l.name), c)));
+                own.chain(of_listeners).collect()
+            }
+            Status::Policy(s) => {
+                let of_ancestors =
+                    s.ancestors.iter().flat_map(|a| a.conditions.iter().map(|c| (Place::Parent(&a.ancestor_ref), c)));
+                of_ancestors.collect()
+            }
             Status::Route(s) => {
                 let of_parents =
                     s.parents.iter().flat_map(|p| p.conditions.iter().map(|c| (Place::Parent(&p.parent_ref), c)));
@@ -136,13 +159,15 @@ impl Status {
     fn conditions_mut(&mut self) -> Vec<(Place<'_>, &mut ConditionStatus)> {
         match self {
             Status::GatewayClass(s) => s.conditions.iter_mut().map(|c| (Place::Own, c)).collect(),
-            Status::Gateway(s) => {
-                let own = s.conditions.iter_mut().map(|c| (Place::Own, c));
-                let of_listeners = s.listeners.iter_mut().flat_map(|ListenerStatus { name, conditions, .. }| {
-                    let name = &**name;
-                    conditions.iter_mut().map(move |c| (Place::Listener(name), c))
-                });
-                own.chain(of_listeners).collect()
+            Status::Gateway(s) => own_and_listeners(&mut s.conditions, &mut s.listeners),
+            Status::ListenerSet(s) => own_and_listeners(&mut s.conditions, &mut s.listeners),
+            Status::Policy(s) => {
+                let of_ancestors =
+                    s.ancestors.iter_mut().flat_map(|AncestorStatus { ancestor_ref, conditions, .. }| {
+                        let ancestor_ref = &*ancestor_ref;
+                        conditions.iter_mut().map(move |c| (Place::Parent(ancestor_ref), c))
+                    });
+                of_ancestors.collect()
             }
             Status::Route(s) => {
                 let of_parents = s.parents.iter_mut().flat_map(|ParentStatus { parent_ref, conditions, .. }| {
@@ -155,17 +180,52 @@ impl Status {
     }
 }
 
+fn own_and_listeners<'a>(
+    own: &'a mut [ConditionStatus],
+    listeners: &'a mut [ListenerStatus],
+) -> Vec<(Place<'a>, &'a mut ConditionStatus)> {
+    let own = own.iter_mut().map(|c| (Place::Own, c));
+    let of_listeners = listeners.iter_mut().flat_map(|ListenerStatus { name, conditions, .. }| {
+        let name = &**name;
+        conditions.iter_mut().map(move |c| (Place::Listener(name), c))
+    });
+    own.chain(of_listeners).collect()
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassStatus {
     pub conditions: Vec<ConditionStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<AddressStatus>,
     pub conditions: Vec<ConditionStatus>,
     pub listeners: Vec<ListenerStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_listener_sets: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SetStatus {
+    pub conditions: Vec<ConditionStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyStatus {
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    pub ancestor_ref: ParentRefStatus,
+    pub controller_name: &'static str,
+    pub conditions: Vec<ConditionStatus>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -240,7 +300,24 @@ fn gateway_status(gateway: &GatewayReport) -> GatewayStatus {
         addresses: gateway.addresses.iter().map(|&value| AddressStatus { kind: "IPAddress", value }).collect(),
         conditions: conditions(&gateway.conditions, &gateway.subject),
         listeners: gateway.listeners.iter().map(|listener| listener_status(listener, &gateway.subject)).collect(),
+        attached_listener_sets: gateway.attached_sets,
     }
+}
+
+fn policy_status(policy: &PolicyReport) -> PolicyStatus {
+    let ancestors = policy.ancestors.iter().map(|ancestor| AncestorStatus {
+        ancestor_ref: ParentRefStatus {
+            group: GATEWAY_GROUP.into(),
+            kind: "Gateway".into(),
+            namespace: Some(ancestor.gateway.namespace.clone()),
+            name: ancestor.gateway.name.clone(),
+            section_name: None,
+            port: None,
+        },
+        controller_name: crate::compile::CONTROLLER,
+        conditions: conditions(&ancestor.conditions, &policy.subject),
+    });
+    PolicyStatus { ancestors: ancestors.collect() }
 }
 
 fn listener_status(listener: &ListenerReport, gateway: &Subject) -> ListenerStatus {

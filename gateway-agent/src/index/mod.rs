@@ -2,14 +2,18 @@
 //! `compile` needs of many objects at once (the endpoints of a Service) is kept ready here.
 
 mod endpoints;
+mod gateway;
 mod objects;
+mod route;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use endpoints::ServiceEndpoints;
+pub use gateway::*;
 pub use objects::*;
+pub use route::*;
 
 /// What the index must know of the node it is for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,10 +37,13 @@ pub struct Index {
     node: NodeFacts,
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
+    listener_sets: BTreeMap<Name, Arc<ListenerSet>>,
     routes: BTreeMap<ObjectId, Arc<Route>>,
+    policies: BTreeMap<Name, Arc<BackendTlsPolicy>>,
     grants: BTreeMap<Name, Arc<ReferenceGrant>>,
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
+    config_maps: BTreeMap<Name, Arc<ConfigMap>>,
     secrets: BTreeMap<Name, Arc<Secret>>,
     namespaces: BTreeMap<Name, Arc<Namespace>>,
     /// Service → its EndpointSlices, sorted.
@@ -80,6 +87,14 @@ impl Index {
         self.gateways.values()
     }
 
+    pub fn listener_sets(&self) -> impl Iterator<Item = &Arc<ListenerSet>> {
+        self.listener_sets.values()
+    }
+
+    pub fn policies(&self) -> impl Iterator<Item = &Arc<BackendTlsPolicy>> {
+        self.policies.values()
+    }
+
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.values()
     }
@@ -98,6 +113,14 @@ impl Index {
 
     pub fn service(&self, name: &Name) -> Option<&Arc<Service>> {
         self.services.get(name)
+    }
+
+    pub fn listener_set(&self, name: &Name) -> Option<&Arc<ListenerSet>> {
+        self.listener_sets.get(name)
+    }
+
+    pub fn config_map(&self, name: &Name) -> Option<&Arc<ConfigMap>> {
+        self.config_maps.get(name)
     }
 
     pub fn secret(&self, name: &Name) -> Option<&Arc<Secret>> {
@@ -148,6 +171,9 @@ impl Index {
             Object::Route(o) => {
                 drop(self.routes.insert(ObjectId { kind: o.of.kind(), name }, o));
             }
+            Object::ListenerSet(o) => drop(self.listener_sets.insert(name, o)),
+            Object::BackendTlsPolicy(o) => drop(self.policies.insert(name, o)),
+            Object::ConfigMap(o) => drop(self.config_maps.insert(name, o)),
             Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
             Object::Secret(o) => drop(self.secrets.insert(name, o)),
             Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
@@ -174,7 +200,12 @@ impl Index {
         match id.kind {
             Kind::GatewayClass => drop(self.classes.remove(&id.name)),
             Kind::Gateway => drop(self.gateways.remove(&id.name)),
-            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
+            Kind::ListenerSet => drop(self.listener_sets.remove(&id.name)),
+            Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => {
+                drop(self.routes.remove(id));
+            }
+            Kind::BackendTLSPolicy => drop(self.policies.remove(&id.name)),
+            Kind::ConfigMap => drop(self.config_maps.remove(&id.name)),
             Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
             Kind::Secret => drop(self.secrets.remove(&id.name)),
             Kind::Namespace => drop(self.namespaces.remove(&id.name)),

@@ -6,19 +6,26 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::ir::{Certificate, HostName, Protocol};
+use super::{BackendTlsPolicy, ConfigMap, Gateway, ListenerSet, Route};
+use crate::ir::http::Application;
+use crate::ir::{Certificate, Protocol};
 
 /// The kinds Sluice reads, in the order in which reports list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     GatewayClass,
     Gateway,
+    ListenerSet,
+    HTTPRoute,
+    GRPCRoute,
     TCPRoute,
     TLSRoute,
     UDPRoute,
+    BackendTLSPolicy,
     ReferenceGrant,
     Service,
     EndpointSlice,
+    ConfigMap,
     Secret,
     Namespace,
 }
@@ -29,12 +36,16 @@ impl Kind {
         match self {
             Kind::GatewayClass
             | Kind::Gateway
+            | Kind::ListenerSet
+            | Kind::HTTPRoute
+            | Kind::GRPCRoute
             | Kind::TCPRoute
             | Kind::TLSRoute
             | Kind::UDPRoute
+            | Kind::BackendTLSPolicy
             | Kind::ReferenceGrant => GATEWAY_GROUP,
             Kind::EndpointSlice => "discovery.k8s.io",
-            Kind::Service | Kind::Secret | Kind::Namespace => "",
+            Kind::Service | Kind::ConfigMap | Kind::Secret | Kind::Namespace => "",
         }
     }
 
@@ -127,10 +138,13 @@ impl Meta {
 pub enum Object {
     GatewayClass(Arc<GatewayClass>),
     Gateway(Arc<Gateway>),
+    ListenerSet(Arc<ListenerSet>),
     Route(Arc<Route>),
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
     ReferenceGrant(Arc<ReferenceGrant>),
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
+    ConfigMap(Arc<ConfigMap>),
     Secret(Arc<Secret>),
     Namespace(Arc<Namespace>),
 }
@@ -140,10 +154,13 @@ impl Object {
         match self {
             Object::GatewayClass(o) => &o.meta,
             Object::Gateway(o) => &o.meta,
+            Object::ListenerSet(o) => &o.meta,
             Object::Route(o) => &o.meta,
+            Object::BackendTlsPolicy(o) => &o.meta,
             Object::ReferenceGrant(o) => &o.meta,
             Object::Service(o) => &o.meta,
             Object::EndpointSlice(o) => &o.meta,
+            Object::ConfigMap(o) => &o.meta,
             Object::Secret(o) => &o.meta,
             Object::Namespace(o) => &o.meta,
         }
@@ -153,10 +170,13 @@ impl Object {
         match self {
             Object::GatewayClass(_) => Kind::GatewayClass,
             Object::Gateway(_) => Kind::Gateway,
+            Object::ListenerSet(_) => Kind::ListenerSet,
             Object::Route(o) => o.of.kind(),
+            Object::BackendTlsPolicy(_) => Kind::BackendTLSPolicy,
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::ConfigMap(_) => Kind::ConfigMap,
             Object::Secret(_) => Kind::Secret,
             Object::Namespace(_) => Kind::Namespace,
         }
@@ -173,192 +193,6 @@ pub struct GatewayClass {
     pub controller: Arc<str>,
     /// `parametersRef` is set.
     pub parameters: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gateway {
-    pub meta: Meta,
-    pub class: Arc<str>,
-    /// Names are unique.
-    pub listeners: Box<[Listener]>,
-    pub addresses: Box<[AddressRequest]>,
-    /// `infrastructure.parametersRef` is set.
-    pub parameters: bool,
-    /// `tls.frontend` is set: clients shall show certificates.
-    pub client_certificates: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listener {
-    pub name: Arc<str>,
-    pub port: u16,
-    pub protocol: ListenerProtocol,
-    /// `allowedRoutes.kinds`; empty: every kind that fits the protocol.
-    pub kinds: Box<[RouteKind]>,
-    pub namespaces: AllowedNamespaces,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ListenerProtocol {
-    Forwarded(Protocol),
-    Http,
-    Https,
-    Tls(TlsListener),
-    Other(Arc<str>),
-}
-
-impl fmt::Display for ListenerProtocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            ListenerProtocol::Forwarded(protocol) => protocol.as_str(),
-            ListenerProtocol::Http => "HTTP",
-            ListenerProtocol::Https => "HTTPS",
-            ListenerProtocol::Tls(_) => "TLS",
-            ListenerProtocol::Other(name) => name,
-        })
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsListener {
-    /// Without `hostname`: [`HostName::Any`].
-    pub hostname: HostName,
-    pub mode: TlsMode,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TlsMode {
-    Passthrough,
-    Terminate { certificates: Box<[CertificateRef]> },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CertificateRef {
-    pub group: Arc<str>,
-    pub kind: Arc<str>,
-    /// `None`: that of the Gateway.
-    pub namespace: Option<Arc<str>>,
-    pub name: Arc<str>,
-}
-
-/// `group` and `kind` of a route, as `allowedRoutes.kinds` names them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteKind {
-    pub group: Arc<str>,
-    pub kind: Arc<str>,
-}
-
-impl fmt::Display for RouteKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self.group == *GATEWAY_GROUP { f.write_str(&self.kind) } else { write!(f, "{}/{}", self.group, self.kind) }
-    }
-}
-
-/// The namespaces whose routes a listener takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedNamespaces {
-    Same,
-    All,
-    Selector(Selector),
-    /// Also `Selector` without a selector.
-    None,
-}
-
-/// A label selector; every requirement must hold, none selects everything.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Selector(pub Box<[Requirement]>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    pub key: Box<str>,
-    pub test: LabelTest,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LabelTest {
-    In(Box<[Box<str>]>),
-    /// Also holds where the label is missing.
-    NotIn(Box<[Box<str>]>),
-    Exists,
-    DoesNotExist,
-}
-
-/// An entry of `spec.addresses`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AddressRequest {
-    Address(IpAddr),
-    /// Type `IPAddress` without a value: any address will do.
-    Any,
-    /// Type `IPAddress` with a value that is no address.
-    NotAnAddress(Arc<str>),
-    /// Another type, and the value.
-    Type(Arc<str>, Arc<str>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RouteType {
-    Tcp,
-    Tls,
-    Udp,
-}
-
-impl RouteType {
-    pub fn kind(self) -> Kind {
-        match self {
-            RouteType::Tcp => Kind::TCPRoute,
-            RouteType::Tls => Kind::TLSRoute,
-            RouteType::Udp => Kind::UDPRoute,
-        }
-    }
-
-    /// Of the backends.
-    pub fn protocol(self) -> Protocol {
-        match self {
-            RouteType::Tcp | RouteType::Tls => Protocol::Tcp,
-            RouteType::Udp => Protocol::Udp,
-        }
-    }
-}
-
-/// As people know it: `TCPRoute`.
-impl fmt::Display for RouteType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind().fmt(f)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    pub meta: Meta,
-    pub of: RouteType,
-    /// Of a TLSRoute; empty: whatever its listeners take.
-    pub hostnames: Box<[HostName]>,
-    pub parents: Box<[ParentRef]>,
-    /// v1alpha2 allows several, of which no packet could choose.
-    pub rules: u16,
-    /// Of the first rule.
-    pub backends: Box<[BackendRef]>,
-}
-
-/// As written, for the status repeats it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParentRef {
-    pub group: Option<Arc<str>>,
-    pub kind: Option<Arc<str>>,
-    pub namespace: Option<Arc<str>>,
-    pub name: Arc<str>,
-    pub section: Option<Arc<str>>,
-    pub port: Option<u16>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackendRef {
-    pub group: Arc<str>,
-    pub kind: Arc<str>,
-    pub name: Name,
-    pub port: Option<u16>,
-    /// 0 to 1,000,000.
-    pub weight: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -401,6 +235,21 @@ pub struct ServicePort {
     pub protocol: PortProtocol,
     /// `targetPort`, if it is a number: where an EndpointSlice says "all ports".
     pub target: Option<u16>,
+    pub application: AppProtocol,
+}
+
+/// `appProtocol`, for those that speak HTTP to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppProtocol {
+    /// Nothing is said, or something that HTTP/1.1 is fine for (`http`, `https`).
+    Unset,
+    Known {
+        application: Application,
+        /// `kubernetes.io/wss`: without TLS it would not be what it says.
+        needs_tls: bool,
+    },
+    /// Of Kubernetes or the Gateway API, and not known here.
+    Unknown(Arc<str>),
 }
 
 /// The protocol of a Service or EndpointSlice port.

@@ -7,7 +7,6 @@ use super::yaml::Node;
 use crate::ir::HostName;
 
 const LONGEST: usize = 253;
-const MOST: usize = 1024;
 
 pub fn hostname(reader: &mut Reader, node: &Node) -> Option<HostName> {
     let text = read::name(reader, node)?;
@@ -23,15 +22,22 @@ pub fn hostname(reader: &mut Reader, node: &Node) -> Option<HostName> {
     }
 }
 
-/// `spec.hostnames` of a TLSRoute.
-pub fn hostnames(f: &mut Fields, optional: bool) -> Option<Box<[HostName]>> {
+/// How many `spec.hostnames` may have, by the CRDs.
+pub type Count = std::ops::RangeInclusive<usize>;
+pub const HTTP_HOSTNAMES: Count = 0..=16;
+pub const TLS_HOSTNAMES: Count = 1..=1024;
+pub const OLD_TLS_HOSTNAMES: Count = 0..=1024;
+
+/// `spec.hostnames` of a route.
+pub fn hostnames(f: &mut Fields, count: Count) -> Option<Box<[HostName]>> {
     let read = |r: &mut Reader, n: &Node| read::items(r, n, &mut hostname);
-    if optional {
-        return Some(f.optional("hostnames", read).unwrap_or_default());
-    }
-    let names = f.required("hostnames", read)?;
-    if names.is_empty() || names.len() > MOST {
-        f.error_at("hostnames", format!("has {} host names; give it 1 to {MOST}", names.len()));
+    let names = match count.start() {
+        0 => f.optional("hostnames", read).unwrap_or_default(),
+        _ => f.required("hostnames", read)?,
+    };
+    if !count.contains(&names.len()) {
+        let (least, most) = count.into_inner();
+        f.error_at("hostnames", format!("has {} host names; give it {least} to {most}", names.len()));
     }
     Some(names)
 }

@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::hostname::hostnames;
-use super::listener::listener;
+use super::annotations::{self, Annotations};
+use super::gateway::{self, GatewaySpec};
 use super::read::{self, Fields, Reader};
-use super::secret;
 use super::yaml::{Node, Value};
+use super::{authorities, policy, route, secret};
 use crate::index::*;
-use crate::ir::{HostName, Protocol};
+use crate::ir::Protocol;
+use crate::ir::http::Application;
 
 /// Fields Sluice has no use for, by where they may stand.
 const METADATA: &[&str] = &[
@@ -50,27 +51,43 @@ const SERVICE_SPEC: &[&str] = &[
 /// The versions each kind is or was served in, newest first.
 pub fn versions(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::GatewayClass | Kind::Gateway | Kind::ReferenceGrant => &["v1", "v1beta1", "v1alpha2"],
+        Kind::GatewayClass | Kind::Gateway | Kind::HTTPRoute | Kind::ReferenceGrant => &["v1", "v1beta1", "v1alpha2"],
+        Kind::GRPCRoute => &["v1", "v1alpha2"],
+        Kind::BackendTLSPolicy => &["v1", "v1alpha3"],
         Kind::TCPRoute | Kind::UDPRoute => &["v1", "v1alpha2"],
         Kind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
         Kind::EndpointSlice => &["v1", "v1beta1"],
-        Kind::Service | Kind::Secret | Kind::Namespace => &["v1"],
+        Kind::ListenerSet | Kind::Service | Kind::ConfigMap | Kind::Secret | Kind::Namespace => &["v1"],
     }
 }
 
 pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
     use Kind::*;
-    [GatewayClass, Gateway, TCPRoute, TLSRoute, UDPRoute, ReferenceGrant, Service, EndpointSlice, Secret, Namespace]
-        .into_iter()
-        .find(|k| k.group() == group && k.to_string() == kind)
+    const KINDS: [Kind; 15] = [
+        GatewayClass,
+        Gateway,
+        ListenerSet,
+        HTTPRoute,
+        GRPCRoute,
+        TCPRoute,
+        TLSRoute,
+        UDPRoute,
+        BackendTLSPolicy,
+        ReferenceGrant,
+        Service,
+        EndpointSlice,
+        ConfigMap,
+        Secret,
+        Namespace,
+    ];
+    KINDS.into_iter().find(|k| k.group() == group && k.to_string() == kind)
 }
 
 /// What `metadata` says, kind-independent.
-struct Metadata {
-    meta: Meta,
+pub struct Metadata {
+    pub meta: Meta,
     labels: Labels,
-    /// The annotation `sluice.dev/proxy-protocol`.
-    proxy_protocol: bool,
+    annotations: Annotations,
 }
 
 /// Reads a whole object; `None` if anything in it is wrong.
@@ -86,14 +103,41 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                 Some(Object::GatewayClass(GatewayClass { meta, controller, parameters }.into()))
             }
             Kind::Gateway => {
-                let spec = f.required("spec", gateway_spec);
-                let (meta, (class, listeners, addresses, parameters, client_certificates)) = (metadata?.meta, spec?);
-                let gateway = Gateway { meta, class, listeners, addresses, parameters, client_certificates };
+                let spec = f.required("spec", gateway::spec);
+                let (Metadata { meta, annotations, .. }, spec) = (metadata?, spec?);
+                let GatewaySpec { class, listeners, addresses, parameters, labels, notes, listener_sets, tls } = spec;
+                let settings = annotations.settings.into();
+                let gateway = Gateway {
+                    meta,
+                    class,
+                    listeners,
+                    addresses,
+                    parameters,
+                    labels,
+                    annotations: notes,
+                    listener_sets,
+                    tls,
+                    settings,
+                };
                 Some(Object::Gateway(gateway.into()))
             }
-            Kind::TCPRoute => route(f, RouteType::Tcp, version, &namespace, metadata),
-            Kind::TLSRoute => route(f, RouteType::Tls, version, &namespace, metadata),
-            Kind::UDPRoute => route(f, RouteType::Udp, version, &namespace, metadata),
+            Kind::ListenerSet => {
+                let spec = f.required("spec", gateway::listener_set);
+                let (meta, (parent, listeners)) = (metadata?.meta, spec?);
+                Some(Object::ListenerSet(ListenerSet { meta, parent, listeners }.into()))
+            }
+            Kind::HTTPRoute => route::route(f, RouteType::Http, version, metadata),
+            Kind::GRPCRoute => route::route(f, RouteType::Grpc, version, metadata),
+            Kind::TCPRoute => route::route(f, RouteType::Tcp, version, metadata),
+            Kind::TLSRoute => route::route(f, RouteType::Tls, version, metadata),
+            Kind::UDPRoute => route::route(f, RouteType::Udp, version, metadata),
+            Kind::BackendTLSPolicy => {
+                let spec = f.required("spec", policy::spec);
+                let (meta, (targets, server_name, identities, trust)) = (metadata?.meta, spec?);
+                Some(Object::BackendTlsPolicy(
+                    BackendTlsPolicy { meta, targets, server_name, identities, trust }.into(),
+                ))
+            }
             Kind::ReferenceGrant => {
                 let spec = f.required("spec", grant_spec);
                 let (meta, (from, to)) = (metadata?.meta, spec?);
@@ -101,7 +145,8 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             }
             Kind::Service => {
                 let spec = f.required("spec", service_spec);
-                let (Metadata { meta, proxy_protocol, .. }, (external, ports)) = (metadata?, spec?);
+                let (Metadata { meta, annotations, .. }, (external, ports)) = (metadata?, spec?);
+                let proxy_protocol = annotations.proxy_protocol;
                 Some(Object::Service(Service { meta, external, proxy_protocol, ports }.into()))
             }
             Kind::EndpointSlice => {
@@ -110,6 +155,11 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                 let service = labels.iter().find(|(key, _)| &**key == "kubernetes.io/service-name");
                 let service = service.map(|(_, name)| Name { namespace: namespace.clone(), name: f.intern(name) });
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
+            }
+            Kind::ConfigMap => {
+                let authorities = authorities::content(f, metadata.as_ref().map(|m| &m.meta.name));
+                let (meta, authorities) = (metadata?.meta, authorities?);
+                Some(Object::ConfigMap(ConfigMap { meta, authorities }.into()))
             }
             Kind::Secret => {
                 let content = secret::content(f, metadata.as_ref().map(|m| &m.meta.name));
@@ -143,28 +193,10 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", read::strings).unwrap_or_default();
-        let proxy_protocol = f.optional("annotations", |r, n| proxy_protocol(r, kind, n)).unwrap_or(false);
+        let annotations = f.optional("annotations", |r, n| annotations::read(r, kind, n)).unwrap_or_default();
         let name = Name { namespace, name: name? };
-        Some(Metadata { meta: Meta { name, generation, created, origin }, labels, proxy_protocol })
+        Some(Metadata { meta: Meta { name, generation, created, origin }, labels, annotations })
     })
-}
-
-/// The one annotation that means something, on Services.
-fn proxy_protocol(reader: &mut Reader, kind: Kind, node: &Node) -> Option<bool> {
-    const KEY: &str = "sluice.dev/proxy-protocol";
-    let Value::Mapping(entries) = &node.value else { return None };
-    let entry = entries.iter().filter(|_| kind == Kind::Service).find(|entry| entry.key == KEY)?;
-    match &entry.value.value {
-        Value::Scalar { text, .. } if text == "v2" => Some(true),
-        Value::Scalar { text, .. } => {
-            reader.error_in(KEY, entry.value.at, format!("is \"{text}\"; use v2, or remove the annotation"));
-            None
-        }
-        _ => {
-            reader.error_in(KEY, entry.value.at, "must be a string; use v2, or remove the annotation");
-            None
-        }
-    }
 }
 
 fn timestamp(reader: &mut Reader, node: &Node) -> Option<jiff::Timestamp> {
@@ -182,116 +214,6 @@ fn gateway_class_spec(reader: &mut Reader, node: &Node) -> Option<(Arc<str>, boo
         let controller = f.required("controllerName", read::name);
         let parameters = f.optional("parametersRef", |_, _| Some(())).is_some();
         Some((controller?, parameters))
-    })
-}
-
-type GatewaySpec = (Arc<str>, Box<[Listener]>, Box<[AddressRequest]>, bool, bool);
-
-fn gateway_spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
-    reader.fields(node, |f| {
-        f.known(&["allowedListeners", "backendTLS", "defaultScope"]);
-        let class = f.required("gatewayClassName", read::name);
-        let listeners = f.required("listeners", |r, n| read::items(r, n, &mut listener));
-        let addresses = f.list("addresses", address);
-        let parameters = f.within("infrastructure", |f| {
-            f.known(&["annotations", "labels"]);
-            f.optional("parametersRef", |_, _| Some(()))
-        });
-        let client_certificates = f.within("tls", |f| {
-            f.known(&["backend"]);
-            f.optional("frontend", |_, _| Some(()))
-        });
-        let listeners = listeners?;
-        for (i, listener) in listeners.iter().enumerate() {
-            if listeners[..i].iter().any(|other| other.name == listener.name) {
-                f.error_at("listeners", format!("two listeners are named {}; give each its own name", listener.name));
-            }
-        }
-        if listeners.is_empty() {
-            f.error_at("listeners", "needs at least one listener");
-        }
-        Some((class?, listeners, addresses, parameters.is_some(), client_certificates.is_some()))
-    })
-}
-
-fn address(reader: &mut Reader, node: &Node) -> Option<AddressRequest> {
-    reader.fields(node, |f| {
-        let kind = f.optional("type", read::name);
-        let value = f.optional("value", read::text).filter(|value| !value.is_empty());
-        Some(match (kind.as_deref(), value) {
-            (None | Some("IPAddress"), None) => AddressRequest::Any,
-            (None | Some("IPAddress"), Some(value)) => match value.parse() {
-                Ok(address) => AddressRequest::Address(address),
-                Err(_) => AddressRequest::NotAnAddress(value),
-            },
-            (Some(other), value) => AddressRequest::Type(other.into(), value.unwrap_or_default()),
-        })
-    })
-}
-
-fn route(
-    f: &mut Fields,
-    of: RouteType,
-    version: &str,
-    namespace: &Arc<str>,
-    metadata: Option<Metadata>,
-) -> Option<Object> {
-    let spec = f.required("spec", |r, n| route_spec(r, n, of, version, namespace));
-    let (meta, (parents, hostnames, rules, backends)) = (metadata?.meta, spec?);
-    Some(Object::Route(Route { meta, of, hostnames, parents, rules, backends }.into()))
-}
-
-type RouteSpec = (Box<[ParentRef]>, Box<[HostName]>, u16, Box<[BackendRef]>);
-
-fn route_spec(
-    reader: &mut Reader,
-    node: &Node,
-    of: RouteType,
-    version: &str,
-    namespace: &Arc<str>,
-) -> Option<RouteSpec> {
-    reader.fields(node, |f| {
-        f.known(&["useDefaultGateways"]);
-        let parents = f.list("parentRefs", parent_ref);
-        let hostnames = if of == RouteType::Tls { hostnames(f, version == "v1alpha2") } else { Some(Box::default()) };
-        let rules = f.required("rules", |r, n| {
-            read::items(r, n, &mut |r: &mut Reader, n: &Node| {
-                r.fields(n, |f| {
-                    f.known(&["name"]);
-                    Some(f.list("backendRefs", |r, n| backend_ref(r, n, namespace)))
-                })
-            })
-        });
-        let rules = rules?;
-        if rules.is_empty() {
-            f.error_at("rules", "needs a rule");
-        }
-        let count = u16::try_from(rules.len()).unwrap_or(u16::MAX);
-        Some((parents, hostnames?, count, rules.into_iter().next().unwrap_or_default()))
-    })
-}
-
-fn parent_ref(reader: &mut Reader, node: &Node) -> Option<ParentRef> {
-    reader.fields(node, |f| {
-        let group = f.optional("group", read::text);
-        let kind = f.optional("kind", read::name);
-        let namespace = f.optional("namespace", read::name);
-        let name = f.required("name", read::name);
-        let section = f.optional("sectionName", read::text).filter(|section| !section.is_empty());
-        let port = f.optional("port", read::port);
-        Some(ParentRef { group, kind, namespace, name: name?, section, port })
-    })
-}
-
-fn backend_ref(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<BackendRef> {
-    reader.fields(node, |f| {
-        let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(""));
-        let kind = f.optional("kind", read::name).unwrap_or_else(|| f.intern("Service"));
-        let namespace = f.optional("namespace", read::name).unwrap_or_else(|| namespace.clone());
-        let name = f.required("name", read::name);
-        let port = f.optional("port", read::port);
-        let weight = f.optional("weight", |r, n| read::number(r, n, 0, 1_000_000)).unwrap_or(1);
-        Some(BackendRef { group, kind, name: Name { namespace, name: name? }, port, weight: weight as u32 })
     })
 }
 
@@ -329,12 +251,13 @@ fn service_spec(reader: &mut Reader, node: &Node) -> Option<(bool, Box<[ServiceP
         let kind = f.optional("type", read::text);
         let ports = f.list("ports", |r, n| {
             r.fields(n, |f| {
-                f.known(&["appProtocol", "nodePort"]);
+                f.known(&["nodePort"]);
                 let name = f.optional("name", read::text).unwrap_or_else(|| f.intern(""));
+                let application = f.optional("appProtocol", read::text).map_or(AppProtocol::Unset, app_protocol);
                 let port = f.required("port", read::port);
                 let protocol = port_protocol(f);
                 let target = f.optional("targetPort", target_port).flatten();
-                Some(ServicePort { name, port: port?, protocol: protocol?, target })
+                Some(ServicePort { name, port: port?, protocol: protocol?, target, application })
             })
         });
         match kind.as_deref() {
@@ -346,6 +269,21 @@ fn service_spec(reader: &mut Reader, node: &Node) -> Option<(bool, Box<[ServiceP
             }
         }
     })
+}
+
+/// GEP-1911.
+fn app_protocol(name: Arc<str>) -> AppProtocol {
+    let known = |application, needs_tls| AppProtocol::Known { application, needs_tls };
+    match &*name {
+        "kubernetes.io/h2c" => known(Application::H2c, false),
+        "kubernetes.io/ws" => known(Application::WebSocket, false),
+        "kubernetes.io/wss" => known(Application::WebSocket, true),
+        other if other.starts_with("kubernetes.io/") || other.starts_with("gateway.networking.k8s.io/") => {
+            AppProtocol::Unknown(name)
+        }
+        // What is not of Kubernetes is by IANA or of others, and says nothing that must be heeded.
+        _ => AppProtocol::Unset,
+    }
 }
 
 fn port_protocol(f: &mut Fields) -> Option<PortProtocol> {

@@ -12,7 +12,8 @@ pub fn listener(reader: &mut Reader, node: &Node) -> Option<Listener> {
         let port = f.required("port", read::port);
         let protocol = f.required("protocol", read::name).and_then(|name| protocol(f, &name));
         let routes = f.within("allowedRoutes", |f| {
-            let namespaces = f.within("namespaces", allowed_namespaces).unwrap_or(AllowedNamespaces::Same);
+            let namespaces = f.within("namespaces", |f| allowed_namespaces(f, AllowedNamespaces::Same));
+            let namespaces = namespaces.unwrap_or(AllowedNamespaces::Same);
             Some((namespaces, f.list("kinds", route_kind)))
         });
         let (namespaces, kinds) = routes.unwrap_or((AllowedNamespaces::Same, Box::default()));
@@ -39,13 +40,34 @@ fn protocol(f: &mut Fields, name: &str) -> Option<ListenerProtocol> {
             let mode = mode?;
             Some(ListenerProtocol::Tls(TlsListener { hostname, mode }))
         }
+        "HTTP" => {
+            let hostname = f.optional("hostname", hostname).unwrap_or(HostName::Any);
+            // A rule of the CRD.
+            if f.has("tls") {
+                f.error_at("tls", "means nothing to an HTTP listener; remove it, or use protocol HTTPS");
+            }
+            Some(ListenerProtocol::Http { hostname })
+        }
+        "HTTPS" => {
+            let hostname = f.optional("hostname", hostname).unwrap_or(HostName::Any);
+            let certificates = match f.has("tls").then(|| f.optional("tls", tls)) {
+                // For the status of the listener: the API lets it through.
+                None => Box::default(),
+                Some(None) => return None,
+                Some(Some(TlsMode::Terminate { certificates })) => certificates,
+                Some(Some(TlsMode::Passthrough)) => {
+                    f.error_at(
+                        "tls",
+                        "mode Passthrough is not for HTTPS listeners; use protocol TLS, or mode Terminate",
+                    );
+                    return None;
+                }
+            };
+            Some(ListenerProtocol::Https { hostname, certificates })
+        }
         other => {
             f.known(&["hostname", "tls"]);
-            Some(match other {
-                "HTTP" => ListenerProtocol::Http,
-                "HTTPS" => ListenerProtocol::Https,
-                other => ListenerProtocol::Other(other.into()),
-            })
+            Some(ListenerProtocol::Other(other.into()))
         }
     }
 }
@@ -97,7 +119,7 @@ fn tls(reader: &mut Reader, node: &Node) -> Option<TlsMode> {
     })
 }
 
-fn certificate_ref(reader: &mut Reader, node: &Node) -> Option<CertificateRef> {
+pub fn certificate_ref(reader: &mut Reader, node: &Node) -> Option<CertificateRef> {
     reader.fields(node, |f| {
         let group = f.optional("group", read::text).unwrap_or_else(|| f.intern(""));
         let kind = f.optional("kind", read::name).unwrap_or_else(|| f.intern("Secret"));
@@ -106,11 +128,13 @@ fn certificate_ref(reader: &mut Reader, node: &Node) -> Option<CertificateRef> {
     })
 }
 
-fn allowed_namespaces(f: &mut Fields) -> Option<AllowedNamespaces> {
+/// `default`: what it means to say nothing.
+pub fn allowed_namespaces(f: &mut Fields, default: AllowedNamespaces) -> Option<AllowedNamespaces> {
     let from = f.optional("from", read::text);
     let selector = f.optional("selector", selector);
     match from.as_deref() {
-        None | Some("Same") => Some(AllowedNamespaces::Same),
+        None => Some(default),
+        Some("Same") => Some(AllowedNamespaces::Same),
         Some("All") => Some(AllowedNamespaces::All),
         Some("None") => Some(AllowedNamespaces::None),
         Some("Selector") => Some(selector.map_or(AllowedNamespaces::None, AllowedNamespaces::Selector)),

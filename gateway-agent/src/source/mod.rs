@@ -2,14 +2,20 @@
 
 #![forbid(unsafe_code)]
 
+mod annotations;
+mod authorities;
 mod directory;
 pub mod files;
+mod gateway;
 mod hostname;
+mod http;
 mod kinds;
 mod listener;
 pub mod manifest;
+mod policy;
 mod problem;
 mod read;
+mod route;
 mod secret;
 mod strings;
 mod yaml;

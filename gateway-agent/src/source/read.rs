@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::yaml::{Entry, Node, Position, Value};
 use super::{Problem, Severity, Strings};
@@ -16,6 +17,7 @@ pub struct Reader<'s> {
     object: Option<ObjectId>,
     problems: Vec<Problem>,
     errors: usize,
+    refusals: Vec<String>,
 }
 
 enum Step {
@@ -26,7 +28,7 @@ enum Step {
 impl<'s> Reader<'s> {
     /// `object`: whom the problems are about, if that can be told; `start`: where it starts.
     pub fn new(file: Arc<str>, object: Option<ObjectId>, start: Position, strings: &'s mut Strings) -> Reader<'s> {
-        Reader { strings, file, start, path: Vec::new(), object, problems: Vec::new(), errors: 0 }
+        Reader { strings, file, start, path: Vec::new(), object, problems: Vec::new(), errors: 0, refusals: Vec::new() }
     }
 
     /// Nothing was wrong so far.
@@ -53,7 +55,23 @@ impl<'s> Reader<'s> {
         self.within(Step::Field(field.into()), |r| r.error(at, message));
     }
 
-    fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
+    /// Reads an entry of a mapping whose keys are not known beforehand.
+    pub fn entry<T>(&mut self, key: &str, read: impl FnOnce(&mut Reader<'s>) -> T) -> T {
+        self.within(Step::Field(key.into()), read)
+    }
+
+    /// Says that Sluice cannot do what the API would let through: not a mistake, but for the status of the object.
+    pub fn refuse(&mut self, why: &str) {
+        self.refusals.push(format!("{}: {why}", self.path()));
+    }
+
+    /// What was refused so far.
+    pub fn take_refusals(&mut self) -> Option<Box<str>> {
+        let refusals = std::mem::take(&mut self.refusals);
+        (!refusals.is_empty()).then(|| refusals.join("; ").into())
+    }
+
+    pub fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
         self.record(Severity::Warning, at, message.into());
     }
 
@@ -167,6 +185,11 @@ impl<'s, 'n> Fields<'_, 's, 'n> {
         self.optional(key, |r, node| r.fields(node, read))
     }
 
+    /// The field is there, and not null.
+    pub fn has(&mut self, key: &'static str) -> bool {
+        self.find(key).is_some()
+    }
+
     /// A string that may be kept elsewhere already.
     pub fn intern(&mut self, text: &str) -> Arc<str> {
         self.reader.strings.intern(text)
@@ -181,6 +204,17 @@ impl<'s, 'n> Fields<'_, 's, 'n> {
     pub fn error_at(&mut self, key: &'static str, message: impl Into<Box<str>>) {
         let at = self.find(key).map_or(self.node.at, |node| node.at);
         self.reader.within(Step::Field(key.into()), |r| r.error(at, message));
+    }
+
+    /// Says that Sluice cannot do what a field of this mapping says ([`Reader::refuse`]).
+    pub fn refuse_at(&mut self, key: &'static str, why: &str) {
+        self.asked.push(key);
+        self.reader.within(Step::Field(key.into()), |r| r.refuse(why));
+    }
+
+    /// The reader, for what is about the mapping as a whole.
+    pub fn reader(&mut self) -> &mut Reader<'s> {
+        self.reader
     }
 
     /// Says that a field of this mapping does nothing.
@@ -258,6 +292,57 @@ pub fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {
     }
 }
 
+/// One of a few words.
+pub fn one_of<T: Copy>(reader: &mut Reader, node: &Node, words: &[(&str, T)]) -> Option<T> {
+    let text = text(reader, node)?;
+    let found = words.iter().find(|(word, _)| **word == *text);
+    if found.is_none() {
+        let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let words = match words.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+            _ => words.join(""),
+        };
+        reader.error(node.at, format!("is \"{text}\"; use {words}"));
+    }
+    found.map(|(_, value)| *value)
+}
+
+/// As GEP-2257 has it: `1h`, `1m30s`, `500ms`.
+pub fn duration(reader: &mut Reader, node: &Node) -> Option<Duration> {
+    let text = string(reader, node)?;
+    let duration = parse_duration(text);
+    if duration.is_none() {
+        let message = format!(
+            "\"{text}\" is no duration; write up to 4 numbers of at most 5 digits, each with its unit (h, m, s, ms), as in 1m30s"
+        );
+        reader.error(node.at, message);
+    }
+    duration
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    for _ in 0..4 {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let number: u64 = rest.get(..digits).filter(|_| (1..=5).contains(&digits))?.parse().ok()?;
+        let unit = &rest[digits..];
+        let unit = &unit[..unit.bytes().take_while(u8::is_ascii_lowercase).count()];
+        sum += Duration::from_millis(match unit {
+            "h" => number * 3_600_000,
+            "m" => number * 60_000,
+            "s" => number * 1_000,
+            "ms" => number,
+            _ => return None,
+        });
+        rest = &rest[digits + unit.len()..];
+        if rest.is_empty() {
+            return Some(sum);
+        }
+    }
+    None
+}
+
 /// A whole number in a range.
 pub fn number(reader: &mut Reader, node: &Node, least: i64, most: i64) -> Option<i64> {
     let Value::Scalar { text, plain: true } = &node.value else {
@@ -304,5 +389,20 @@ fn describe(node: &Node) -> String {
         Value::Scalar { text, plain: true } if is_number(text) => format!("the number {text}"),
         Value::Scalar { text, plain: true } if is_boolean(text) => format!("the boolean {text}"),
         Value::Scalar { text, .. } => format!("the string \"{}\"", text.chars().take(40).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_the_gateway_api() {
+        let ms = |n| Some(Duration::from_millis(n));
+        assert_eq!(parse_duration("1h1m1s1ms"), ms(3_661_001));
+        assert_eq!((parse_duration("0s"), parse_duration("99999ms")), (ms(0), ms(99_999)));
+        for wrong in ["", "1", "s", "1.5s", "-1s", "100000s", "1d", "1s ", "1h1m1s1ms1s", "1us"] {
+            assert_eq!(parse_duration(wrong), None, "{wrong}");
+        }
     }
 }

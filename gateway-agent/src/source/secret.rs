@@ -101,7 +101,7 @@ fn certificate(name: &Name, chain: &[u8], key: &[u8]) -> Result<Certificate, Str
 }
 
 /// Without the bytes, which may be those of a key.
-fn broken(error: &pem::Error) -> &'static str {
+pub fn broken(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "a line with END is missing",
         pem::Error::IllegalSectionStart { .. } => "a line with BEGIN is malformed",

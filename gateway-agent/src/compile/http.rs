@@ -1,0 +1,320 @@
+//! HTTPRoutes and GRPCRoutes: their rules, with what their references lead to.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::policies::Policies;
+use super::{Condition, ConditionType, Reason, backends, certificates};
+use crate::index::{
+    AppProtocol, BackendRef, Created, Gateway, HttpFilter, HttpRule, Index, Kind, Name, ObjectId, Route, RouteType,
+};
+use crate::ir::http::{self, Application, Backend, BackendTls, Cluster, Filter, RouteKind, RouteName, Rule, Target};
+use crate::ir::{Certificate, ListenerName};
+use crate::proxy::http::filters::external_auth::{AuthProtocol, ExternalAuth};
+use crate::proxy::http::filters::mirror::Mirror;
+use crate::proxy::http::filters::unknown::Unknown;
+
+/// What a Gateway shows of itself to backends that speak TLS.
+#[derive(Clone, Debug)]
+pub enum Client {
+    Nothing,
+    Certificate(Arc<Certificate>),
+    /// It is to show a certificate, and there is none: backends that speak TLS get nothing.
+    Broken,
+}
+
+/// What the last compile made. Equal things are taken from there, so that they are the same `Arc`.
+#[derive(Default)]
+pub struct Memo {
+    routes: HashMap<(ObjectId, ClientKey), Made>,
+    clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    pub listeners: HashMap<ListenerName, Arc<http::Listener>>,
+}
+
+struct Made {
+    /// From this.
+    source: Arc<Route>,
+    /// What the references led to, in the order of the rules.
+    targets: Vec<Target>,
+    route: Arc<http::Route>,
+}
+
+/// Routes differ by Gateway where these show different certificates to backends; by the address of the one in use.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum ClientKey {
+    Nothing,
+    Certificate(usize),
+    Broken,
+}
+
+impl Client {
+    fn key(&self) -> ClientKey {
+        match self {
+            Client::Nothing => ClientKey::Nothing,
+            Client::Certificate(certificate) => ClientKey::Certificate(Arc::as_ptr(certificate) as usize),
+            Client::Broken => ClientKey::Broken,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct ClusterKey {
+    service: Name,
+    port: u16,
+    application: Application,
+    client: ClientKey,
+}
+
+pub struct Resolver<'a, 'm> {
+    index: &'a Index,
+    pub policies: Policies<'a>,
+    before: &'m Memo,
+    /// What this compile made.
+    pub memo: Memo,
+    /// Services that are in use and have no endpoints.
+    pub empty: BTreeSet<&'a Name>,
+}
+
+/// A route as a Gateway serves it, and its condition `ResolvedRefs`.
+pub struct Resolved {
+    pub route: Arc<http::Route>,
+    pub condition: Condition,
+}
+
+impl<'a, 'm> Resolver<'a, 'm> {
+    pub fn new(index: &'a Index, before: &'m Memo) -> Resolver<'a, 'm> {
+        let memo = Memo {
+            routes: HashMap::with_capacity(before.routes.len()),
+            clusters: HashMap::with_capacity(before.clusters.len()),
+            listeners: HashMap::with_capacity(before.listeners.len()),
+        };
+        Resolver { index, policies: Policies::new(index), before, memo, empty: BTreeSet::new() }
+    }
+
+    /// `rules`: those of the route.
+    pub fn route(&mut self, route: &'a Arc<Route>, rules: &'a [HttpRule], gateway: &Name, client: &Client) -> Resolved {
+        let mut walk =
+            Walk { resolver: self, route, gateway, client, targets: Vec::new(), reason: None, messages: Vec::new() };
+        walk.rules(rules);
+        let Walk { targets, reason, messages, .. } = walk;
+        let condition = match reason {
+            Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
+            None => backends::resolved(),
+        };
+        let key = (ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }, client.key());
+        // Another Gateway may have had it made.
+        let old = self.memo.routes.get(&key).or_else(|| self.before.routes.get(&key));
+        let made = match old {
+            Some(old) if Arc::ptr_eq(&old.source, route) && old.targets == targets => Arc::clone(&old.route),
+            old => {
+                let new = build(route, rules, &targets);
+                match old.filter(|old| *old.route == new) {
+                    Some(old) => Arc::clone(&old.route),
+                    None => Arc::new(new),
+                }
+            }
+        };
+        let resolved = Resolved { route: Arc::clone(&made), condition };
+        self.memo.routes.insert(key, Made { source: Arc::clone(route), targets, route: made });
+        resolved
+    }
+}
+
+/// One route whose references are followed, in the order of its rules.
+struct Walk<'w, 'a, 'm> {
+    resolver: &'w mut Resolver<'a, 'm>,
+    route: &'a Route,
+    gateway: &'w Name,
+    client: &'w Client,
+    targets: Vec<Target>,
+    reason: Option<Reason>,
+    messages: Vec<String>,
+}
+
+impl<'a> Walk<'_, 'a, '_> {
+    fn rules(&mut self, rules: &'a [HttpRule]) {
+        for (i, rule) in rules.iter().enumerate() {
+            self.filters(&rule.filters, || format!("spec.rules[{i}]"));
+            for (j, backend) in rule.backends.iter().enumerate() {
+                self.target(&backend.reference, || format!("spec.rules[{i}].backendRefs[{j}]"));
+                self.filters(&backend.filters, || format!("spec.rules[{i}].backendRefs[{j}]"));
+            }
+        }
+    }
+
+    fn filters(&mut self, filters: &'a [HttpFilter], place: impl Fn() -> String) {
+        for (i, filter) in filters.iter().enumerate() {
+            match filter {
+                HttpFilter::Ready(_) => {}
+                HttpFilter::Mirror { backend, .. } => {
+                    self.target(backend, || format!("{}.filters[{i}].requestMirror.backendRef", place()));
+                }
+                HttpFilter::ExternalAuth { backend, protocol, .. } => {
+                    let grpc = matches!(protocol, AuthProtocol::Grpc { .. });
+                    self.target_for(backend, grpc, || format!("{}.filters[{i}].externalAuth.backendRef", place()));
+                }
+                HttpFilter::Unknown(reference) => {
+                    let place = format!("{}.filters[{i}].extensionRef", place());
+                    let message = format!(
+                        "{place}: there is no filter {reference} for Sluice; its rule answers with 500; remove it"
+                    );
+                    self.wrong(Reason::InvalidKind, message);
+                }
+            }
+        }
+    }
+
+    fn wrong(&mut self, reason: Reason, message: String) {
+        self.reason.get_or_insert(reason);
+        self.messages.push(message);
+    }
+
+    fn target(&mut self, backend: &'a BackendRef, place: impl Fn() -> String) {
+        self.target_for(backend, self.route.of == RouteType::Grpc, place);
+    }
+
+    /// `grpc`: what is sent there is gRPC, which needs HTTP/2.
+    fn target_for(&mut self, backend: &'a BackendRef, grpc: bool, place: impl Fn() -> String) {
+        let target = match self.follow(backend, grpc) {
+            Ok(target) => target,
+            Err((reason, message)) => {
+                self.wrong(reason, format!("{}: {message}", place()));
+                Target::Invalid
+            }
+        };
+        self.targets.push(target);
+    }
+
+    fn follow(&mut self, backend: &'a BackendRef, grpc: bool) -> Result<Target, (Reason, String)> {
+        let found = backends::find(self.index(), self.route, backend)?;
+        if found.endpoints.is_empty() {
+            self.resolver.empty.insert(&backend.name);
+        }
+        let port = found.port;
+        let policies = &mut self.resolver.policies;
+        if !policies.is_empty() {
+            policies.used(&backend.name, port, self.gateway);
+        }
+        let wanted = policies.of(&backend.name, port);
+        let (application, needs_tls) = match &port.application {
+            AppProtocol::Unset if grpc => (Application::H2c, false),
+            AppProtocol::Unset => (Application::Http, false),
+            AppProtocol::Known { application, needs_tls } => (*application, *needs_tls),
+            AppProtocol::Unknown(name) => {
+                let message = format!(
+                    "port {} of Service {} has appProtocol {name}, which Sluice does not speak; use kubernetes.io/h2c, \
+                     kubernetes.io/ws or kubernetes.io/wss, or none",
+                    port.port, backend.name
+                );
+                return Err((Reason::UnsupportedProtocol, message));
+            }
+        };
+        if needs_tls && wanted.is_none() {
+            let message = format!(
+                "port {} of Service {} has appProtocol kubernetes.io/wss, and no BackendTLSPolicy says whom to trust there; add one",
+                port.port, backend.name
+            );
+            return Err((Reason::UnsupportedProtocol, message));
+        }
+        // Only those with TLS differ by Gateway.
+        let client = if wanted.is_some() { self.client.key() } else { ClientKey::Nothing };
+        let key = ClusterKey { service: backend.name.clone(), port: port.port, application, client };
+        if let Some(cluster) = self.resolver.memo.clusters.get(&key) {
+            return Ok(Target::Cluster(Arc::clone(cluster)));
+        }
+        let tls = match (wanted, self.client) {
+            (None, _) => None,
+            // The policy's status, or the Gateway's, says why.
+            (Some(Err(_)), _) | (Some(Ok(_)), Client::Broken) => return Ok(Target::Invalid),
+            (Some(Ok((policy, roots))), client) => Some(Arc::new(BackendTls {
+                server_name: policy.server_name.clone(),
+                identities: policy.identities.to_vec(),
+                roots: roots.clone(),
+                client: match client {
+                    Client::Certificate(certificate) => Some(Arc::clone(certificate)),
+                    Client::Nothing | Client::Broken => None,
+                },
+            })),
+        };
+        let old = self.resolver.before.clusters.get(&key);
+        let same = old.filter(|old| old.endpoints == *found.endpoints && old.tls == tls);
+        let cluster = same.map(Arc::clone).unwrap_or_else(|| {
+            let service = format!("{}:{}", found.service, port.port).into();
+            // Policies that did not change keep their `Arc`.
+            let tls = match old.and_then(|old| old.tls.as_ref()) {
+                Some(old) if tls.as_ref() == Some(old) => Some(Arc::clone(old)),
+                _ => tls,
+            };
+            Arc::new(Cluster { service, endpoints: Arc::clone(found.endpoints), application, tls })
+        });
+        self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));
+        Ok(Target::Cluster(cluster))
+    }
+
+    fn index(&self) -> &'a Index {
+        self.resolver.index
+    }
+}
+
+/// `targets`: what [`Walk`] found, in its order.
+fn build(route: &Route, rules: &[HttpRule], targets: &[Target]) -> http::Route {
+    let mut targets = targets.iter().cloned();
+    // `Walk` goes the same way, so that there is one for each.
+    let mut next = || targets.next().unwrap_or(Target::Invalid);
+    let rules = rules.iter().map(|rule| Rule {
+        name: rule.name.clone(),
+        matches: rule.matches.to_vec(),
+        filters: filters(&rule.filters, &mut next),
+        backends: rule
+            .backends
+            .iter()
+            .map(|backend| {
+                let target = next();
+                Backend { weight: backend.reference.weight, filters: filters(&backend.filters, &mut next), target }
+            })
+            .collect(),
+        timeouts: rule.timeouts,
+        retry: rule.retry.clone(),
+        persistence: rule.persistence.clone(),
+    });
+    let rules = rules.collect();
+    let Name { namespace, name } = route.meta.name.clone();
+    http::Route {
+        name: RouteName {
+            namespace,
+            name,
+            kind: if route.of == RouteType::Grpc { RouteKind::Grpc } else { RouteKind::Http },
+        },
+        created: match route.meta.created {
+            Created::At(time) => http::Created::At(time.as_second()),
+            Created::Unknown => http::Created::Unknown,
+        },
+        rules,
+    }
+}
+
+fn filters(filters: &[HttpFilter], next: &mut impl FnMut() -> Target) -> Vec<Filter> {
+    let ready = |filter: &HttpFilter| match filter {
+        HttpFilter::Ready(filter) => filter.clone(),
+        HttpFilter::Mirror { share, .. } => Filter::Mirror(Mirror { target: next(), share: *share }),
+        HttpFilter::ExternalAuth { protocol, body, .. } => {
+            let auth = ExternalAuth { target: next(), protocol: protocol.clone(), body: *body };
+            Filter::ExternalAuth(auth.into())
+        }
+        HttpFilter::Unknown(_) => Filter::Unknown(Unknown),
+    };
+    filters.iter().map(ready).collect()
+}
+
+/// `tls.backend.clientCertificateRef` of a Gateway, or why it does not hold.
+pub fn client(index: &Index, gateway: &Gateway) -> Result<Client, (Reason, String)> {
+    let Some(reference) = &gateway.tls.client else { return Ok(Client::Nothing) };
+    let owner = certificates::Owner { kind: Kind::Gateway, name: &gateway.meta.name };
+    let found = certificates::follow(index, owner, reference);
+    found.map(Client::Certificate).map_err(|(reason, message)| {
+        let reason = if reason == Reason::RefNotPermitted { reason } else { Reason::InvalidClientCertificateRef };
+        (reason, format!("spec.tls.backend.clientCertificateRef: {message}"))
+    })
+}

@@ -1,0 +1,182 @@
+//! BackendTLSPolicies: which of them is for which port of a Service, and what their status says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::authorities::{self, Referrer, Resolved};
+use super::{AncestorReport, Condition, ConditionType, PolicyReport, Reason};
+use crate::index::{BackendTlsPolicy, Index, Kind, Name, ObjectId, PolicyTarget, ServicePort, Trust};
+use crate::ir::http::Roots;
+use crate::source::{Problem, Severity};
+
+/// The limit of the CRD.
+const MOST_ANCESTORS: usize = 16;
+
+pub struct Policies<'a> {
+    /// The first by precedence first.
+    all: Vec<Resolution<'a>>,
+    /// By Service, those that name it, the first by precedence first.
+    by_service: HashMap<Name, Vec<(Option<&'a str>, usize)>>,
+}
+
+struct Resolution<'a> {
+    policy: &'a Arc<BackendTlsPolicy>,
+    /// `Err`: nobody can be trusted.
+    roots: Result<Roots, (Reason, String)>,
+    /// References that do not hold.
+    wrong: Option<(Reason, String)>,
+    /// Targets that an older policy has, and which.
+    lost: Vec<(&'a PolicyTarget, Name)>,
+    /// Gateways whose routes lead to its targets.
+    ancestors: BTreeSet<Name>,
+}
+
+/// What a policy wants of connections to a port of a Service. `Err`: it cannot be heeded, and so nothing must be sent.
+pub type Wanted<'p> = Option<Result<(&'p BackendTlsPolicy, &'p Roots), &'p Name>>;
+
+impl<'a> Policies<'a> {
+    pub fn new(index: &'a Index) -> Policies<'a> {
+        let mut policies: Vec<&Arc<BackendTlsPolicy>> = index.policies().collect();
+        policies.sort_by_cached_key(|policy| policy.meta.precedence());
+        let mut by_service: HashMap<Name, Vec<(Option<&str>, usize)>> = HashMap::new();
+        let mut all: Vec<Resolution> = Vec::with_capacity(policies.len());
+        for (i, policy) in policies.into_iter().enumerate() {
+            let Resolved { authorities, wrong } = match &policy.trust {
+                Trust::These(refs) => {
+                    let namespace = &policy.meta.name.namespace;
+                    let referrer = Referrer { kind: Kind::BackendTLSPolicy, namespace, bad_kind: Reason::InvalidKind };
+                    authorities::resolve(index, &referrer, "spec.validation.caCertificateRefs", refs)
+                }
+                Trust::System | Trust::Unknown(_) => Resolved { authorities: None, wrong: None },
+            };
+            let roots = match (&policy.trust, authorities) {
+                (Trust::System, _) => Ok(Roots::System),
+                (_, Some(authorities)) => Ok(Roots::These(authorities)),
+                (Trust::Unknown(name), None) => {
+                    let message =
+                        format!("spec.validation.wellKnownCACertificates: \"{name}\" is not known here; use System");
+                    Err((Reason::Invalid, message))
+                }
+                (Trust::These(_), None) => {
+                    let message =
+                        "No CA certificate reference holds, so nothing is sent to the backends; see ResolvedRefs";
+                    Err((Reason::NoValidCACertificate, message.to_owned()))
+                }
+            };
+            let mut lost = Vec::new();
+            for target in policy.targets.iter().filter(|target| is_service(target)) {
+                let name = Name { namespace: policy.meta.name.namespace.clone(), name: target.name.clone() };
+                let of_service = by_service.entry(name).or_default();
+                let section = target.section.as_deref();
+                if let Some((_, winner)) = of_service.iter().find(|(other, _)| *other == section) {
+                    lost.push((target, all[*winner].policy.meta.name.clone()));
+                }
+                of_service.push((section, i));
+            }
+            all.push(Resolution { policy, roots, wrong, lost, ancestors: BTreeSet::new() });
+        }
+        Policies { all, by_service }
+    }
+
+    /// The policy for a port: one that names it before one for the whole Service.
+    pub fn of(&self, service: &Name, port: &ServicePort) -> Wanted<'_> {
+        let of_service = self.by_service.get(service)?;
+        let first = |section: Option<&str>| of_service.iter().find(|(other, _)| *other == section);
+        let (_, i) = first(Some(&port.name)).or_else(|| first(None))?;
+        let Resolution { policy, roots, .. } = &self.all[*i];
+        Some(roots.as_ref().map(|roots| (&***policy, roots)).map_err(|_| &policy.meta.name))
+    }
+
+    /// A route of a Gateway leads to the port.
+    pub fn used(&mut self, service: &Name, port: &ServicePort, gateway: &Name) {
+        for (section, i) in self.by_service.get(service).into_iter().flatten() {
+            if section.is_none_or(|section| *section == *port.name) {
+                let ancestors = &mut self.all[*i].ancestors;
+                if !ancestors.contains(gateway) {
+                    ancestors.insert(gateway.clone());
+                }
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// By name; those that no route of ours leads to are problems, for they have no status.
+    pub fn report(self, index: &Index, problems: &mut Vec<Problem>) -> Vec<PolicyReport> {
+        let mut reports: BTreeMap<Name, PolicyReport> = BTreeMap::new();
+        for resolution in self.all {
+            let meta = &resolution.policy.meta;
+            let mut warn = |field: &str, message: String| {
+                let id = ObjectId { kind: Kind::BackendTLSPolicy, name: meta.name.clone() };
+                problems.push(Problem::of_object(Severity::Warning, id, &meta.origin, field, message));
+            };
+            for (i, target) in resolution.policy.targets.iter().enumerate() {
+                let why = why_no_target(index, resolution.policy, target);
+                why.into_iter().for_each(|why| warn(&format!("spec.targetRefs[{i}]"), why));
+            }
+            if resolution.ancestors.is_empty() {
+                warn("", "no HTTPRoute or GRPCRoute of a Gateway leads to its targets, so it does nothing".to_owned());
+                continue;
+            }
+            let conditions = resolution.conditions();
+            let ancestors = resolution.ancestors.into_iter().take(MOST_ANCESTORS);
+            let ancestors = ancestors.map(|gateway| AncestorReport { gateway, conditions: conditions.clone() });
+            let report = PolicyReport { subject: meta.into(), ancestors: ancestors.collect() };
+            reports.insert(meta.name.clone(), report);
+        }
+        reports.into_values().collect()
+    }
+}
+
+impl Resolution<'_> {
+    fn conditions(&self) -> Vec<Condition> {
+        use ConditionType::{Accepted, ResolvedRefs};
+        let targets = self.policy.targets.len();
+        let lost: Vec<String> =
+            self.lost.iter().map(|(target, by)| format!("{} to {by}", target_text(target))).collect();
+        let lost = format!("goes to a policy that comes first (the older, then by name): {}", lost.join(", "));
+        let accepted = match &self.roots {
+            _ if self.lost.len() == targets => {
+                Condition::no(Accepted, Reason::Conflicted, format!("Every target {lost}"))
+            }
+            Err((reason, message)) => Condition::no(Accepted, *reason, message.clone()),
+            Ok(_) if !self.lost.is_empty() => {
+                Condition { remark: true, ..Condition::yes(Accepted, Reason::Accepted, format!("Some of it {lost}")) }
+            }
+            Ok(_) => Condition::yes(Accepted, Reason::Accepted, "Connections to the targets are made by it"),
+        };
+        let resolved = match &self.wrong {
+            Some((reason, message)) => Condition::no(ResolvedRefs, *reason, message.clone()),
+            None => Condition::yes(ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
+        };
+        vec![accepted, resolved]
+    }
+}
+
+fn is_service(target: &PolicyTarget) -> bool {
+    target.group.is_empty() && &*target.kind == "Service"
+}
+
+fn target_text(target: &PolicyTarget) -> String {
+    let section = target.section.as_ref().map(|section| format!(" port {section}")).unwrap_or_default();
+    format!("Service {}{section}", target.name)
+}
+
+fn why_no_target(index: &Index, policy: &BackendTlsPolicy, target: &PolicyTarget) -> Option<String> {
+    let PolicyTarget { group, kind, name, section } = target;
+    if !is_service(target) {
+        let slash = if group.is_empty() { "" } else { "/" };
+        return Some(format!("a {group}{slash}{kind} is no target for Sluice, only a Service is; ignored"));
+    }
+    let name = Name { namespace: policy.meta.name.namespace.clone(), name: name.clone() };
+    let Some(service) = index.service(&name) else {
+        return Some(format!("there is no Service {name}; create it or correct the reference"));
+    };
+    let section = section.as_ref()?;
+    let is_there = service.ports.iter().any(|port| port.name == *section);
+    (!is_there).then(|| format!("Service {name} has no port named {section}; correct sectionName"))
+}

@@ -1,0 +1,98 @@
+//! The annotations that Sluice reads. A value that means nothing is an error, for somebody counts on it; a name that means nothing is
+//! a warning.
+
+use super::read::{self, Reader};
+use super::yaml::{Node, Value};
+use crate::index::Kind;
+use crate::ir::http::{Drain, Settings};
+
+const PREFIX: &str = "sluice.dev/";
+
+#[derive(Default)]
+pub struct Annotations {
+    /// Of a Service: its endpoints want PROXY protocol v2.
+    pub proxy_protocol: bool,
+    /// Of a Gateway: for all of its HTTP and HTTPS listeners.
+    pub settings: Settings,
+}
+
+pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations> {
+    let Value::Mapping(entries) = &node.value else { return None };
+    let mut annotations = Annotations::default();
+    for entry in entries {
+        let Some(name) = entry.key.strip_prefix(PREFIX) else { continue };
+        let known = reader.entry(&entry.key, |r| match kind {
+            Kind::Service => of_service(r, name, &entry.value, &mut annotations),
+            Kind::Gateway => of_gateway(r, name, &entry.value, &mut annotations.settings),
+            _ => None,
+        });
+        if known.is_none() {
+            let message = format!("Sluice has no such annotation for a {kind}; ignored (a typing error?)");
+            reader.entry(&entry.key, |r| r.warn(entry.at, message));
+        }
+    }
+    Some(annotations)
+}
+
+/// `None`: there is no such annotation.
+fn of_service(reader: &mut Reader, name: &str, node: &Node, annotations: &mut Annotations) -> Option<()> {
+    match name {
+        "proxy-protocol" => match &node.value {
+            Value::Scalar { text, .. } if text == "v2" => annotations.proxy_protocol = true,
+            Value::Scalar { text, .. } => {
+                reader.error(node.at, format!("is \"{text}\"; use v2, or remove the annotation"));
+            }
+            _ => reader.error(node.at, "must be a string; use v2, or remove the annotation"),
+        },
+        _ => return None,
+    }
+    Some(())
+}
+
+fn of_gateway(reader: &mut Reader, name: &str, node: &Node, settings: &mut Settings) -> Option<()> {
+    let limits = &mut settings.limits;
+    match name {
+        "trusted-hops" => set(&mut settings.trusted_hops, number(reader, node, 0, 255)),
+        "accept-proxy-protocol" => {
+            set(&mut settings.proxy_protocol, read::one_of(reader, node, &[("true", true), ("false", false)]));
+        }
+        "drain-time" => set(&mut settings.drain, read::duration(reader, node).map(Drain)),
+        "max-connections" => set(&mut limits.connections, number(reader, node, 1, 10_000_000)),
+        "max-header-bytes" => set(&mut limits.header_bytes, number(reader, node, 1_024, 1 << 20)),
+        "max-headers" => set(&mut limits.headers, number(reader, node, 1, 1_000)),
+        "max-uri-bytes" => set(&mut limits.uri_bytes, number(reader, node, 128, 1 << 16)),
+        "header-timeout" => set(&mut limits.header_time, time(reader, node)),
+        "body-idle-timeout" => set(&mut limits.body_idle, time(reader, node)),
+        "idle-timeout" => set(&mut limits.idle, time(reader, node)),
+        "max-streams" => set(&mut limits.streams, number(reader, node, 1, 10_000)),
+        "max-pending-resets" => set(&mut limits.pending_resets, number(reader, node, 1, 10_000)),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// Annotations are strings, also those that are numbers.
+fn number<T: TryFrom<u64>>(reader: &mut Reader, node: &Node, least: u64, most: u64) -> Option<T> {
+    let text = read::string(reader, node)?;
+    let value =
+        text.parse().ok().filter(|value| (least..=most).contains(value)).and_then(|value| T::try_from(value).ok());
+    if value.is_none() {
+        reader.error(node.at, format!("is \"{text}\"; use a whole number from {least} to {most}, in quotes"));
+    }
+    value
+}
+
+/// Not none: a limit of no time would refuse everything.
+fn time(reader: &mut Reader, node: &Node) -> Option<std::time::Duration> {
+    let time = read::duration(reader, node)?;
+    if time.is_zero() {
+        reader.error(node.at, "is no time at all; use one like 30s, or remove the annotation");
+    }
+    Some(time)
+}
