@@ -146,7 +146,7 @@ fn http_listener(plan: &Plan, listener: &mut ListenerPlan) -> ir::http::Listener
     let security = match &listener.spec.protocol {
         ListenerProtocol::Http { .. } => Security::Http,
         _ => Security::Https {
-            certificates: listener.certificates.as_ref().map(Vec::clone).unwrap_or_default(),
+            certificates: listener.certificates.clone().unwrap_or_default(),
             clients: listener.clients.clone(),
         },
     };

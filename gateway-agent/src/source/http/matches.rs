@@ -40,7 +40,7 @@ pub fn read(reader: &mut Reader, node: &Node, of: RouteType) -> Option<Match> {
             return Some(Match { path, headers, ..any });
         }
         let path = f.optional("path", path).unwrap_or(any.path);
-        let query = f.list("queryParams", |r, n| named(r, n, QUERY_VALUE, |r, n| read::name(r, n)));
+        let query = f.list("queryParams", |r, n| named(r, n, QUERY_VALUE, read::name));
         let query = first_of_each(f, "queryParams", query);
         let query = query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect();
         let method = f.optional("method", method);
@@ -148,6 +148,13 @@ fn regex(reader: &mut Reader, source: &str) -> Option<Pattern> {
     match Pattern::new(source) {
         Ok(pattern) => Some(pattern),
         Err(why) => {
+            // Of several lines, the first is a title, the last says it, and those between draw the place.
+            let why = why.to_string();
+            let (title, last) = (why.lines().next().unwrap_or_default(), why.lines().last().unwrap_or_default());
+            let why = match last.strip_prefix("error: ") {
+                Some(last) => title.replace("regex parse error:", last),
+                None => title.to_owned(),
+            };
             reader.refuse(&format!("\"{}\" {why}", source.chars().take(80).collect::<String>()));
             None
         }

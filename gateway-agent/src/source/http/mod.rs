@@ -4,7 +4,6 @@
 mod filters;
 mod matches;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -195,7 +194,10 @@ fn persistence(reader: &mut Reader, node: &Node, owner: Owner, rule: &str) -> Op
 
 /// The same for a rule on every node and at every start, and another for each rule: rules of one host must not take each other's.
 fn session_name(owner: Owner, rule: &str) -> Arc<str> {
-    let mut hasher = DefaultHasher::new();
-    (owner.of, owner.name, rule).hash(&mut hasher);
-    format!("sluice-session-{:016x}", hasher.finish()).into()
+    let text = format!("{} {} {rule}", owner.of, owner.name);
+    // FNV-1a: the standard library's hashes may differ from one version to the next, and sessions would be lost by that.
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    format!("sluice-session-{hash:016x}").into()
 }
