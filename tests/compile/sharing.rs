@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use gateway_agent::compile::compile;
-use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Service};
+use gateway_agent::compile::{Compiler, compile};
+use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Route, Rules, Service};
+use gateway_agent::ir::http::Listener;
 use gateway_agent::ir::{Endpoint, Ir, Target, TlsMode, Traffic};
+use gateway_agent::source::Strings;
 use gateway_agent::source::files::load_dir;
+use gateway_agent::source::manifest::read;
 
 use crate::render;
 
@@ -120,4 +123,144 @@ fn a_slice_that_changes_its_service_leaves_the_old_one() {
     let (after, _) = compile(&index);
     assert_eq!(endpoints(&after, "default/two").len(), 0);
     assert_eq!(endpoints(&after, "default/one").len(), 2);
+}
+
+/// Manifests of so many HTTPRoutes at one Gateway, each with a Service of its own.
+fn many_routes(count: usize) -> Index {
+    let mut text = "apiVersion: gateway.networking.k8s.io/v1\nkind: GatewayClass\nmetadata: {name: sluice}\n\
+                    spec: {controllerName: sluice.dev/gateway-controller}\n---\n\
+                    apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: edge}\n\
+                    spec: {gatewayClassName: sluice, listeners: [{name: a, protocol: HTTP, port: 80}, \
+                    {name: b, protocol: HTTP, port: 81, hostname: other.example.org}]}\n"
+        .to_owned();
+    for i in 0..count {
+        text += &format!(
+            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: r{i}}}\nspec: {{parentRefs: \
+             [{{name: edge}}], hostnames: [h{i}.example.com], rules: [{{matches: [{{path: {{value: /a{i}}}}}], backendRefs: \
+             [{{name: s{i}, port: 80}}]}}]}}\n---\n{}",
+            service(&format!("s{i}"), &format!("198.19.{}.{}", i / 250, 1 + i % 250))
+        );
+    }
+    index_of(&text)
+}
+
+fn service(name: &str, address: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{ports: [{{port: 80}}]}}}}\n---\n\
+         {{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, labels: \
+         {{kubernetes.io/service-name: {name}}}}}, addressType: IPv4, ports: [{{port: 80}}], endpoints: \
+         [{{addresses: [{address}]}}]}}\n"
+    )
+}
+
+fn index_of(text: &str) -> Index {
+    let mut index = Index::new(render::node());
+    index.apply(objects(text).into_iter().map(Change::Set));
+    index
+}
+
+fn objects(text: &str) -> Vec<Object> {
+    let manifest = read(&Arc::from("a.yaml"), text, &mut Strings::default()).expect("YAML");
+    assert!(manifest.problems.is_empty(), "{:?}", manifest.problems);
+    manifest.objects
+}
+
+fn http<'a>(ir: &'a Ir, section: &str) -> &'a Arc<Listener> {
+    let found = ir.listeners.iter().find(|listener| *listener.name.section == *section).expect("the listener");
+    match &found.traffic {
+        Traffic::Http(http) => http,
+        other => panic!("{other:?} is no HTTP"),
+    }
+}
+
+/// The names of routes of the listener `a` that are another `Arc` than before.
+fn changed(before: &Ir, after: &Ir) -> Vec<String> {
+    let before = &http(before, "a").routes;
+    let routes = http(after, "a").routes.iter().map(|attachment| &attachment.route);
+    let new = routes.filter(|route| !before.iter().any(|old| Arc::ptr_eq(&old.route, route)));
+    new.map(|route| route.name.to_string()).collect()
+}
+
+#[test]
+fn nothing_changed_is_the_same_arc() {
+    let index = many_routes(3);
+    let mut compiler = Compiler::default();
+    let (before, after) = (compiler.compile(&index).0, compiler.compile(&index).0);
+    assert_eq!(http(&before, "a").routes.len(), 3);
+    assert!(Arc::ptr_eq(http(&before, "a"), http(&after, "a")));
+}
+
+#[test]
+fn one_changed_route_is_the_only_new_one() {
+    let mut index = many_routes(3);
+    let mut compiler = Compiler::default();
+    let (before, _) = compiler.compile(&index);
+    // Written again, on another line: nothing that counts.
+    let again = index.routes().find(|route| &*route.meta.name.name == "r0").map(|route| Route::clone(route));
+    let mut again = again.expect("the route");
+    again.meta.origin.line += 1;
+    index.apply([Change::Set(Object::Route(again.into()))]);
+    let (same, _) = compiler.compile(&index);
+    assert!(Arc::ptr_eq(http(&before, "a"), http(&same, "a")));
+
+    let route = index.routes().find(|route| &*route.meta.name.name == "r1").map(|route| Route::clone(route));
+    let mut route = route.expect("the route");
+    let Rules::Http(Ok(rules)) = &mut route.rules else { panic!("rules") };
+    rules[0].timeouts.request = Some(std::time::Duration::from_secs(1));
+    index.apply([Change::Set(Object::Route(route.into()))]);
+    let (after, _) = compiler.compile(&index);
+    assert_eq!(changed(&before, &after), ["HTTPRoute default/r1"]);
+    assert!(!Arc::ptr_eq(http(&before, "a"), http(&after, "a")));
+    assert!(Arc::ptr_eq(http(&before, "b"), http(&after, "b")), "a listener of which nothing changed");
+}
+
+#[test]
+fn endpoints_change_the_routes_that_lead_to_them_only() {
+    let mut index = many_routes(3);
+    let mut compiler = Compiler::default();
+    let (before, _) = compiler.compile(&index);
+    index.apply(objects(&service("s2", "198.18.9.9")).into_iter().map(Change::Set));
+    let (after, _) = compiler.compile(&index);
+    assert_eq!(changed(&before, &after), ["HTTPRoute default/r2"]);
+    index.apply([Change::Remove(ObjectId {
+        kind: Kind::Service,
+        name: Name { namespace: "default".into(), name: "s0".into() },
+    })]);
+    let (gone, _) = compiler.compile(&index);
+    assert_eq!(changed(&after, &gone), ["HTTPRoute default/r0"]);
+}
+
+#[test]
+fn what_was_compiled_before_does_not_show() {
+    let mut index = many_routes(4);
+    let mut compiler = Compiler::default();
+    compiler.compile(&index);
+    let policy = "{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: p}, spec: {targetRefs: \
+                  [{group: '', kind: Service, name: s1}], validation: {hostname: a.example.com, wellKnownCACertificates: System}}}";
+    for text in [policy, &policy.replace("a.example", "b.example"), &service("s1", "198.18.9.9")] {
+        index.apply(objects(text).into_iter().map(Change::Set));
+        assert_eq!(compiler.compile(&index), compile(&index));
+    }
+    let policy = index.policies().next().expect("the policy").meta.name.clone();
+    index.apply([Change::Remove(ObjectId { kind: Kind::BackendTLSPolicy, name: policy })]);
+    assert_eq!(compiler.compile(&index), compile(&index));
+}
+
+/// Not a benchmark: it notices when a change costs the square of what there is.
+#[test]
+fn one_changed_route_of_5000_costs_little() {
+    let mut index = many_routes(5_000);
+    let mut compiler = Compiler::default();
+    let start = std::time::Instant::now();
+    let (before, _) = compiler.compile(&index);
+    let first = start.elapsed();
+    index.apply(objects(&service("s42", "198.18.9.9")).into_iter().map(Change::Set));
+    let start = std::time::Instant::now();
+    let (after, _) = compiler.compile(&index);
+    let again = start.elapsed();
+    println!("5,000 routes: {first:?} at first, {again:?} with one changed");
+    let (old, new) = (&http(&before, "a").routes, &http(&after, "a").routes);
+    let different = old.iter().zip(new).filter(|(old, new)| !Arc::ptr_eq(&old.route, &new.route));
+    assert_eq!((old.len(), new.len(), different.count()), (5_000, 5_000, 1));
+    assert!(again.as_secs_f64() < 2.0, "{again:?}");
 }
