@@ -59,12 +59,16 @@ pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Ba
 
 /// A worker that serves these rules for example.com.
 pub(super) fn serving(rules: Vec<Rule>) -> Rc<Local> {
+    serving_at(HostName::Exact("example.com".into()), rules)
+}
+
+pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
-        hostname: HostName::Exact("example.com".into()),
+        hostname: hostname.clone(),
         security: ir::Security::Http,
-        routes: vec![Attachment { hosts: vec![HostName::Exact("example.com".into())], route }],
+        routes: vec![Attachment { hosts: vec![hostname], route }],
         settings: Arc::default(),
     };
     let gateway: SocketAddr = GATEWAY.parse().unwrap();

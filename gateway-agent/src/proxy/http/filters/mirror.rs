@@ -96,7 +96,7 @@ impl Drop for Place {
 }
 
 /// Splits the body of a request: the request keeps it, and what it reads of it comes out of the other as well.
-fn tee(request: &mut Request) -> Body {
+pub(super) fn tee(request: &mut Request) -> Body {
     if request.body().is_end_stream() {
         return Body::empty();
     }

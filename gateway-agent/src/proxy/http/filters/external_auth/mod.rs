@@ -3,7 +3,7 @@
 mod by_grpc;
 mod by_http;
 mod change;
-mod messages;
+pub(super) mod messages;
 
 use std::future::ready;
 use std::sync::Arc;
