@@ -7,7 +7,6 @@ use gateway_agent::ir::http::{
     Roots, Rule, Security, Settings, Target, Text, Unverified,
 };
 use gateway_agent::proxy::http::filters::external_auth::AuthProtocol;
-use gateway_agent::proxy::http::filters::request_headers::Changes;
 use gateway_agent::proxy::http::filters::rewrite::PathChange;
 use gateway_agent::proxy::http::session::{Lifetime, Place};
 
@@ -106,8 +105,8 @@ fn filters_text(text: &mut String, indent: &str, filters: &[Filter]) {
 
 fn filter_text(filter: &Filter) -> String {
     match filter {
-        Filter::RequestHeaders(changes) => format!("request headers: {}", changes_text(&changes.0)),
-        Filter::ResponseHeaders(changes) => format!("response headers: {}", changes_text(&changes.0)),
+        Filter::RequestHeaders(changes) => format!("request headers: {:?}", changes.0),
+        Filter::ResponseHeaders(changes) => format!("response headers: {:?}", changes.0),
         Filter::Redirect(redirect) => {
             let scheme = redirect.scheme.map(|scheme| format!(" scheme {}", scheme.as_str())).unwrap_or_default();
             let host = redirect.host.as_ref().map(|host| format!(" host {host}")).unwrap_or_default();
@@ -128,18 +127,17 @@ fn filter_text(filter: &Filter) -> String {
                     format!("HTTP \"{path}\" {request_headers:?} {response_headers:?}")
                 }
             };
-            format!("auth by {how}, {} of the body: {}", auth.body, target_text(&auth.target))
+            let open = if auth.fails_open { ", else open" } else { "" };
+            format!(
+                "auth by {how} in {:?}{open}, {} of the body: {}",
+                auth.timeout,
+                auth.body,
+                target_text(&auth.target)
+            )
         }
         Filter::Cors(cors) => format!("{cors:?}"),
         Filter::Unknown(_) => "unknown filter".to_owned(),
     }
-}
-
-fn changes_text(changes: &Changes) -> String {
-    let set = changes.set.iter().map(|(name, value)| format!("{name}={value:?}"));
-    let add = changes.add.iter().map(|(name, value)| format!("{name}+={value:?}"));
-    let remove = changes.remove.iter().map(|name| format!("-{name}"));
-    set.chain(add).chain(remove).collect::<Vec<_>>().join(" ")
 }
 
 fn path_text(path: Option<&PathChange>) -> String {

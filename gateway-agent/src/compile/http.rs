@@ -299,9 +299,9 @@ fn filters(filters: &[HttpFilter], next: &mut impl FnMut() -> Target) -> Vec<Fil
     let ready = |filter: &HttpFilter| match filter {
         HttpFilter::Ready(filter) => filter.clone(),
         HttpFilter::Mirror { share, .. } => Filter::Mirror(Mirror { target: next(), share: *share }),
-        HttpFilter::ExternalAuth { protocol, body, .. } => {
-            let auth = ExternalAuth { target: next(), protocol: protocol.clone(), body: *body };
-            Filter::ExternalAuth(auth.into())
+        HttpFilter::ExternalAuth { protocol, body, timeout, fails_open, .. } => {
+            let (protocol, body, timeout, fails_open) = (protocol.clone(), *body, *timeout, *fails_open);
+            Filter::ExternalAuth(ExternalAuth { target: next(), protocol, body, timeout, fails_open }.into())
         }
         HttpFilter::Unknown(_) => Filter::Unknown(Unknown),
     };

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{AuthorityRef, Kind, Meta, Name};
 use crate::ir::http::{Authorities, Filter, Identity, Match, Persistence, Retry, Timeouts};
@@ -108,6 +109,8 @@ pub enum HttpFilter {
         backend: BackendRef,
         protocol: AuthProtocol,
         body: usize,
+        timeout: Duration,
+        fails_open: bool,
     },
     /// `ExtensionRef`; none is known.
     Unknown(Arc<str>),

@@ -1,6 +1,8 @@
 //! The annotations that Sluice reads. A value that means nothing is an error, for somebody counts on it; a name that means nothing is
 //! a warning.
 
+use std::time::Duration;
+
 use super::read::{self, Reader};
 use super::yaml::{Node, Value};
 use crate::index::Kind;
@@ -14,6 +16,21 @@ pub struct Annotations {
     pub proxy_protocol: bool,
     /// Of a Gateway: for all of its HTTP and HTTPS listeners.
     pub settings: Settings,
+    /// Of an HTTPRoute: for its filters of type ExternalAuth.
+    pub auth: Auth,
+}
+
+/// What the API leaves open of external authorization.
+#[derive(Clone, Copy)]
+pub struct Auth {
+    pub timeout: Duration,
+    pub fails_open: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth { timeout: Duration::from_secs(1), fails_open: false }
+    }
 }
 
 pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations> {
@@ -24,6 +41,7 @@ pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations>
         let known = reader.entry(&entry.key, |r| match kind {
             Kind::Service => of_service(r, name, &entry.value, &mut annotations),
             Kind::Gateway => of_gateway(r, name, &entry.value, &mut annotations.settings),
+            Kind::HTTPRoute => of_route(r, name, &entry.value, &mut annotations.auth),
             _ => None,
         });
         if known.is_none() {
@@ -49,13 +67,20 @@ fn of_service(reader: &mut Reader, name: &str, node: &Node, annotations: &mut An
     Some(())
 }
 
+fn of_route(reader: &mut Reader, name: &str, node: &Node, auth: &mut Auth) -> Option<()> {
+    match name {
+        "external-auth-timeout" => set(&mut auth.timeout, time(reader, node)),
+        "external-auth-fails-open" => set(&mut auth.fails_open, boolean(reader, node)),
+        _ => return None,
+    }
+    Some(())
+}
+
 fn of_gateway(reader: &mut Reader, name: &str, node: &Node, settings: &mut Settings) -> Option<()> {
     let limits = &mut settings.limits;
     match name {
         "trusted-hops" => set(&mut settings.trusted_hops, number(reader, node, 0, 255)),
-        "accept-proxy-protocol" => {
-            set(&mut settings.proxy_protocol, read::one_of(reader, node, &[("true", true), ("false", false)]));
-        }
+        "accept-proxy-protocol" => set(&mut settings.proxy_protocol, boolean(reader, node)),
         "drain-time" => set(&mut settings.drain, read::duration(reader, node).map(Drain)),
         "max-connections" => set(&mut limits.connections, number(reader, node, 1, 10_000_000)),
         "max-header-bytes" => set(&mut limits.header_bytes, number(reader, node, 1_024, 1 << 20)),
@@ -77,6 +102,10 @@ fn set<T>(place: &mut T, value: Option<T>) {
     }
 }
 
+fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {
+    read::one_of(reader, node, &[("true", true), ("false", false)])
+}
+
 /// Annotations are strings, also those that are numbers.
 fn number<T: TryFrom<u64>>(reader: &mut Reader, node: &Node, least: u64, most: u64) -> Option<T> {
     let text = read::string(reader, node)?;
@@ -89,7 +118,7 @@ fn number<T: TryFrom<u64>>(reader: &mut Reader, node: &Node, least: u64, most: u
 }
 
 /// Not none: a limit of no time would refuse everything.
-fn time(reader: &mut Reader, node: &Node) -> Option<std::time::Duration> {
+fn time(reader: &mut Reader, node: &Node) -> Option<Duration> {
     let time = read::duration(reader, node)?;
     if time.is_zero() {
         reader.error(node.at, "is no time at all; use one like 30s, or remove the annotation");

@@ -87,7 +87,7 @@ pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
 pub struct Metadata {
     pub meta: Meta,
     labels: Labels,
-    annotations: Annotations,
+    pub annotations: Annotations,
 }
 
 /// Reads a whole object; `None` if anything in it is wrong.

@@ -206,12 +206,6 @@ impl<'s, 'n> Fields<'_, 's, 'n> {
         self.reader.within(Step::Field(key.into()), |r| r.error(at, message));
     }
 
-    /// Says that Sluice cannot do what a field of this mapping says ([`Reader::refuse`]).
-    pub fn refuse_at(&mut self, key: &'static str, why: &str) {
-        self.asked.push(key);
-        self.reader.within(Step::Field(key.into()), |r| r.refuse(why));
-    }
-
     /// The reader, for what is about the mapping as a whole.
     pub fn reader(&mut self) -> &mut Reader<'s> {
         self.reader

@@ -13,6 +13,7 @@ use crate::index::{BackendRef, Name, Object, ParentRef, Route, RouteType, Rules}
 pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Metadata>) -> Option<Object> {
     // An object without a name is wrong whatever its rules say; they are read all the same, for what is wrong with them.
     let name = metadata.as_ref().map(|metadata| metadata.meta.name.clone());
+    let auth = metadata.as_ref().map(|metadata| metadata.annotations.auth).unwrap_or_default();
     let name = name.unwrap_or_else(|| Name { namespace: f.intern(""), name: f.intern("") });
     let spec = f.required("spec", |r, n| {
         r.fields(n, |f| {
@@ -25,7 +26,7 @@ pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Meta
                 RouteType::Tcp | RouteType::Udp => Some(Box::default()),
             };
             let rules = match of {
-                RouteType::Http | RouteType::Grpc => http::rules(f, http::Owner { of, name: &name }),
+                RouteType::Http | RouteType::Grpc => http::rules(f, http::Owner { of, name: &name, auth }),
                 RouteType::Tcp | RouteType::Tls | RouteType::Udp => forward(f, &name.namespace),
             };
             Some((parents, hostnames?, rules?))

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
+use super::Owner;
 use super::matches::{self, header_name, is_path_text};
-use crate::index::{BackendRef, HttpFilter, RouteType};
+use crate::index::{BackendRef, HttpFilter, Name, RouteType};
 use crate::ir::HostName;
 use crate::ir::http::Filter;
 use crate::proxy::http::exchange::Scheme;
@@ -17,6 +18,7 @@ use crate::proxy::http::filters::redirect::Redirect;
 use crate::proxy::http::filters::request_headers::{Changes, RequestHeaders};
 use crate::proxy::http::filters::response_headers::ResponseHeaders;
 use crate::proxy::http::filters::rewrite::{PathChange, Rewrite};
+use crate::source::annotations::Auth;
 use crate::source::hostname::hostname;
 use crate::source::read::{self, Fields, Reader};
 use crate::source::route::backend_ref;
@@ -25,20 +27,6 @@ use crate::source::yaml::Node;
 /// The limits of the CRDs.
 const MOST_FILTERS: usize = 16;
 const MOST_CHANGES: usize = 16;
-
-/// What frames a message, or is of one connection only: changed by a filter, it would make two messages of one.
-const FRAMING: [&str; 10] = [
-    "connection",
-    "content-length",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
 
 /// `type` of a filter, the field that goes with it, whether a GRPCRoute may have it, and whether there may be several.
 const TYPES: [(&str, &str, bool, bool); 8] = [
@@ -53,10 +41,10 @@ const TYPES: [(&str, &str, bool, bool); 8] = [
 ];
 
 /// `filters` of a rule or backendRef.
-pub fn read(f: &mut Fields, of: RouteType, namespace: &Arc<str>) -> Box<[HttpFilter]> {
+pub fn read(f: &mut Fields, owner: Owner) -> Box<[HttpFilter]> {
     let mut types: Vec<Arc<str>> = Vec::new();
     let filters = f.list("filters", |r, n| {
-        let (of_filter, filter) = filter(r, n, of, namespace)?;
+        let (of_filter, filter) = filter(r, n, owner)?;
         types.push(of_filter);
         Some(filter)
     });
@@ -78,7 +66,8 @@ pub fn read(f: &mut Fields, of: RouteType, namespace: &Arc<str>) -> Box<[HttpFil
     filters
 }
 
-fn filter(reader: &mut Reader, node: &Node, of: RouteType, namespace: &Arc<str>) -> Option<(Arc<str>, HttpFilter)> {
+fn filter(reader: &mut Reader, node: &Node, owner: Owner) -> Option<(Arc<str>, HttpFilter)> {
+    let Owner { of, name: Name { namespace, .. }, auth } = owner;
     reader.fields(node, |f| {
         let name = f.required("type", read::name)?;
         let known = TYPES.iter().find(|(known, _, grpc, _)| **known == *name && (*grpc || of == RouteType::Http));
@@ -105,7 +94,7 @@ fn filter(reader: &mut Reader, node: &Node, of: RouteType, namespace: &Arc<str>)
             "RequestRedirect" => f.required(field, redirect).map(|r| ready(Filter::Redirect(r))),
             "URLRewrite" => f.required(field, rewrite).map(|r| ready(Filter::Rewrite(r))),
             "CORS" => f.required(field, cors).map(|c| ready(Filter::Cors(c))),
-            "ExternalAuth" => f.required(field, |r, n| external_auth(r, n, namespace)),
+            "ExternalAuth" => f.required(field, |r, n| external_auth(r, n, namespace, auth)),
             _ => f.required(field, extension),
         };
         Some((name.into(), filter?))
@@ -136,30 +125,17 @@ fn changes(reader: &mut Reader, node: &Node) -> Option<Changes> {
             }
             for (i, name) in names.iter().enumerate() {
                 if names[..i].contains(name) {
-                    f.error_at(key, format!("{name} is there twice; leave one"));
-                }
-                if FRAMING.contains(&name.as_str()) {
-                    let instead = if *name == "host" {
-                        "use the filter URLRewrite"
-                    } else {
-                        "it belongs to one connection, not to the route; remove it"
-                    };
-                    f.refuse_at(key, &format!("the header {name} cannot be changed this way: {instead}"));
+                    f.warn_at(key, format!("{name} is there twice, and only the first counts; remove the others"));
                 }
             }
         }
-        let elsewhere = |name: &HeaderName| add.iter().any(|(other, _)| other == name) || remove.contains(name);
-        let twice = set.iter().map(|(name, _)| name).find(|name| elsewhere(name));
-        let twice = twice.or_else(|| add.iter().map(|(name, _)| name).find(|name| remove.contains(name)));
-        if let Some(name) = twice {
-            f.refuse_at(
-                "set",
-                &format!(
-                    "the header {name} is in two of set, add and remove, whose order the API leaves open; leave one"
-                ),
-            );
+        match Changes::new(set.into_vec(), add.into_vec(), remove.into_vec()) {
+            Ok(changes) => Some(changes),
+            Err(why) => {
+                f.reader().refuse(&why.to_string());
+                None
+            }
         }
-        Some(Changes { set: set.into_vec(), add: add.into_vec(), remove: remove.into_vec() })
     })
 }
 
@@ -324,51 +300,30 @@ fn listed<T>(f: &mut Fields, key: &'static str, mut read: impl FnMut(&mut Reader
 }
 
 fn origin(reader: &mut Reader, node: &Node) -> Option<Origins> {
-    let text = read::name(reader, node)?.to_ascii_lowercase();
-    if text == "*" {
-        return Some(Origins::Any);
-    }
-    let is_host = |host: &str| {
-        host.split('.').all(|label| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
-    };
-    let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
-    let parts = ["https://", "http://"].into_iter().find_map(|scheme| Some((scheme, text.strip_prefix(scheme)?)));
-    let Some((scheme, authority)) = parts else {
-        reader.error(
-            node.at,
-            format!(
-                "\"{text}\" is no origin; write it as https://www.example.com, with the port if it is not the usual one"
-            ),
+    let text = read::name(reader, node)?;
+    let origin = Origins::new(&text).filter(|_| is_origin(&text));
+    if origin.is_none() {
+        let message = format!(
+            "\"{text}\" is no origin; write it as https://www.example.com or https://*.example.com, with the port if it is not the usual one"
         );
-        return None;
-    };
+        reader.error(node.at, message);
+    }
+    origin
+}
+
+/// The pattern of the CRD.
+fn is_origin(text: &str) -> bool {
+    let Some((_, authority)) = text.split_once("://") else { return text == "*" };
     let (host, port) = match authority.split_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (authority, None),
     };
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    if host == "*" {
-        reader.refuse(&format!(
-            "\"{text}\": all hosts of one scheme cannot be told here; write *, or https://*.example.com"
-        ));
-        return None;
-    }
-    if !is_host(name) || port.is_some_and(|port| !is_port(port)) {
-        reader.error(
-            node.at,
-            format!(
-                "\"{text}\" is no origin; write it as https://www.example.com, with the port if it is not the usual one"
-            ),
-        );
-        return None;
-    }
-    Some(match authority.strip_prefix("*.") {
-        Some(domain) => Origins::Below { scheme: scheme.into(), domain: domain.into() },
-        None => Origins::Exact(text.into()),
-    })
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    (host == "*" || host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label)) && port.is_none_or(is_port)
 }
 
-fn external_auth(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Option<HttpFilter> {
+fn external_auth(reader: &mut Reader, node: &Node, namespace: &Arc<str>, auth: Auth) -> Option<HttpFilter> {
     reader.fields(node, |f| {
         let http = f.required("protocol", |r, n| read::one_of(r, n, &[("HTTP", true), ("GRPC", false)]))?;
         let backend = f.required("backendRef", |r, n| object_ref(r, n, namespace));
@@ -389,7 +344,13 @@ fn external_auth(reader: &mut Reader, node: &Node, namespace: &Arc<str>) -> Opti
         });
         let body =
             f.within("forwardBody", |f| f.optional("maxSize", |r, n| read::number(r, n, 0, i64::from(u16::MAX))));
-        Some(HttpFilter::ExternalAuth { backend: backend?, protocol: protocol?, body: body.unwrap_or(0) as usize })
+        Some(HttpFilter::ExternalAuth {
+            backend: backend?,
+            protocol: protocol?,
+            body: body.unwrap_or(0) as usize,
+            timeout: auth.timeout,
+            fails_open: auth.fails_open,
+        })
     })
 }
 

@@ -11,6 +11,7 @@ use http::StatusCode;
 
 pub use filters::precise_hostname;
 
+use super::annotations::Auth;
 use super::read::{self, Fields, Reader};
 use super::route::backend_ref;
 use super::yaml::Node;
@@ -31,6 +32,7 @@ const BACKOFF: Duration = Duration::from_millis(25);
 pub struct Owner<'a> {
     pub of: RouteType,
     pub name: &'a Name,
+    pub auth: Auth,
 }
 
 /// `spec.rules`.
@@ -90,8 +92,7 @@ fn rule(reader: &mut Reader, node: &Node, owner: Owner, number: usize) -> Option
             f.error_at("matches", format!("has {} matches; give it at most {MOST_MATCHES}", matches.len()));
         }
         let matches = if matches.is_empty() { [matches::any(owner.of)].into() } else { matches };
-        let namespace = &owner.name.namespace;
-        let filters = filters::read(f, owner.of, namespace);
+        let filters = filters::read(f, owner);
         let backends = f.list("backendRefs", |r, n| http_backend_ref(r, n, owner));
         let (timeouts, retry) = match owner.of {
             RouteType::Http => (f.optional("timeouts", timeouts).unwrap_or_default(), f.optional("retry", retry)),
@@ -128,7 +129,7 @@ fn replaces_prefix(filter: &HttpFilter) -> bool {
 
 fn http_backend_ref(reader: &mut Reader, node: &Node, owner: Owner) -> Option<HttpBackendRef> {
     reader.fields(node, |f| {
-        let filters = filters::read(f, owner.of, &owner.name.namespace);
+        let filters = filters::read(f, owner);
         let reference = backend_ref(f, &owner.name.namespace)?;
         Some(HttpBackendRef { reference, filters })
     })
