@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use gateway_common::server_name::{LONGEST, LONGEST_LABEL};
+
 use super::read::{self, Fields, Reader};
 use super::yaml::Node;
 use crate::ir::HostName;
 
-const LONGEST: usize = 253;
 const MOST: usize = 1024;
 
 pub fn hostname(reader: &mut Reader, node: &Node) -> Option<HostName> {
@@ -53,6 +54,9 @@ fn why_wrong(text: &str) -> Option<&'static str> {
         Some("has capital letters; write it in lower case")
     } else if !name.split('.').all(is_label) {
         Some("is no host name; use labels of a-z, 0-9 and - with dots between them, as in www.example.com")
+    } else if name.split('.').any(|label| label.len() > LONGEST_LABEL as usize) {
+        // More than the pattern of the CRDs asks for, but no client's name has one (RFC 1035 section 2.3.4).
+        Some("has a label that is too long; between two dots there are at most 63 characters")
     } else {
         None
     }
