@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::follow::Followed;
 use super::gateways::Plan;
 use super::hostnames::intersection;
 use super::listeners::{ListenerPlan, Winner, described};
@@ -21,6 +22,7 @@ pub fn attach<'a>(
     index: &'a Index,
     plans: &mut [Plan<'a>],
     claims: &Claims<'a>,
+    followed: &mut Followed,
     problems: &mut Vec<Problem>,
 ) -> Vec<RouteReport> {
     let gateways: HashMap<Name, Sections> =
@@ -28,7 +30,6 @@ pub fn attach<'a>(
     let mut routes: Vec<&Arc<Route>> = index.routes().collect();
     routes.sort_by_cached_key(|route| (route.meta.precedence(), route.of));
     let mut reports = Vec::with_capacity(routes.len());
-    let mut empty: BTreeSet<&Name> = BTreeSet::new();
     let mut plain: BTreeSet<&Name> = BTreeSet::new();
     for route in routes {
         let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
@@ -48,7 +49,7 @@ pub fn attach<'a>(
             }
             continue;
         }
-        let (backends, resolved) = backends::resolve(index, route, &mut empty);
+        let (backends, resolved) = backends::resolve(index, route, followed);
         let taken = BTreeSet::new();
         let mut attachment = Attachment { index, claims, route, plans, backends: backends.into(), taken };
         let parents = parents.into_iter().map(|(reference, sections)| ParentReport {
@@ -60,7 +61,6 @@ pub fn attach<'a>(
             plain.extend(route.backends.iter().map(|backend| &backend.name));
         }
     }
-    backends::empty_services(index, &empty, problems);
     backends::without_proxy_protocol(index, &plain, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports

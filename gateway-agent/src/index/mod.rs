@@ -27,6 +27,23 @@ pub enum Change {
     Remove(ObjectId),
 }
 
+impl Change {
+    fn kind(&self) -> Kind {
+        match self {
+            Change::Set(object) => object.kind(),
+            Change::Remove(id) => id.kind,
+        }
+    }
+}
+
+/// How far changes reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only EndpointSlices are others: those of these Services, and those of none.
+    Endpoints(BTreeSet<Name>),
+    Everything,
+}
+
 /// Every map is sorted, so that what is made of it does not depend on the order of the changes.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -41,6 +58,8 @@ pub struct Index {
     namespaces: BTreeMap<Name, Arc<Namespace>>,
     /// Service → its EndpointSlices, sorted.
     slices_of: BTreeMap<Name, Vec<Name>>,
+    /// EndpointSlices that belong to no Service.
+    unread_slices: BTreeSet<Name>,
     endpoints: BTreeMap<Name, ServiceEndpoints>,
 }
 
@@ -50,17 +69,20 @@ impl Index {
     }
 
     /// Takes in changes. Costs what the changed objects and the Services they touch cost, whatever else there is.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Reach {
         let mut touched = BTreeSet::new();
+        let mut only_slices = true;
         for change in changes {
+            only_slices &= change.kind() == Kind::EndpointSlice;
             match change {
                 Change::Set(object) => self.set(object, &mut touched),
                 Change::Remove(id) => self.remove(&id, &mut touched),
             }
         }
-        for service in touched {
+        for service in &touched {
             self.gather_endpoints(service);
         }
+        if only_slices { Reach::Endpoints(touched) } else { Reach::Everything }
     }
 
     /// The node's own addresses may come and go.
@@ -86,6 +108,10 @@ impl Index {
 
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.values()
+    }
+
+    pub fn unread_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.unread_slices.iter().filter_map(|name| self.slices.get(name))
     }
 
     pub fn class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
@@ -157,6 +183,9 @@ impl Index {
             }
             Object::EndpointSlice(o) => {
                 self.forget_slice(&name, touched);
+                if o.service.is_none() {
+                    self.unread_slices.insert(name.clone());
+                }
                 if let Some(service) = &o.service {
                     let slices = self.slices_of.entry(service.clone()).or_default();
                     if let Err(place) = slices.binary_search(&name) {
@@ -187,6 +216,7 @@ impl Index {
     }
 
     fn forget_slice(&mut self, name: &Name, touched: &mut BTreeSet<Name>) {
+        self.unread_slices.remove(name);
         let Some(service) = self.slices.remove(name).and_then(|slice| slice.service.clone()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.retain(|slice| slice != name);
@@ -197,13 +227,13 @@ impl Index {
         touched.insert(service);
     }
 
-    fn gather_endpoints(&mut self, name: Name) {
-        let Some(service) = self.services.get(&name) else {
-            self.endpoints.remove(&name);
+    fn gather_endpoints(&mut self, name: &Name) {
+        let Some(service) = self.services.get(name) else {
+            self.endpoints.remove(name);
             return;
         };
-        let slices = self.slices_of.get(&name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
-        let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(&name));
-        self.endpoints.insert(name, gathered);
+        let slices = self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(name));
+        self.endpoints.insert(name.clone(), gathered);
     }
 }
