@@ -107,10 +107,7 @@ impl Agent {
     fn compile(&mut self, reach: &Reach) {
         let start = Instant::now();
         let before = Arc::clone(&self.compiled.ir);
-        match reach {
-            Reach::Endpoints(services) => self.compiled.follow(&self.index, services),
-            Reach::Everything => self.compiled = Compiled::of(&self.index),
-        }
+        self.compiled.follow(&self.index, reach);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         let ir = &self.compiled.ir;
@@ -120,7 +117,8 @@ impl Agent {
         self.place_proxy();
         let failed = listeners(&self.apply(start));
         // Endpoints decide no condition.
-        if *reach == Reach::Everything || failed != self.failed {
+        let is_of_endpoints = matches!(reach, Reach::Backends(touched) if touched.routes.is_empty());
+        if !is_of_endpoints || failed != self.failed {
             self.failed = failed;
             self.write_statuses();
         }

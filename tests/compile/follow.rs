@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use gateway_agent::compile::{Compiled, compile};
 use gateway_agent::emit::maps::{Wanted, maps};
-use gateway_agent::index::{Change, EndpointSlice, Health, Index, Name, Object, Reach, Service};
+use gateway_agent::index::{
+    BackendRef, Change, EndpointSlice, Health, Index, Name, Object, ObjectId, Reach, Route, Service, Touched,
+};
 use gateway_agent::ir::Traffic;
 use proptest::prelude::*;
 use proptest::sample::Index as Pick;
@@ -13,7 +15,7 @@ use proptest::sample::Index as Pick;
 use crate::order::world;
 use crate::render;
 
-/// What happens to an EndpointSlice, or to a Service.
+/// What happens to an EndpointSlice, a route or a Service.
 #[derive(Clone, Debug)]
 enum Step {
     Remove,
@@ -24,6 +26,12 @@ enum Step {
     /// It moves to another Service, or (with luck) to one that is not there.
     OtherService(Pick),
     NoService,
+    /// Of a route: its first backend has another weight.
+    Weight(u32),
+    /// Of a route: its last backend is gone.
+    FewerBackends,
+    /// Of a route: it leads to a Service more.
+    MoreBackends(Pick),
     /// Of a Service: it is gone, or back. Nothing that can be followed.
     Service,
 }
@@ -37,6 +45,9 @@ fn step() -> impl Strategy<Value = (Pick, Step)> {
         Just(Step::OtherHealth),
         any::<Pick>().prop_map(Step::OtherService),
         Just(Step::NoService),
+        (0_u32..3).prop_map(Step::Weight),
+        Just(Step::FewerBackends),
+        any::<Pick>().prop_map(Step::MoreBackends),
         Just(Step::Service),
     ];
     (any::<Pick>(), what)
@@ -56,7 +67,34 @@ fn services(objects: &[Object]) -> Vec<Arc<Service>> {
     objects.iter().filter_map(service).collect()
 }
 
+fn routes(objects: &[Object]) -> Vec<ObjectId> {
+    objects.iter().filter(|object| matches!(object, Object::Route(_))).map(Object::id).collect()
+}
+
+/// What a step makes of a route, if it is one for routes.
+fn changed_route(objects: &[Object], index: &Index, at: &Pick, step: &Step) -> Option<Route> {
+    let mut route = Route::clone(index.route(at.get(&routes(objects)))?);
+    let mut backends = route.backends.to_vec();
+    match step {
+        Step::Weight(weight) => backends.first_mut()?.weight = *weight,
+        Step::FewerBackends => drop(backends.pop()),
+        Step::MoreBackends(pick) => {
+            let service = Arc::clone(pick.get(&services(objects)));
+            let port = service.ports.first().map(|port| port.port);
+            let name = service.meta.name.clone();
+            backends.push(BackendRef { group: "".into(), kind: "Service".into(), name, port, weight: 1 });
+        }
+        _ => return None,
+    }
+    route.meta.generation += 1;
+    route.backends = backends.into();
+    Some(route)
+}
+
 fn change(objects: &[Object], index: &Index, at: &Pick, step: &Step) -> Change {
+    if let Some(route) = changed_route(objects, index, at, step) {
+        return Change::Set(Object::Route(route.into()));
+    }
     if let Step::Service = step {
         let service = Object::Service(Arc::clone(at.get(&services(objects))));
         let there = index.service(&service.meta().name).is_some();
@@ -65,7 +103,7 @@ fn change(objects: &[Object], index: &Index, at: &Pick, step: &Step) -> Change {
     let mut slice = EndpointSlice::clone(at.get::<Arc<_>>(&slices(objects)));
     match step {
         Step::Remove => return Change::Remove(Object::EndpointSlice(slice.into()).id()),
-        Step::AsItWas | Step::Service => {}
+        Step::AsItWas | Step::Service | Step::Weight(_) | Step::FewerBackends | Step::MoreBackends(_) => {}
         Step::NoEndpoints => slice.endpoints = [].into(),
         Step::OtherAddress(last) => {
             slice.endpoints.iter_mut().take(1).for_each(|e| e.address = [198, 18, 9, *last].into());
@@ -85,7 +123,9 @@ proptest! {
 
     #[test]
     fn what_followed_its_endpoints_is_what_it_is_from_scratch(
-        objects in world().prop_filter("slices", |o| !slices(o).is_empty() && !services(o).is_empty()),
+        objects in world().prop_filter("something to change", |o| {
+            !slices(o).is_empty() && !services(o).is_empty() && !routes(o).is_empty()
+        }),
         batches in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12),
     ) {
         let mut index = Index::new(render::node());
@@ -95,13 +135,10 @@ proptest! {
         for batch in batches {
             let changes: Vec<Change> = batch.iter().map(|(at, step)| change(&objects, &index, at, step)).collect();
             let before = Arc::clone(&compiled.ir);
-            match index.apply(changes) {
-                Reach::Endpoints(services) => compiled.follow(&index, &services),
-                Reach::Everything => {
-                    prop_assert!(batch.iter().any(|(_, step)| matches!(step, Step::Service)));
-                    compiled = Compiled::of(&index);
-                }
-            }
+            let reach = index.apply(changes);
+            let has_service = batch.iter().any(|(_, step)| matches!(step, Step::Service));
+            prop_assert_eq!(reach == Reach::Everything, has_service);
+            compiled.follow(&index, &reach);
             let (ir, report) = compile(&index);
             prop_assert_eq!(&*compiled.ir, &ir);
             prop_assert_eq!(&compiled.report, &report);
@@ -152,8 +189,8 @@ fn an_endpoint_of_one_service_leaves_everything_else_as_it_is() {
     std::fs::write(dir.path().join("slice.yaml"), slice).expect("a file");
     let objects = gateway_agent::source::files::load_dir(dir.path()).expect("manifests").objects;
     let reach = index.apply(objects.into_iter().map(Change::Set));
-    assert_eq!(reach, Reach::Endpoints(BTreeSet::from([service.clone()])));
-    compiled.follow(&index, &BTreeSet::from([service]));
+    assert_eq!(reach, Reach::Backends(Touched { services: BTreeSet::from([service]), ..Touched::default() }));
+    compiled.follow(&index, &reach);
     let wanted = maps(&compiled.ir, Some((&before, wanted_before.clone())));
     let mut same = Vec::new();
     for (i, listener) in compiled.ir.listeners.iter().enumerate() {

@@ -90,7 +90,8 @@ fn cost_of_one_change() {
     let (mut proxy, mut statuses, mut problems) = (Table::default(), Vec::new(), Vec::new());
     let mut steps = Steps::default();
     let what: fn(usize) -> String = match std::env::var("COST").as_deref() {
-        Ok("route") => |i| route(i * 97 % 5_000, 2),
+        Ok("weight") => |i| route(i * 97 % 5_000, 2),
+        Ok("route") => |i| route(5_000 + i, 1),
         _ => |i| slice(i * 97 % 5_000, 250),
     };
     for round in 0..41 {
@@ -104,10 +105,7 @@ fn cost_of_one_change() {
             reach = Reach::Everything;
         }
         let before = Arc::clone(&compiled.ir);
-        steps.time("compile", || match &reach {
-            Reach::Endpoints(services) => compiled.follow(&index, services),
-            Reach::Everything => compiled = Compiled::of(&index),
-        });
+        steps.time("compile", || compiled.follow(&index, &reach));
         wanted = steps.time("emit", || maps::maps(&compiled.ir, Some((&before, std::mem::take(&mut wanted)))));
         steps.time("proxy", || proxy = table(&compiled.ir, &proxy, &tls));
         steps.time("drop ir", || drop(before));
@@ -118,7 +116,7 @@ fn cost_of_one_change() {
         if round == 1 {
             println!("{} writes", store.writes - writes);
         }
-        if reach == Reach::Everything {
+        if !matches!(&reach, Reach::Backends(touched) if touched.routes.is_empty()) {
             steps.time("status", || {
                 let mut new = status(&compiled.report);
                 carry_times(&mut new, &statuses, Timestamp::UNIX_EPOCH);

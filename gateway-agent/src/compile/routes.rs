@@ -10,9 +10,7 @@ use super::gateways::Plan;
 use super::hostnames::intersection;
 use super::listeners::{ListenerPlan, Winner, described};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{
-    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ObjectId, ParentRef, Route,
-};
+use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ParentRef, Route};
 use crate::ir::{BackendSet, HostName};
 use crate::source::{Problem, Severity};
 
@@ -38,14 +36,14 @@ pub fn attach<'a>(
                 Ok(sections) => parents.push((parent, sections)),
                 Err((severity, message)) => {
                     let field = format!("spec.parentRefs[{i}]");
-                    problems.push(Problem::of_object(severity, id(route), &route.meta.origin, &field, message));
+                    problems.push(Problem::of_object(severity, route.id(), &route.meta.origin, &field, message));
                 }
             }
         }
         if parents.is_empty() {
             if route.parents.is_empty() {
                 let message = "names no Gateway, so it does nothing; add spec.parentRefs";
-                problems.push(Problem::of_object(Severity::Warning, id(route), &route.meta.origin, "", message));
+                problems.push(Problem::of_object(Severity::Warning, route.id(), &route.meta.origin, "", message));
             }
             continue;
         }
@@ -56,7 +54,7 @@ pub fn attach<'a>(
             reference: reference.clone(),
             conditions: vec![attachment.accept(reference, sections), resolved.clone()],
         });
-        reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: parents.collect() });
+        reports.push(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: parents.collect() });
         if attachment.has_plain_listener() {
             plain.extend(route.backends.iter().map(|backend| &backend.name));
         }
@@ -64,10 +62,6 @@ pub fn attach<'a>(
     backends::without_proxy_protocol(index, &plain, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
-}
-
-fn id(route: &Route) -> ObjectId {
-    ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }
 }
 
 /// A Gateway's place among the plans, and its listeners by name.

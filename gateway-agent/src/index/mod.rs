@@ -27,21 +27,20 @@ pub enum Change {
     Remove(ObjectId),
 }
 
-impl Change {
-    fn kind(&self) -> Kind {
-        match self {
-            Change::Set(object) => object.kind(),
-            Change::Remove(id) => id.kind,
-        }
-    }
-}
-
 /// How far changes reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Only EndpointSlices are others: those of these Services, and those of none.
-    Endpoints(BTreeSet<Name>),
+    /// Only where connections of the same routes, host names and listeners go.
+    Backends(Touched),
     Everything,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Whose EndpointSlices have changed. (There are also those of no Service.)
+    pub services: BTreeSet<Name>,
+    /// Of which nothing but the backends has changed, as they were before.
+    pub routes: BTreeMap<ObjectId, Arc<Route>>,
 }
 
 /// Every map is sorted, so that what is made of it does not depend on the order of the changes.
@@ -70,19 +69,20 @@ impl Index {
 
     /// Takes in changes. Costs what the changed objects and the Services they touch cost, whatever else there is.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Reach {
-        let mut touched = BTreeSet::new();
-        let mut only_slices = true;
+        let mut touched = Touched::default();
+        let mut only_backends = true;
         for change in changes {
-            only_slices &= change.kind() == Kind::EndpointSlice;
+            only_backends &= self.concerns_only_backends(&change);
             match change {
-                Change::Set(object) => self.set(object, &mut touched),
-                Change::Remove(id) => self.remove(&id, &mut touched),
+                Change::Set(Object::Route(route)) => self.set_route(route, &mut touched.routes),
+                Change::Set(object) => self.set(object, &mut touched.services),
+                Change::Remove(id) => self.remove(&id, &mut touched.services),
             }
         }
-        for service in &touched {
+        for service in &touched.services {
             self.gather_endpoints(service);
         }
-        if only_slices { Reach::Endpoints(touched) } else { Reach::Everything }
+        if only_backends { Reach::Backends(touched) } else { Reach::Everything }
     }
 
     /// The node's own addresses may come and go.
@@ -104,6 +104,10 @@ impl Index {
 
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.values()
+    }
+
+    pub fn route(&self, id: &ObjectId) -> Option<&Arc<Route>> {
+        self.routes.get(id)
     }
 
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
@@ -166,14 +170,28 @@ impl Index {
         })
     }
 
+    fn concerns_only_backends(&self, change: &Change) -> bool {
+        match change {
+            Change::Set(Object::EndpointSlice(_)) => true,
+            Change::Set(Object::Route(new)) => self.route(&new.id()).is_some_and(|old| new.attaches_like(old)),
+            Change::Set(_) => false,
+            Change::Remove(id) => id.kind == Kind::EndpointSlice,
+        }
+    }
+
+    fn set_route(&mut self, route: Arc<Route>, touched: &mut BTreeMap<ObjectId, Arc<Route>>) {
+        let id = route.id();
+        if let Some(before) = self.routes.insert(id.clone(), route) {
+            touched.entry(id).or_insert(before);
+        }
+    }
+
     fn set(&mut self, object: Object, touched: &mut BTreeSet<Name>) {
         let name = object.meta().name.clone();
         match object {
             Object::GatewayClass(o) => drop(self.classes.insert(name, o)),
             Object::Gateway(o) => drop(self.gateways.insert(name, o)),
-            Object::Route(o) => {
-                drop(self.routes.insert(ObjectId { kind: o.of.kind(), name }, o));
-            }
+            Object::Route(o) => self.set_route(o, &mut BTreeMap::new()),
             Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
             Object::Secret(o) => drop(self.secrets.insert(name, o)),
             Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
