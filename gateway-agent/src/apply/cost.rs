@@ -11,7 +11,7 @@ use crate::compile::Compiled;
 use crate::emit::maps::{self, Wanted};
 use crate::emit::proxy::table;
 use crate::emit::status::{carry_times, status};
-use crate::index::{Change, Index, NodeFacts, Object, Reach};
+use crate::index::{Change, Index, NodeFacts, Object, Reach, Route};
 use crate::proxy::{Table, Tls};
 use crate::source::manifest;
 
@@ -40,6 +40,12 @@ fn route(i: usize, weight: u32) -> String {
          [{{name: g}}], hostnames: [n{a}.example.com, n{b}.example.com], rules: [{{backendRefs: [{{name: s{i}, port: 443, weight: {weight}}}, \
          {{name: s0, port: 443, weight: 7}}]}}]}}}}\n"
     )
+}
+
+fn heavier(route: &Route) -> Arc<Route> {
+    let mut route = route.clone();
+    route.backends[0].weight += 1;
+    route.into()
 }
 
 fn world(routes: usize) -> String {
@@ -90,12 +96,15 @@ fn cost_of_one_change() {
     let (mut proxy, mut statuses, mut problems) = (Table::default(), Vec::new(), Vec::new());
     let mut steps = Steps::default();
     let what: fn(usize) -> String = match std::env::var("COST").as_deref() {
-        Ok("weight") => |i| route(i * 97 % 5_000, 2),
         Ok("route") => |i| route(5_000 + i, 1),
         _ => |i| slice(i * 97 % 5_000, 250),
     };
     for round in 0..41 {
-        let objects = if round == 0 { Vec::new() } else { objects(&what(round)) };
+        let objects = match std::env::var("COST").as_deref() {
+            _ if round == 0 => Vec::new(),
+            Ok("weight") => vec![Object::Route(heavier(index.routes().nth(round * 97).unwrap()))],
+            _ => objects(&what(round)),
+        };
         if round == 1 {
             steps.0.clear();
         }

@@ -48,6 +48,10 @@ fn why_wrong(text: &str) -> Option<&'static str> {
         Some("is too long; a host name has at most 253 characters")
     } else if text.parse::<IpAddr>().is_ok() {
         Some("is an IP address, which no client sends as a server name (RFC 6066); use a host name")
+    } else if text == "*" {
+        Some(
+            "is an asterisk alone; put a domain after it, as in *.example.com (a listener without hostname takes every name)",
+        )
     } else if name.contains('*') {
         Some("has an asterisk in the wrong place; only the whole first label can be one, as in *.example.com")
     } else if name.contains(|c: char| c.is_ascii_uppercase()) {
