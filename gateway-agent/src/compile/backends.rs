@@ -67,7 +67,7 @@ fn follow(
         let message = format!("Service {name} has no {protocol} port {port}; it has {has}");
         return Err((Reason::BackendNotFound, message));
     };
-    followed.note(name, (port, protocol));
+    followed.note(name, (port, protocol), endpoints.is_empty());
     Ok(Target::Endpoints { service: all.service().clone(), port, endpoints: endpoints.clone() })
 }
 

@@ -93,11 +93,14 @@ pub struct Followed {
 }
 
 impl Followed {
-    pub fn note(&mut self, service: &Name, port: Port) {
+    pub fn note(&mut self, service: &Name, port: Port, is_empty: bool) {
         let ports = self.ports.entry_ref(service).or_default();
         match ports.iter_mut().find(|(known, _)| *known == port) {
             Some((_, count)) => *count += 1,
             None => ports.push((port, 1)),
+        }
+        if is_empty {
+            self.empty.insert(service.clone());
         }
     }
 
@@ -120,8 +123,6 @@ impl Followed {
     /// All that routes send to is noted, and all other problems are known.
     pub fn complete(&mut self, index: &Index, problems: &mut Vec<Problem>) {
         self.lasting.clone_from(problems);
-        let is_empty = |(name, ports): &(&Name, &Vec<_>)| has_empty(index, name, ports);
-        self.empty = self.ports.iter().filter(is_empty).map(|(name, _)| name.clone()).collect();
         self.tell(index, problems);
     }
 

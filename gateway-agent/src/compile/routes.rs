@@ -25,11 +25,9 @@ pub fn attach<'a>(
 ) -> Vec<RouteReport> {
     let gateways: HashMap<Name, Sections> =
         plans.iter().enumerate().map(|(i, plan)| (plan.gateway.meta.name.clone(), Sections::of(i, plan))).collect();
-    let mut routes: Vec<&Arc<Route>> = index.routes().collect();
-    routes.sort_by_cached_key(|route| (route.meta.precedence(), route.of));
-    let mut reports = Vec::with_capacity(routes.len());
+    let mut reports = Vec::with_capacity(index.routes().len());
     let mut plain: BTreeSet<&Name> = BTreeSet::new();
-    for route in routes {
+    for route in index.routes_by_precedence() {
         let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {

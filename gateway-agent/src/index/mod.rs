@@ -50,6 +50,8 @@ pub struct Index {
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
     routes: BTreeMap<ObjectId, Arc<Route>>,
+    /// The same: sorting thousands anew for every change costs more than to look here.
+    routes_by_precedence: BTreeMap<(Precedence, RouteType), Arc<Route>>,
     grants: BTreeMap<Name, Arc<ReferenceGrant>>,
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
@@ -102,8 +104,13 @@ impl Index {
         self.gateways.values()
     }
 
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub fn routes(&self) -> impl ExactSizeIterator<Item = &Arc<Route>> {
         self.routes.values()
+    }
+
+    /// The first to win what several want first.
+    pub fn routes_by_precedence(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes_by_precedence.values()
     }
 
     pub fn route(&self, id: &ObjectId) -> Option<&Arc<Route>> {
@@ -181,7 +188,12 @@ impl Index {
 
     fn set_route(&mut self, route: Arc<Route>, touched: &mut BTreeMap<ObjectId, Arc<Route>>) {
         let id = route.id();
-        if let Some(before) = self.routes.insert(id.clone(), route) {
+        let before = self.routes.insert(id.clone(), Arc::clone(&route));
+        if let Some(before) = &before {
+            self.routes_by_precedence.remove(&before.precedence());
+        }
+        self.routes_by_precedence.insert(route.precedence(), route);
+        if let Some(before) = before {
             touched.entry(id).or_insert(before);
         }
     }
@@ -221,7 +233,11 @@ impl Index {
         match id.kind {
             Kind::GatewayClass => drop(self.classes.remove(&id.name)),
             Kind::Gateway => drop(self.gateways.remove(&id.name)),
-            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
+            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => {
+                if let Some(route) = self.routes.remove(id) {
+                    self.routes_by_precedence.remove(&route.precedence());
+                }
+            }
             Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
             Kind::Secret => drop(self.secrets.remove(&id.name)),
             Kind::Namespace => drop(self.namespaces.remove(&id.name)),

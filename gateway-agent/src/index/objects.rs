@@ -345,6 +345,11 @@ impl Route {
         ObjectId { kind: self.of.kind(), name: self.meta.name.clone() }
     }
 
+    /// Of two of the same age and name the type decides.
+    pub fn precedence(&self) -> (Precedence, RouteType) {
+        (self.meta.precedence(), self.of)
+    }
+
     /// Whether both are attached alike: they have everything in common but their backends.
     pub fn attaches_like(&self, other: &Route) -> bool {
         let key = |route: &Route| (route.meta.created, route.of, route.rules);
