@@ -7,6 +7,7 @@ mod connect;
 mod hello;
 mod names;
 mod prove;
+mod race;
 mod random;
 mod replay;
 mod seeds;
@@ -24,6 +25,7 @@ pub fn add(cases: &mut Cases) {
     translate::add(cases);
     agent::add(cases);
     around::add(cases);
+    race::add(cases);
     random::add(cases);
     seeds::add(cases);
 }
