@@ -221,14 +221,17 @@ fn server_name(
 ) -> Arc<ServerName> {
     let of_old = old.and_then(|(old, wanted)| Some((old.backends.as_ref()?, wanted.sets.clone())));
     let sets = sets.of(name.backends.as_ref(), protocol::TCP, families, of_old);
-    let not_on = name.not_on.iter().copied().map(address).collect();
-    Arc::new(match old {
-        Some((_, wanted)) => {
-            let ServerName { host, hash, wildcard_bit, .. } = &**wanted;
-            ServerName { host: host.clone(), hash: *hash, wildcard_bit: *wildcard_bit, sets, not_on }
-        }
-        None => ServerName { not_on, ..ServerName::new(name.host.clone(), sets) },
-    })
+    let not_on: Vec<Address> = name.not_on.iter().copied().map(address).collect();
+    let Some((_, wanted)) = old else {
+        return Arc::new(ServerName { not_on, ..ServerName::new(name.host.clone(), sets) });
+    };
+    let is_same =
+        |(a, b): (&Option<Arc<Set>>, &Option<Arc<Set>>)| a.as_ref().map(Arc::as_ptr) == b.as_ref().map(Arc::as_ptr);
+    if wanted.not_on == not_on && wanted.sets.iter().zip(&sets).all(is_same) {
+        return Arc::clone(wanted);
+    }
+    let ServerName { host, hash, wildcard_bit, .. } = &**wanted;
+    Arc::new(ServerName { host: host.clone(), hash: *hash, wildcard_bit: *wildcard_bit, sets, not_on })
 }
 
 /// The sets that an L4 listener had on its addresses.
