@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = client_address)]
     from: Option<(IpAddr, Option<u16>)>,
     /// The Gateway [default: every address and port with a TLS listener].
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = gateway_address)]
     to: Option<SocketAddr>,
     /// Tell the story of each new connection that comes, until interrupted.
     #[arg(long)]
@@ -38,6 +38,11 @@ fn client_address(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     }
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map(|address| (address, None)).map_err(|_| "an IP address, with or without `:PORT`".to_owned())
+}
+
+fn gateway_address(text: &str) -> Result<SocketAddr, String> {
+    let example = "an IP address with a port, as 198.18.0.1:443 or [2001:db8::1]:443";
+    text.parse().map_err(|_| example.to_owned())
 }
 
 pub fn trace(options: &Options) -> anyhow::Result<ExitCode> {
@@ -270,6 +275,14 @@ mod tests {
             "server_name": name, "service": "default/web:443", "backend": "198.18.1.1:443",
             "reason": "closed", "bytes_in": 10, "bytes_out": 20,
         })
+    }
+
+    #[test]
+    fn a_gateway_address_without_its_port_is_told_what_to_be() {
+        assert!(gateway_address("198.18.0.1:443").is_ok() && gateway_address("[2001:db8::1]:443").is_ok());
+        for wrong in ["198.18.0.1", "2001:db8::1", "gateway:443"] {
+            assert!(gateway_address(wrong).unwrap_err().contains("with a port"), "{wrong}");
+        }
     }
 
     #[test]
