@@ -9,6 +9,7 @@ mod endpoints;
 mod floods;
 mod forwarding;
 mod fragments;
+mod generator;
 mod icmp;
 mod lifecycle;
 mod refusals;
