@@ -27,8 +27,8 @@ const BATCH: usize = 512;
 struct QdiscBypass;
 nix::setsockopt_impl!(QdiscBypass, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, bool, SetBool);
 
-/// Makes a packet, with its IP header, from a source to a target.
-pub type Forge = fn(SocketAddr, SocketAddr) -> Vec<u8>;
+/// Makes a packet, with its IP header, from a source to a target of the same IP version.
+pub type Forge<'f> = &'f (dyn Fn(SocketAddr, SocketAddr) -> Vec<u8> + Sync);
 
 /// What was sent.
 #[derive(Clone, Copy, Debug, Default)]

@@ -18,12 +18,6 @@ fn forged_ack(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
     segment(source, target, guess(source, target), &[])
 }
 
-/// Data behind such an ACK: enough of a record that it could be a hello.
-fn forged_data(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
-    const HELLO: [u8; 16] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 1, 2, 3, 4, 5];
-    segment(source, target, guess(source, target), &HELLO)
-}
-
 fn guess(source: SocketAddr, target: SocketAddr) -> TcpHeader {
     let scattered = u32::from(source.port()).wrapping_mul(0x9e37_79b9);
     let mut tcp = TcpHeader::new(source.port(), target.port(), scattered, 64_000);
@@ -148,7 +142,11 @@ fn a_flood_costs_no_memory_opens_nothing_and_keeps_nobody_out() {
         agent.page("/metrics").unwrap();
         split_tls(&world.client, on_gateway()[0], "remote.test", &bed.client, HONEST);
         let (before, mut opened) = (Memory::now(&mut agent, &world.gateway), backends());
-        let kinds: [(&str, Forge); 3] = [("SYNs", syn), ("forged ACKs", forged_ack), ("forged data", forged_data)];
+        // Whoever believes it has a backend to connect to at once.
+        let hello = tls::hello("remote.test", &bed.client);
+        let forged_hello = |source, target| segment(source, target, guess(source, target), &hello);
+        let kinds: [(&str, Forge); 3] =
+            [("SYNs", &syn), ("forged ACKs", &forged_ack), ("forged hellos", &forged_hello)];
         for target in on_gateway() {
             for (what, forge) in kinds {
                 flooded(&bed, target, what, forge);
