@@ -25,15 +25,20 @@ fn guess(source: SocketAddr, target: SocketAddr) -> TcpHeader {
     tcp
 }
 
-/// Entries of a pinned map whose client is one that the generator made up.
-fn forged(node: &Node, map: &str) -> usize {
+/// The keys of a pinned map.
+pub fn keys(node: &Node, map: &str) -> Vec<Vec<u8>> {
     let text = node.run(&format!("bpftool -j map dump pinned /sys/fs/bpf/sluice/{map}")).unwrap();
     let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
     let bytes = |key: &serde_json::Value| -> Vec<u8> {
         let bytes = key.as_array().unwrap().iter().map(|byte| byte.as_str().unwrap().trim_start_matches("0x"));
         bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
     };
-    dump.as_array().unwrap().iter().filter(|entry| is_forged(&bytes(&entry["key"]))).count()
+    dump.as_array().unwrap().iter().map(|entry| bytes(&entry["key"])).collect()
+}
+
+/// Entries of a pinned map whose client is one that the generator made up.
+fn forged(node: &Node, map: &str) -> usize {
+    keys(node, map).iter().filter(|key| is_forged(key)).count()
 }
 
 /// Connections that a node's kernel has accepted since it is there.
