@@ -13,6 +13,7 @@ mod generator;
 mod icmp;
 mod lifecycle;
 mod refusals;
+mod talk;
 mod tcp;
 mod tls;
 mod weights;
