@@ -24,6 +24,7 @@ pub mod names {
     pub const INTERFACES: &str = "INTERFACES";
     pub const SNI: &str = "SNI";
     pub const HANDSHAKES: &str = "HANDSHAKES";
+    pub const COLLECTING: &str = "COLLECTING";
     pub const HELLOS: &str = "HELLOS";
     pub const COOKIE_KEY: &str = "COOKIE_KEY";
 }
@@ -52,6 +53,8 @@ pub mod sizes {
     pub const SNI: usize = 65_536;
     /// TLS clients that have proved their address and sent no whole ClientHello yet.
     pub const HANDSHAKES: usize = 8_192;
+    /// More than HELLOS has slots: a slot is given away before its entry here.
+    pub const COLLECTING: usize = 2_048;
     /// ClientHellos under way at a time; a multiple of [`super::HELLO_CHOICE`].
     pub const HELLOS: usize = 512;
 }
@@ -81,13 +84,14 @@ map_types! {
     Interface: 40 align 8,
     HeldKey: 48 align 8,
     HeldFragment: 1544 align 8,
-    Config: 56 align 8,
+    Config: 64 align 8,
     Counter: 64 align 8,
     Event: 160 align 8,
     SniKey: 32 align 8,
     SniName: 280 align 8,
-    Handshake: 16 align 4,
-    Hello: 9400 align 8,
+    Handshake: 12 align 4,
+    Collecting: 8 align 4,
+    Hello: 9416 align 8,
     CookieKey: 16 align 8,
 }
 
@@ -249,7 +253,7 @@ pub mod agent_backend {
     pub const PORTS: u16 = 8;
 }
 
-/// HANDSHAKES: value, a TLS client that has proved its address; the key is its 5-tuple.
+/// HANDSHAKES: value, a TLS client that has proved its address and said nothing yet, or that was refused. The key is its 5-tuple.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Handshake {
@@ -257,13 +261,21 @@ pub struct Handshake {
     pub client_sequence: u32,
     /// The first sequence number of the gateway's data: the SYN cookie and one.
     pub our_sequence: u32,
-    /// Index in HELLOS; 0: nothing came yet.
-    pub hello: u32,
     /// What the client's SYN offered ([`crate::cookie::Options`]).
     pub options: u8,
     /// Not 0: the TLS alert that it was refused with.
     pub alert: u8,
     pub _pad: [u8; 2],
+}
+
+/// COLLECTING: value, a TLS client of whose ClientHello a part has come. The key is its 5-tuple.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Collecting {
+    /// Index in HELLOS.
+    pub slot: u32,
+    /// As in [`Handshake`].
+    pub our_sequence: u32,
 }
 
 /// Bytes of a ClientHello that the kernel keeps; the window that a new client is offered.
@@ -327,6 +339,11 @@ pub struct Hello {
     pub limit: u32,
     /// Coarse monotonic time of the last SYN or piece sent, ns.
     pub sent_at: u64,
+    /// 1: a CPU is reading or binding it; what comes on another one meanwhile is dropped, and comes again.
+    pub busy: u64,
+    /// The index of this slot.
+    pub slot: u32,
+    pub _pad: u32,
     /// The PROXY protocol header ends where the hello starts.
     pub proxy: [u8; PROXY_BYTES],
     pub bytes: [u8; HELLO_BYTES],
@@ -585,6 +602,18 @@ pub struct Config {
     pub events: u32,
     /// Entries of HELLOS.
     pub hellos: u32,
+    /// The first of the ports that the agent takes connections on, of this agent process and of the one before; 0: none.
+    pub agent_ports: [u16; 2],
+    pub _pad: u32,
+}
+
+impl Config {
+    /// Whether a connection from this port may be one of the agent's.
+    #[inline(always)]
+    pub fn is_of_agent(&self, port: u16) -> bool {
+        let [present, before] = self.agent_ports;
+        port.wrapping_sub(present) < agent_backend::PORTS || port.wrapping_sub(before) < agent_backend::PORTS
+    }
 }
 
 impl Default for Config {
@@ -600,6 +629,8 @@ impl Default for Config {
             udp_established: 180 * S,
             events: 0,
             hellos: sizes::HELLOS as u32,
+            agent_ports: [0; 2],
+            _pad: 0,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Counters that several CPUs write. The target has no atomics of Rust's.
+//! What several CPUs write at once. The target has no atomics of Rust's.
 
 /// Adds one and answers what was there before.
 #[inline(always)]
@@ -10,6 +10,23 @@ pub fn increment(place: *mut u64) -> u64 {
             "{0} = atomic_fetch_add((u64 *)({1} + 0), {0})",
             inout(reg) value,
             in(reg) place,
+            options(nostack, preserves_flags)
+        );
+    }
+    value
+}
+
+/// Writes `new` if the value is `expected`; answers what it was.
+#[inline(always)]
+pub fn compare_exchange(place: *mut u64, expected: u64, new: u64) -> u64 {
+    let mut value = expected;
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "r0 = cmpxchg_64({0} + 0, r0, {1})",
+            in(reg) place,
+            in(reg) new,
+            inout("r0") value,
             options(nostack, preserves_flags)
         );
     }

@@ -11,15 +11,15 @@ use gateway_common::{
 
 use crate::count;
 use crate::flow;
-use crate::frame::{Frame, Tc};
+use crate::frame::{Frame, Tc, opaque};
 use crate::headers::SYN;
-use crate::maps::{BACKENDS, FLOWS, HANDSHAKES, HELLOS, Scratch, scratch};
+use crate::maps::{BACKENDS, FLOWS, HELLOS, Scratch, scratch};
 use crate::parse::{Packet, unmapped, words_v6};
 use crate::pick::{pick, refusal};
 use crate::redirect;
 use crate::refuse::{broken, refuse};
 use crate::segment;
-use crate::splice::{deny, offer, owned, release};
+use crate::splice::{deny, forget, leave, offer, owned, release};
 
 /// Backends tried for a connection.
 const ATTEMPTS: u8 = 3;
@@ -45,6 +45,12 @@ pub struct Errand {
     to: u64,
     slot: u32,
     listener: u32,
+    /// What [`dial`] tries.
+    id: u32,
+    reason: u32,
+    other: bool,
+    /// Whether the client has a half in FLOWS, towards the backend before.
+    pub replaces: bool,
 }
 
 /// The verdict that asks for [`open`], and the one that asks for [`retry`].
@@ -54,14 +60,16 @@ pub const RETRY: i32 = i32::MIN + 2;
 #[inline(always)]
 pub fn later(slot: u32, to: u64, listener: u32) -> i32 {
     let Some(scratch) = scratch() else { return Tc::DROP };
-    scratch.errand = Errand { to, slot, listener };
+    let errand = &mut scratch.errand;
+    (errand.to, errand.slot, errand.listener) = (to, slot, listener);
     OPEN
 }
 
 #[inline(always)]
 pub fn retry_later(forward: &Flow) -> i32 {
     let Some(scratch) = scratch() else { return Tc::DROP };
-    scratch.errand = Errand { to: 0, slot: forward.handshake, listener: forward.listener };
+    let errand = &mut scratch.errand;
+    (errand.slot, errand.listener) = (forward.handshake, forward.listener);
     RETRY
 }
 
@@ -69,16 +77,20 @@ pub fn retry_later(forward: &Flow) -> i32 {
 #[inline(never)]
 pub fn open(frame: Tc, packet: &Packet) -> i32 {
     let Some(Scratch { errand, .. }) = scratch() else { return broken(frame) };
-    let Errand { to, slot, listener } = *errand;
+    let Errand { to, slot, listener, .. } = *errand;
     let Some(hello) = owned(slot, &packet.key) else { return broken(frame) };
     hello.hash = hash::flow(&packet.key);
     hello.backend_set = if to & TO_AGENT == 0 { to as u32 } else { 0 };
     let id = if to & TO_AGENT == 0 { pick(to as u32, hello.hash) } else { to as u32 };
     let reason = match refusal(id) {
         Some(reason) => reason as u32,
-        None => connect(frame, packet, slot, id, listener),
+        None => dial(frame, packet, id, false),
     };
-    let _ = HANDSHAKES.remove(&packet.key);
+    forget(&packet.key);
+    if reason == flow::LOST {
+        release(hello);
+        return Tc::DROP;
+    }
     match Reason::from_index(reason) {
         None => send_syn(frame, packet, hello),
         Some(reason) => {
@@ -86,6 +98,45 @@ pub fn open(frame: Tc, packet: &Packet) -> i32 {
             refuse(frame, packet, listener, reason, 0)
         }
     }
+}
+
+/// Binds the client of the errand to this backend (`other`: to another one), or to another pick of the set if there is no way or no port
+/// to it. Answers the reason why to none, 0 if it did.
+#[inline(always)]
+fn dial(frame: Tc, packet: &Packet, id: u32, other: bool) -> u32 {
+    let Some(Scratch { errand, .. }) = scratch() else { return Reason::NoBackend as u32 };
+    (errand.id, errand.other, errand.reason) = (id, other, 0);
+    let mut dial = Dial { frame, packet };
+    // SAFETY: the callback has the signature that the kernel calls, the context outlives the call.
+    unsafe {
+        bpf_loop(ATTEMPTS as u32, dial_one as *const () as *mut c_void, core::ptr::from_mut(&mut dial).cast(), 0)
+    };
+    opaque(errand.reason as u64) as u32
+}
+
+#[repr(C)]
+struct Dial {
+    frame: Tc,
+    packet: *const Packet,
+}
+
+extern "C" fn dial_one(index: u32, dial: *mut Dial) -> i64 {
+    // SAFETY: the context of the call, and map values in it.
+    let dial = unsafe { &mut *dial };
+    let Some(Scratch { errand, .. }) = scratch() else { return 1 };
+    if errand.other {
+        let Some(hello) = HELLOS.get_ptr_mut(errand.slot) else { return 1 };
+        let before = errand.id;
+        // SAFETY: the connection's own slot.
+        errand.id = another(unsafe { &mut *hello }, before);
+        if errand.id == before && index > 0 {
+            return 1;
+        }
+    }
+    errand.other = true;
+    // SAFETY: as above.
+    errand.reason = connect(dial.frame, unsafe { &*dial.packet }, errand.slot, errand.id, errand.listener);
+    (errand.reason == 0) as i64
 }
 
 /// Puts both halves towards this backend into FLOWS, or neither. Answers the reason why not, 0 if it did.
@@ -105,12 +156,14 @@ fn connect(frame: Tc, packet: &Packet, slot: u32, id: u32, listener: u32) -> u32
     scratch.forward.flags |= flow_flags::SPLICED;
     scratch.forward.handshake = slot;
     scratch.forward.last_seen = hello.last_seen;
-    let mut forward = core::ptr::null_mut();
-    let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash), &mut forward);
+    scratch.errand.replaces = hello.attempts != 0;
+    let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash), &mut core::ptr::null_mut());
     if reason == 0 {
         hello.attempts += 1;
         hello.syns = 0;
+        hello.sent = 0;
         introduce(hello, backend, packet.v6);
+        leave(hello);
     }
     reason
 }
@@ -176,7 +229,7 @@ pub fn onward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         let to_agent = flow.flags & flow_flags::REPLY == 0;
         // Down the stack or up it goes by itself; what a socket sends and is answered with turns round.
         let turns = packet.egress == to_agent;
-        return if turns { segment::back(frame, packet).unwrap_or_else(|| broken(frame)) } else { Tc::PASS };
+        return if turns { segment::turn(frame, packet) } else { Tc::PASS };
     }
     let way = redirect::resolve_silently(frame, packet, flow, now);
     if way == 0 {
@@ -199,14 +252,18 @@ pub fn retry(frame: Tc, packet: &Packet) -> i32 {
     let Some(forward) = flow::established(&hello.client) else { return broken(frame) };
     let before = forward.backend;
     count::retried(&hello.client, forward);
+    let mut reason = Reason::BackendSilent as u32;
     if hello.attempts < ATTEMPTS {
-        let _ = FLOWS.remove(&flow::other_half(forward, protocol::TCP));
-        let id = another(hello, before);
-        if refusal(id).is_none() && connect(frame, packet, slot, id, listener) == 0 {
-            return send_syn(frame, packet, hello);
+        if FLOWS.remove(&flow::other_half(forward, protocol::TCP)).is_err() {
+            // Another CPU is at it.
+            return Tc::DROP;
         }
+        reason = dial(frame, packet, before, true);
     }
-    fail(frame, packet, hello, listener)
+    match Reason::from_index(reason) {
+        None => send_syn(frame, packet, hello),
+        Some(reason) => fail(frame, packet, hello, listener, reason),
+    }
 }
 
 /// The next pick of the set, not the same backend if there are others.
@@ -246,9 +303,9 @@ extern "C" fn pick_again(_index: u32, next: *mut Next) -> i64 {
     (id != next.before) as i64
 }
 
-/// Nobody answers: the client is told.
+/// No backend takes it: the client is told.
 #[inline(never)]
-fn fail(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32) -> i32 {
+fn fail(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32, reason: Reason) -> i32 {
     let Some(scratch) = scratch() else { return broken(frame) };
     let client = hello.client;
     let agent = flow::end_pending(&client) & flow_flags::AGENT;
@@ -258,12 +315,8 @@ fn fail(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32) -> i32 {
     reply.source = client.destination;
     reply.destination = client.source;
     reply.flags = flow_flags::REPLY | agent;
-    if deny(frame, packet, hello, listener, Reason::BackendSilent) == 0 {
+    if deny(frame, packet, hello, listener, reason) == 0 {
         return broken(frame);
     }
-    if packet.key == client {
-        segment::back(frame, packet).unwrap_or_else(|| broken(frame))
-    } else {
-        onward(frame, packet, reply, hello.last_seen)
-    }
+    if packet.key == client { segment::turn(frame, packet) } else { onward(frame, packet, reply, hello.last_seen) }
 }

@@ -341,7 +341,7 @@ fn keeps_source(client: &FlowKey, backend: &Backend) -> bool {
 }
 
 /// Finds a 5-tuple towards the backend that is nobody's yet, and takes it for the flow in working memory. A client that has
-/// proved itself gets both halves into FLOWS, another one into EMBRYONIC.
+/// proved itself gets both halves into FLOWS, another one into EMBRYONIC, from where the first is left in `found`.
 #[inline(never)]
 pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow) -> u32 {
     let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
@@ -369,16 +369,20 @@ pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow)
                 port -= PORTS;
             }
         }
-        let other = other_half(flow, key.protocol);
-        let inserted = if spliced { insert_spliced(key, &other) } else { insert_new(key, &other) };
+        let other = &mut scratch.other;
+        *other = other_half(flow, key.protocol);
+        let inserted = if spliced { insert_spliced(key, other) } else { insert_new(key, other) };
         match inserted {
             TAKEN => continue,
             INSERTED => {}
+            OVERTAKEN => return LOST,
             _ => return Reason::FlowTableFull as u32,
         }
         count::picked(key, flow);
-        let flow = if spliced { FLOWS.get_ptr_mut(key) } else { EMBRYONIC.get_ptr_mut(key) };
-        return match flow {
+        if spliced {
+            return 0;
+        }
+        return match EMBRYONIC.get_ptr_mut(key) {
             Some(flow) => {
                 *found = flow;
                 0
@@ -392,6 +396,9 @@ pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow)
 const INSERTED: u32 = 0;
 const TAKEN: u32 = 1;
 const NO_ROOM: u32 = 2;
+const OVERTAKEN: u32 = 3;
+/// Instead of a reason: another CPU has bound the client already.
+pub const LOST: u32 = u32::MAX;
 /// uapi/asm-generic/errno-base.h
 const EEXIST: i32 = -17;
 
@@ -425,11 +432,10 @@ fn insert_spliced(key: &FlowKey, other: &FlowKey) -> u32 {
         Err(EEXIST) => return TAKEN,
         Err(_) => return NO_ROOM,
     }
-    if FLOWS.insert(key, &scratch.forward, BPF_ANY as u64).is_err() {
-        let _ = FLOWS.remove(other);
-        return NO_ROOM;
-    }
-    INSERTED
+    let how = if scratch.errand.replaces { BPF_ANY } else { BPF_NOEXIST };
+    let Err(error) = FLOWS.insert(key, &scratch.forward, how as u64) else { return INSERTED };
+    let _ = FLOWS.remove(other);
+    if error == EEXIST { OVERTAKEN } else { NO_ROOM }
 }
 
 /// Takes one half out of FLOWS that belongs to no other.
@@ -466,12 +472,16 @@ fn nat_port(n: u32) -> u16 {
 
 /// What FIN and RST do to an established flow, after the packet was rewritten.
 #[inline(never)]
-pub fn control(packet: &Packet, now: u64) -> u32 {
-    let Some(flow) = established(&packet.key) else { return 0 };
+pub fn control(packet: &Packet, flow: &mut Flow, now: u64) -> u32 {
+    // In EMBRYONIC, or gone.
+    if !matches!(flow.state, flow_state::ESTABLISHED | flow_state::HALF_CLOSED | flow_state::REPLAYING) {
+        return 0;
+    }
     let other = other_half(flow, packet.key.protocol);
+    let half = established(&other);
     if packet.flags & RST != 0 {
         flow.flags |= flow_flags::RST;
-        retire(&packet.key, &other, flow_state::RESET, now);
+        retire(&packet.key, flow, &other, half, flow_state::RESET, now);
         return 1;
     }
     flow.flags |= flow_flags::FIN;
@@ -479,31 +489,31 @@ pub fn control(packet: &Packet, now: u64) -> u32 {
     if flow.state == flow_state::REPLAYING {
         return 2;
     }
-    if let Some(half) = established(&other)
-        && half.flags & flow_flags::FIN == 0
-    {
-        flow.state = flow_state::HALF_CLOSED;
-        half.state = flow_state::HALF_CLOSED;
-        return 2;
+    match half {
+        Some(half) if half.flags & flow_flags::FIN == 0 => {
+            flow.state = flow_state::HALF_CLOSED;
+            half.state = flow_state::HALF_CLOSED;
+            2
+        }
+        half => {
+            retire(&packet.key, flow, &other, half, flow_state::CLOSED, now);
+            3
+        }
     }
-    retire(&packet.key, &other, flow_state::CLOSED, now);
-    3
 }
 
 /// Moves both halves back to EMBRYONIC: what still comes is translated, and a new connection may push them out.
 #[inline(always)]
-fn retire(key: &FlowKey, other: &FlowKey, state: u8, now: u64) {
+fn retire(key: &FlowKey, flow: &Flow, other: &FlowKey, half: Option<&mut Flow>, state: u8, now: u64) {
     let Some(scratch) = scratch() else { return };
-    let Some(flow) = established(key) else { return };
     copy(flow, &mut scratch.forward);
     let was_established = is_established(flow);
     if !was_established {
         scratch.forward.handshake = 0;
     }
-    let mut both = false;
-    if let Some(half) = established(other) {
+    let both = half.is_some();
+    if let Some(half) = half {
         copy(half, &mut scratch.reply);
-        both = true;
         if !was_established {
             scratch.reply.handshake = 0;
         }

@@ -49,10 +49,7 @@ const PACKET_OTHERHOST: u32 = 3;
 #[classifier]
 pub fn ingress_tc(context: TcContext) -> i32 {
     let frame = Tc(context.as_ptr().cast());
-    let Some(scratch) = maps::scratch() else { return Tc::PASS };
-    scratch.named = false;
-    let packet = &mut scratch.packet;
-    *packet = Packet::new();
+    let Some(packet) = maps::begin() else { return Tc::PASS };
     let verdict = ingress(frame, packet);
     trace!(context, packet, verdict);
     verdict
@@ -108,6 +105,7 @@ fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
 /// Sends the packet the way of its flow.
 #[inline(always)]
 fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+    let mut ends = packet.flags & (FIN | RST) != 0;
     if flow.state >= flow_state::GONE {
         if flow.state == flow_state::GONE {
             return gone(frame, packet, flow, now);
@@ -119,9 +117,11 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         if verdict != replay::GO_ON {
             return verdict;
         }
+        // Both ends may have closed while the hello was on its way.
+        ends |= flow.flags & flow_flags::FIN != 0;
     }
     if flow.flags & flow_flags::AGENT != 0 {
-        return to_or_from_agent(frame, packet, flow, now);
+        return to_or_from_agent(frame, packet, flow, now, ends);
     }
     if packet.ttl <= 1 {
         return refuse(frame, packet, 0, Reason::TtlExpired, 0);
@@ -149,8 +149,8 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
         return refuse::broken(frame);
     }
     let verdict = redirect::send(flow, way);
-    if packet.flags & (FIN | RST) != 0 && packet.is_tcp() {
-        flow::control(packet, now);
+    if ends && packet.is_tcp() {
+        flow::control(packet, flow, now);
     }
     verdict
 }
@@ -169,14 +169,14 @@ fn exceeds_backend<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
 
 /// Between the agent and a client: the stack brings it where it goes.
 #[inline(never)]
-fn to_or_from_agent(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
+fn to_or_from_agent(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64, ends: bool) -> i32 {
     flow.last_seen = now;
     count_passed(frame, packet, flow);
     if !rewrite::rewrite(frame, packet, flow) {
         return refuse::broken(frame);
     }
-    if packet.flags & (FIN | RST) != 0 {
-        flow::control(packet, now);
+    if ends {
+        flow::control(packet, flow, now);
     }
     Tc::PASS
 }
@@ -190,10 +190,7 @@ pub fn egress_tc(context: TcContext) -> i32 {
     if unsafe { (*frame.0).__bindgen_anon_2.sk.is_null() } {
         return Tc::PASS;
     }
-    let Some(scratch) = maps::scratch() else { return Tc::PASS };
-    scratch.named = false;
-    let packet = &mut scratch.packet;
-    *packet = Packet::new();
+    let Some(packet) = maps::begin() else { return Tc::PASS };
     packet.egress = true;
     let verdict = egress(frame, packet);
     trace!(context, packet, verdict);
@@ -203,6 +200,10 @@ pub fn egress_tc(context: TcContext) -> i32 {
 #[inline(always)]
 fn egress(frame: Tc, packet: &mut Packet) -> i32 {
     if parse_apart(frame, packet) != Parsed::Transport || !packet.is_tcp() || packet.fragment != part::WHOLE {
+        return Tc::PASS;
+    }
+    // Most of what has a socket is not the agent's: what pods send has theirs.
+    if !maps::CONFIG.get(0).is_some_and(|config| config.is_of_agent(packet.key.source_port)) {
         return Tc::PASS;
     }
     const OF_AGENT: u8 = flow_flags::AGENT | flow_flags::REPLY;
@@ -257,10 +258,7 @@ fn malformed<F: Frame>(_frame: F, packet: &Packet) -> i32 {
 #[xdp]
 pub fn ingress_xdp(context: XdpContext) -> u32 {
     let frame = Xdp(context.ctx);
-    let Some(scratch) = maps::scratch() else { return Xdp::PASS as u32 };
-    scratch.named = false;
-    let packet = &mut scratch.packet;
-    *packet = Packet::new();
+    let Some(packet) = maps::begin() else { return Xdp::PASS as u32 };
     let verdict = express(frame, packet);
     trace!(context, packet, verdict);
     verdict as u32
@@ -306,14 +304,19 @@ fn express_tls(frame: Xdp, packet: &Packet, listener: &Listener) -> i32 {
             verdict => verdict,
         };
     }
-    if packet.flags & RST != 0 || !splice::known(&packet.key, packet).is_null() {
+    if packet.flags & RST != 0 {
         return Xdp::PASS;
     }
-    match splice::prove(packet, now) {
-        Proof::Client(_) => Xdp::PASS,
-        Proof::Later => refuse(frame, packet, listener.id, Reason::EarlySegment, 0),
-        Proof::Nothing => refuse(frame, packet, listener.id, Reason::UnknownConnection, 0),
+    let reason = match splice::prove(packet, now) {
+        Proof::Client(_) => return Xdp::PASS,
+        Proof::Later => Reason::EarlySegment,
+        Proof::Nothing => Reason::UnknownConnection,
+    };
+    let Some(scratch) = maps::scratch() else { return Xdp::PASS };
+    if splice::recall(packet, &mut scratch.handshake) != splice::known::NOTHING {
+        return Xdp::PASS;
     }
+    refuse(frame, packet, listener.id, reason, 0)
 }
 
 /// Whether the frame is for this host, as far as the agent has told.

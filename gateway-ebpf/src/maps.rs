@@ -3,9 +3,9 @@
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    Backend, BackendSet, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack, HELLO_BYTES,
-    HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SNI_NAME, SniKey, SniName,
-    reason::REASONS, sizes,
+    Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
+    HELLO_BYTES, HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SNI_NAME,
+    SniKey, SniName, reason::REASONS, sizes,
 };
 
 use crate::atomic;
@@ -13,6 +13,7 @@ use crate::bind::Errand;
 use crate::name::Search;
 use crate::options::Options;
 use crate::parse::Packet;
+use crate::redirect::NextHop;
 use crate::segment::Segment;
 
 #[btf_map]
@@ -37,6 +38,8 @@ const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 pub static SNI: HashMap<SniKey, SniName, { sizes::SNI }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 pub static HANDSHAKES: LruHashMap<FlowKey, Handshake, { sizes::HANDSHAKES }> = LruHashMap::new();
+#[btf_map]
+pub static COLLECTING: LruHashMap<FlowKey, Collecting, { sizes::COLLECTING }> = LruHashMap::new();
 #[btf_map]
 pub static HELLOS: Array<Hello, { sizes::HELLOS }> = Array::new();
 #[btf_map]
@@ -64,10 +67,18 @@ pub struct Scratch {
     pub packet: Packet,
     pub forward: Flow,
     pub reply: Flow,
+    /// The key of the reply half.
+    pub other: FlowKey,
     pub held: HeldFragment,
     pub segment: Segment,
     pub options: Options,
     pub errand: Errand,
+    /// Of the sender of the segment in hand.
+    pub handshake: Handshake,
+    /// Where that came from: one of [`crate::splice::known`].
+    pub known: u32,
+    pub next_hop: NextHop,
+    pub released: Released,
     /// The server name asked for, in lower case, if this run of the program has read one ([`Scratch::named`]). Beyond the first
     /// 64 bytes what does not belong to it is not cleared.
     pub name: [u8; SNI_NAME],
@@ -84,6 +95,29 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 pub fn scratch() -> Option<&'static mut Scratch> {
     // SAFETY: per CPU, and only one program runs on a CPU at a time.
     SCRATCH.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+}
+
+/// Slots of HELLOS that this CPU released last: they are still in its caches.
+#[repr(C)]
+pub struct Released {
+    pub slots: [u32; Released::KEPT as usize],
+    pub count: u32,
+}
+
+impl Released {
+    /// A power of two.
+    pub const KEPT: u32 = 8;
+}
+
+/// Working memory at the start of a program; answers its packet, unset.
+#[inline(always)]
+pub fn begin() -> Option<&'static mut Packet> {
+    let scratch = scratch()?;
+    scratch.named = false;
+    scratch.next_hop.family = 0;
+    scratch.known = 0;
+    scratch.packet = Packet::new();
+    Some(&mut scratch.packet)
 }
 
 #[btf_map]

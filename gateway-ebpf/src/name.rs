@@ -27,8 +27,8 @@ impl Bytes for Kept {
 
 /// What [`read`] is doing.
 #[repr(C)]
-pub struct Reading {
-    pub walk: Walk,
+struct Reading {
+    walk: Walk,
     deframe: Deframe,
     /// Of the record that is read, or of the message without record headers.
     bytes: *const u8,
@@ -40,7 +40,7 @@ pub struct Reading {
 
 impl Reading {
     #[inline(always)]
-    pub fn new() -> Reading {
+    fn new() -> Reading {
         Reading {
             walk: Walk::default(),
             deframe: Deframe::default(),
@@ -52,9 +52,11 @@ impl Reading {
     }
 }
 
-/// Looks for the server name in what has come. `Going`: there are more extensions than are walked over.
+/// Looks for the server name in what has come, and copies it into working memory, with its length into `length` (0 if there is none).
+/// `Going`: there are more extensions than are walked over.
 #[inline(never)]
-pub fn read(hello: &Hello, reading: &mut Reading) -> Progress {
+pub fn read(hello: &Hello, length: &mut u32) -> Progress {
+    let reading = &mut Reading::new();
     reading.bytes = hello.bytes.as_ptr();
     reading.length = hello.length;
     reading.progress = reading.walk.record(Kept(reading.bytes), reading.length);
@@ -75,8 +77,11 @@ pub fn read(hello: &Hello, reading: &mut Reading) -> Progress {
         // SAFETY: as above.
         unsafe { bpf_loop(STEPS, extension as *const () as *mut c_void, context, 0) };
     }
-    // What is missing will not come in such a record.
-    if reading.broken && reading.progress == Progress::Short { Progress::Malformed } else { reading.progress }
+    *length = if reading.progress == Progress::Named { keep(reading) } else { 0 };
+    // What is missing will not come in such a record, and a name has at least one byte.
+    let wrong =
+        reading.broken && reading.progress == Progress::Short || reading.progress == Progress::Named && *length == 0;
+    if wrong { Progress::Malformed } else { reading.progress }
 }
 
 /// One byte or record header.
@@ -109,7 +114,7 @@ unsafe extern "C" fn extension(_index: u32, reading: *mut Reading) -> i64 {
 
 /// Copies the name that was read into working memory, which is cleared as far as events show it. 0: it is too long.
 #[inline(never)]
-pub fn keep(reading: &Reading) -> u32 {
+fn keep(reading: &Reading) -> u32 {
     let Some(scratch) = scratch() else { return 0 };
     let words = scratch.name.as_mut_ptr().cast::<u64>();
     for i in 0..8 {

@@ -6,7 +6,7 @@ use gateway_common::{Flow, Reason, flow_flags, route_kind};
 
 use crate::count;
 use crate::frame::{Frame, Tc, fixed};
-use crate::maps::{BACKENDS, XDP_PORTS};
+use crate::maps::{BACKENDS, XDP_PORTS, scratch};
 use crate::parse::{Packet, unmapped, words_v6};
 
 /// How long a route is used without looking again, ns. A route or neighbour that changes is followed after this time.
@@ -16,12 +16,24 @@ const FRESH_UNRESOLVED: u64 = 10_000_000;
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// Where the look-up of this run of the program led, so that the kernel need not repeat it. As `bpf_redir_neigh` (linux/bpf.h).
+#[repr(C)]
+pub struct NextHop {
+    /// 0: there was none.
+    pub family: u32,
+    pub address: [u32; 4],
+}
+
 /// The way this packet takes: a [`route_kind`], 0 if there is none.
 ///
 /// After each look-up one packet goes through the neighbour table, so that the kernel keeps probing the neighbour.
 #[inline(always)]
 pub fn resolve(frame: Tc, flow: &mut Flow, v6: bool, now: u64) -> u8 {
-    if is_fresh(flow, now) { flow.route.kind } else { refresh(frame, flow, v6, now) as u8 }
+    if !is_fresh(flow, now) {
+        return refresh(frame, flow, v6, now) as u8;
+    }
+    let looked_up = scratch().is_some_and(|scratch| scratch.next_hop.family != 0);
+    if looked_up && flow.route.kind == route_kind::DIRECT { route_kind::NEIGHBOUR } else { flow.route.kind }
 }
 
 /// The same for what nobody is told about when it cannot go on: later fragments, RST and ICMP errors (RFC 1122 section 3.2.2).
@@ -64,6 +76,11 @@ pub fn refresh(frame: Tc, flow: &mut Flow, v6: bool, now: u64) -> u32 {
     let answer = unsafe { bpf_fib_lookup(frame.0.cast(), &mut lookup, size_of::<Lookup>() as i32, 0) };
     // SAFETY: both arms of the union are a u16.
     let mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+    let Some(scratch) = scratch() else { return 0 };
+    let next_hop = &mut scratch.next_hop;
+    next_hop.family = lookup.family as u32;
+    // SAFETY: all arms of the union are plain data; of an IPv4 address the first word counts.
+    next_hop.address = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
     if answer == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         flow.route.kind = route_kind::NEIGHBOUR;
         flow.route.ifindex = lookup.ifindex;
@@ -123,7 +140,17 @@ pub fn send(flow: &Flow, kind: u8) -> i32 {
         match kind {
             route_kind::PEER => bpf_redirect_peer(ifindex, 0) as i32,
             route_kind::DIRECT => bpf_redirect(ifindex, 0) as i32,
-            _ => bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            _ => {
+                let mut next_hop = core::ptr::null_mut();
+                let mut bytes = 0;
+                if let Some(scratch) = scratch()
+                    && scratch.next_hop.family != 0
+                {
+                    next_hop = &raw mut scratch.next_hop;
+                    bytes = size_of::<NextHop>() as i32;
+                }
+                bpf_redirect_neigh(ifindex, next_hop.cast(), bytes, 0) as i32
+            }
         }
     }
 }

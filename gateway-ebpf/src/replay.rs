@@ -19,7 +19,7 @@ use crate::options;
 use crate::parse::Packet;
 use crate::refuse::{broken, refuse};
 use crate::segment::{self, store};
-use crate::splice::{keep, owned, release};
+use crate::splice::{enter, keep, leave, owned, release};
 
 /// The verdict that lets the packet go on as one of an established flow.
 pub const GO_ON: i32 = i32::MIN;
@@ -27,13 +27,16 @@ pub const GO_ON: i32 = i32::MIN;
 const PATIENCE: u64 = 150_000_000;
 /// Segments sent at once: a hello of 8 KiB in segments of 1,440 bytes.
 const BURST: u32 = 6;
-/// Backend without an MSS option (RFC 9293 section 3.7.1).
-const MSS_V4: u16 = 536;
-const MSS_V6: u16 = 1_220;
 /// Longest piece that is sent as one segment.
 const PIECE: u32 = 2 * HELLO_PIECE as u32;
 /// `bpf_csum_diff` takes so many bytes on every kernel.
 const SUMMED: u32 = 512;
+
+/// The MSS of an end that tells none (RFC 9293 section 3.7.1).
+#[inline(always)]
+fn least_mss(v6: bool) -> u16 {
+    if v6 { 1_220 } else { 536 }
+}
 
 /// A packet of a flow that is CONNECTING or REPLAYING.
 #[inline(never)]
@@ -42,21 +45,22 @@ pub fn pending(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if flow.flags & flow_flags::REPLY == 0 {
         return from_client(frame, packet, flow, now);
     }
-    let client = other_half(flow, protocol::TCP);
-    let Some(hello) = owned(flow.handshake, &client) else { return evicted(frame, packet, flow) };
     // SAFETY: a map value or null.
     let Some(forward) = (unsafe { flow::established_other(flow, protocol::TCP).as_mut() }) else {
         return evicted(frame, packet, flow);
     };
-    // Two CPUs may have bound the client at once: the half that lost is nobody's.
+    // The client goes to another backend by now.
     if other_half(forward, protocol::TCP) != packet.key {
         flow::drop_half(&packet.key);
         return refuse(frame, packet, 0, Reason::UnknownConnection, 0);
     }
+    let Some(hello) = owned(flow.handshake, &other_half(flow, protocol::TCP)) else {
+        return evicted(frame, packet, flow);
+    };
     if flow.state == flow_state::CONNECTING {
-        return answered(frame, packet, forward, hello);
+        return answered(frame, packet, forward, flow, hello);
     }
-    acknowledged(frame, packet, forward, hello)
+    acknowledged(frame, packet, forward, flow, hello)
 }
 
 /// The slot has been given to somebody else: neither end can be served any more. The other one is told when it speaks up.
@@ -98,7 +102,12 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if connecting {
         // A client that only goes on has not missed an answer yet.
         let again = packet.payload != 0 && offset.wrapping_add(packet.payload) as i32 <= hello.length as i32;
-        if keep(frame, packet, hello) == 0 {
+        if !enter(hello) {
+            return Tc::DROP;
+        }
+        let kept = keep(frame, packet, hello);
+        leave(hello);
+        if kept == 0 {
             return broken(frame);
         }
         if !again || now.wrapping_sub(hello.sent_at) < PATIENCE {
@@ -113,7 +122,7 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
             hello.edge = hello.acknowledged + 1;
         }
         // Small enough for any way: what was lost may have been too big for a link that only the client hears of.
-        let small = if packet.v6 { MSS_V6 } else { MSS_V4 };
+        let small = least_mss(packet.v6);
         if hello.mss > small {
             hello.mss = small;
         }
@@ -134,12 +143,12 @@ fn challenge(frame: Tc, packet: &Packet, hello: &Hello) -> i32 {
     segment.answer(&packet.key);
     let room = splice::own_window(HELLO_BYTES as u32, Options(hello.options).scale());
     segment.numbers(hello.our_sequence, hello.client_sequence, ACK, room);
-    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+    segment::reply(frame, packet, segment)
 }
 
 /// The first answer of the backend.
 #[inline(never)]
-fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -> i32 {
+fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, reply: &mut Flow, hello: &mut Hello) -> i32 {
     let expected =
         packet.flags & ACK != 0 && packet.acknowledgement == hello.client_sequence.wrapping_sub(hello.prelude);
     if packet.flags & RST != 0 {
@@ -154,28 +163,17 @@ fn answered(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -
     let Some(scratch) = scratch() else { return broken(frame) };
     options::read(frame, packet);
     let options = &scratch.options;
-    hello.mss = if options.mss != 0 {
-        options.mss
-    } else if packet.v6 {
-        MSS_V6
-    } else {
-        MSS_V4
-    };
+    let least = least_mss(packet.v6);
+    hello.mss = if options.mss != 0 { options.mss } else { least };
     // Below that no client goes for a path MTU (Linux: net.ipv4.route.min_pmtu; RFC 8200 section 5).
-    let least = if packet.v6 { MSS_V6 } else { MSS_V4 };
     hello.limit = if hello.mss > least { hello.mss } else { least } as u32;
     let scale = options.scale();
     hello.scale = scale.unwrap_or(0);
     let (of_backend, of_client) = splice::window_shifts(Options(hello.options).scale(), scale);
     let delta = hello.our_sequence.wrapping_sub(packet.sequence.wrapping_add(1));
     hello.acknowledged = 0;
-    hello.sent = 0;
     hello.edge = packet.window as u32;
     hello.heard = packet.sequence.wrapping_add(1);
-    // SAFETY: a map value or null.
-    let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else {
-        return broken(frame);
-    };
     reply.delta = delta;
     reply.window_shift = of_backend;
     reply.state = flow_state::REPLAYING;
@@ -194,12 +192,12 @@ fn stranger(frame: Tc, packet: &Packet, hello: &mut Hello) -> i32 {
     let segment = &mut scratch.segment;
     segment.answer(&packet.key);
     segment.numbers(packet.acknowledgement, 0, RST, 0);
-    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+    segment::reply(frame, packet, segment)
 }
 
 /// The backend says how much of the hello it has.
 #[inline(never)]
-fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hello) -> i32 {
+fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, reply: &mut Flow, hello: &mut Hello) -> i32 {
     if packet.flags & RST != 0 {
         release(hello);
         return GO_ON;
@@ -214,7 +212,7 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
         return Tc::DROP;
     }
     if acknowledged >= total {
-        return delivered(forward, hello);
+        return delivered(forward, reply, hello);
     }
     let again = acknowledged == hello.acknowledged;
     if acknowledged > hello.acknowledged {
@@ -233,12 +231,10 @@ fn acknowledged(frame: Tc, packet: &Packet, forward: &mut Flow, hello: &mut Hell
 
 /// The backend has it all.
 #[inline(never)]
-fn delivered(forward: &mut Flow, hello: &mut Hello) -> i32 {
+fn delivered(forward: &mut Flow, reply: &mut Flow, hello: &mut Hello) -> i32 {
     count::delivered(&hello.client, forward);
     forward.handshake = hello.limit;
     release(hello);
-    // SAFETY: a map value or null.
-    let Some(reply) = (unsafe { flow::established_other(forward, protocol::TCP).as_mut() }) else { return GO_ON };
     let fin = (forward.flags | reply.flags) & flow_flags::FIN != 0;
     let state = if fin { flow_state::HALF_CLOSED } else { flow_state::ESTABLISHED };
     reply.state = state;
@@ -263,7 +259,7 @@ fn acknowledge(frame: Tc, packet: &Packet, forward: &Flow, hello: &Hello) -> i32
     segment.answer(&packet.key);
     let sequence = hello.client_sequence.wrapping_sub(hello.prelude).wrapping_add(hello.sent);
     segment.numbers(sequence, hello.heard, ACK, splice::window(hello.window, forward.window_shift));
-    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+    segment::reply(frame, packet, segment)
 }
 
 /// Segments made of one frame.

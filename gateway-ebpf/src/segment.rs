@@ -7,6 +7,7 @@ use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
 use crate::headers::{DONT_FRAGMENT, Ethernet, Ipv4, Ipv6, Tcp};
 use crate::icmp::TTL;
 use crate::parse::{Packet, unmapped, words_v6};
+use crate::refuse::broken;
 
 /// What is written. In working memory ([`crate::maps::Scratch`]): it would be a large part of the stack.
 #[repr(C)]
@@ -155,9 +156,21 @@ pub fn send_back<F: Frame>(frame: F, packet: &Packet, segment: &Segment) -> Opti
     if write(frame, packet, segment) == 0 { None } else { back(frame, packet) }
 }
 
-/// Sends the frame back to where it came from. `None`: it is too short.
+/// The same, where a frame that cannot be written is one that is dropped.
 #[inline(always)]
-pub fn back<F: Frame>(frame: F, packet: &Packet) -> Option<i32> {
+pub fn reply<F: Frame>(frame: F, packet: &Packet, segment: &Segment) -> i32 {
+    send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+}
+
+/// Sends what was written back to where the frame came from.
+#[inline(always)]
+pub fn turn<F: Frame>(frame: F, packet: &Packet) -> i32 {
+    back(frame, packet).unwrap_or_else(|| broken(frame))
+}
+
+/// `None`: the frame is too short.
+#[inline(always)]
+fn back<F: Frame>(frame: F, packet: &Packet) -> Option<i32> {
     if !swap_macs(frame) {
         return None;
     }

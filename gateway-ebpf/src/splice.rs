@@ -8,16 +8,17 @@ use aya_ebpf::helpers::bpf_loop;
 use gateway_common::client_hello::Progress;
 use gateway_common::cookie::{self, Proof, WINDOW_SCALE as OWN_SCALE};
 use gateway_common::{
-    FlowKey, HELLO_BYTES, HELLO_CHOICE, HELLO_PIECE, Handshake, Hello, Island, Listener, Reason, SniName, sni_mode,
-    splice, stash,
+    Collecting, FlowKey, HELLO_BYTES, HELLO_CHOICE, HELLO_PIECE, Handshake, Hello, Island, Listener, Reason, SniName,
+    sni_mode, splice, stash,
 };
 
+use crate::atomic;
 use crate::bind;
 use crate::count;
 use crate::frame::{ETHERNET, Frame, Tc, opaque};
 use crate::headers::{ACK, FIN, PSH, RST, SYN};
-use crate::maps::{CONFIG, COOKIE_KEY, HANDSHAKES, HELLOS, hello_cursor, scratch};
-use crate::name::{self, Reading, found};
+use crate::maps::{COLLECTING, CONFIG, COOKIE_KEY, HANDSHAKES, HELLOS, Released, Scratch, hello_cursor, scratch};
+use crate::name::{self, found};
 use crate::options;
 use crate::parse::{Packet, fragment};
 use crate::refuse::{broken, refuse};
@@ -54,25 +55,55 @@ pub fn client(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 
     if packet.flags & RST != 0 {
         return give_up(frame, packet);
     }
-    let mut handshake = known(&packet.key, packet);
-    if handshake.is_null() {
+    // It has the SYN-ACK, and says nothing yet.
+    let bare = is_bare(packet);
+    if bare && let Proof::Client(options) = prove(packet, now) {
+        remember(packet, options);
+        return Tc::DROP;
+    }
+    let Some(scratch) = scratch() else { return broken(frame) };
+    let handshake = &mut scratch.handshake;
+    scratch.known = recall(packet, handshake);
+    if scratch.known == known::NOTHING {
         match prove(packet, now) {
-            Proof::Client(options) => handshake = remember(packet, options),
+            Proof::Client(options) => {
+                handshake.client_sequence = packet.sequence;
+                handshake.our_sequence = packet.acknowledgement;
+                handshake.options = options.0;
+            }
             Proof::Later => return refuse(frame, packet, listener.id, Reason::EarlySegment, 0),
             Proof::Nothing => return refuse(frame, packet, listener.id, Reason::UnknownConnection, 0),
         }
-    }
-    // SAFETY: a map value or null.
-    let Some(handshake) = (unsafe { handshake.as_mut() }) else { return broken(frame) };
-    if handshake.alert != 0 {
+    } else if scratch.known == known::EVICTED {
+        forget(&packet.key);
+        return refuse(frame, packet, listener.id, Reason::HelloEvicted, 0);
+    } else if scratch.known == known::REFUSED {
         return refused(frame, packet, handshake);
-    }
-    if packet.payload == 0 && packet.flags & FIN == 0 {
+    } else if bare && scratch.known == known::PROVED {
         // A keep-alive of a client that has nothing to say yet (RFC 9293 section 3.8.4).
-        let alive = handshake.hello == 0 && packet.sequence == handshake.client_sequence.wrapping_sub(1);
+        let alive = packet.sequence == handshake.client_sequence.wrapping_sub(1);
         return if alive { acknowledge(frame, packet, handshake, 0) } else { Tc::DROP };
     }
-    collect(frame, packet, listener, handshake, now)
+    collect(frame, packet, listener, now)
+}
+
+/// What is known of the sender of a segment that is in no flow.
+pub mod known {
+    pub const NOTHING: u32 = 0;
+    /// HANDSHAKES: it has proved its address.
+    pub const PROVED: u32 = 1;
+    /// HANDSHAKES: it was refused.
+    pub const REFUSED: u32 = 2;
+    /// COLLECTING: it has a slot of HELLOS.
+    pub const COLLECTING: u32 = 3;
+    /// COLLECTING: its slot was given to somebody else.
+    pub const EVICTED: u32 = 4;
+}
+
+/// Whether there is nothing in the segment but an acknowledgement.
+#[inline(always)]
+pub fn is_bare(packet: &Packet) -> bool {
+    packet.payload == 0 && packet.flags & FIN == 0
 }
 
 /// Turns a SYN into its SYN-ACK. 0: the kernel refused, or XDP cannot.
@@ -132,98 +163,169 @@ pub fn prove(packet: &Packet, now: u64) -> Proof {
     cookie::check(key, &packet.key, packet.sequence.wrapping_sub(1), cookie, now)
 }
 
-/// The handshake that this segment belongs to, or null.
+/// What is known of the sender of the segment: one of [`known`], with what goes with it.
 #[inline(never)]
-pub fn known(key: &FlowKey, packet: &Packet) -> *mut Handshake {
-    let Some(handshake) = HANDSHAKES.get_ptr_mut(key) else { return core::ptr::null_mut() };
+pub fn recall(packet: &Packet, handshake: &mut Handshake) -> u32 {
+    let slot = slot_of(&packet.key, packet.acknowledgement);
+    if slot != 0 {
+        let Some(hello) = owned(slot, &packet.key) else { return known::EVICTED };
+        handshake.client_sequence = hello.client_sequence;
+        handshake.our_sequence = hello.our_sequence;
+        handshake.options = hello.options;
+        return known::COLLECTING;
+    }
+    let Some(kept) = HANDSHAKES.get_ptr(&packet.key) else { return known::NOTHING };
     // SAFETY: a map value.
-    let ours = unsafe { (*handshake).our_sequence };
+    *handshake = unsafe { *kept };
     // It may acknowledge an alert and the FIN after it.
-    if packet.acknowledgement.wrapping_sub(ours) <= alert::LENGTH + 1 { handshake } else { core::ptr::null_mut() }
+    if packet.acknowledgement.wrapping_sub(handshake.our_sequence) > alert::LENGTH + 1 {
+        known::NOTHING
+    } else if handshake.alert != 0 {
+        known::REFUSED
+    } else {
+        known::PROVED
+    }
+}
+
+/// The slot that COLLECTING has for the connection with this sequence number of ours. 0: none.
+#[inline(never)]
+fn slot_of(client: &FlowKey, our_sequence: u32) -> u32 {
+    let Some(collecting) = COLLECTING.get_ptr(client) else { return 0 };
+    // SAFETY: a map value.
+    let collecting = unsafe { *collecting };
+    if collecting.our_sequence == our_sequence { collecting.slot } else { 0 }
 }
 
 /// Keeps what the client has proved.
 #[inline(never)]
-fn remember(packet: &Packet, options: cookie::Options) -> *mut Handshake {
+fn remember(packet: &Packet, options: cookie::Options) -> i32 {
     let handshake = Handshake {
         client_sequence: packet.sequence,
         our_sequence: packet.acknowledgement,
-        hello: 0,
         options: options.0,
         alert: 0,
         _pad: [0; 2],
     };
-    // The first data may have come on another CPU meanwhile.
-    let first = HANDSHAKES.insert(&packet.key, &handshake, BPF_NOEXIST as u64).is_ok();
-    if !first {
-        let handshake = known(&packet.key, packet);
-        if !handshake.is_null() {
-            return handshake;
+    if HANDSHAKES.insert(&packet.key, &handshake, BPF_NOEXIST as u64).is_ok() {
+        return 0;
+    }
+    // What is there may be of an older connection.
+    if let Some(kept) = HANDSHAKES.get_ptr(&packet.key)
+        // SAFETY: a map value.
+        && unsafe { (*kept).our_sequence } != packet.acknowledgement
+    {
+        let _ = HANDSHAKES.insert(&packet.key, &handshake, BPF_ANY as u64);
+    }
+    0
+}
+
+/// The sender of the segment in hand is no client without a backend any more.
+#[inline(never)]
+pub fn forget(client: &FlowKey) -> i32 {
+    let Some(scratch) = scratch() else { return 0 };
+    match scratch.known {
+        known::NOTHING => {}
+        known::PROVED | known::REFUSED => {
+            let _ = HANDSHAKES.remove(client);
+        }
+        _ => {
+            let _ = COLLECTING.remove(client);
         }
     }
-    if !first && HANDSHAKES.insert(&packet.key, &handshake, BPF_ANY as u64).is_err() {
-        return core::ptr::null_mut();
+    0
+}
+
+/// Says in COLLECTING where the client's hello is. 0: another CPU was faster.
+#[inline(never)]
+fn file(client: &FlowKey, slot: u32, our_sequence: u32) -> u32 {
+    let collecting = Collecting { slot, our_sequence };
+    if COLLECTING.insert(client, &collecting, BPF_NOEXIST as u64).is_ok() {
+        return 1;
     }
-    HANDSHAKES.get_ptr_mut(&packet.key).unwrap_or(core::ptr::null_mut())
+    // What is there may be of an older connection.
+    let older = slot_of(client, our_sequence) == 0;
+    (older && COLLECTING.insert(client, &collecting, BPF_ANY as u64).is_ok()) as u32
 }
 
 /// A RST that belongs to no flow.
 #[inline(never)]
 fn give_up(frame: Tc, packet: &Packet) -> i32 {
-    if let Some(handshake) = HANDSHAKES.get_ptr(&packet.key) {
+    // Its acknowledgement need not say anything.
+    let mut known = false;
+    if let Some(collecting) = COLLECTING.get_ptr(&packet.key)
         // SAFETY: a map value.
-        let (first, slot) = unsafe { ((*handshake).client_sequence, (*handshake).hello) };
-        if packet.sequence.wrapping_sub(first) <= HELLO_BYTES as u32 {
-            if let Some(hello) = owned(slot, &packet.key) {
-                release(hello);
-            }
-            let _ = HANDSHAKES.remove(&packet.key);
-            return Tc::DROP;
-        }
+        && let Some(hello) = owned(unsafe { (*collecting).slot }, &packet.key)
+        && packet.sequence.wrapping_sub(hello.client_sequence) <= HELLO_BYTES as u32
+    {
+        known = true;
+        release(hello);
+        let _ = COLLECTING.remove(&packet.key);
+    }
+    if let Some(handshake) = HANDSHAKES.get_ptr(&packet.key)
+        // SAFETY: a map value.
+        && packet.sequence.wrapping_sub(unsafe { (*handshake).client_sequence }) <= HELLO_BYTES as u32
+    {
+        known = true;
+        let _ = HANDSHAKES.remove(&packet.key);
+    }
+    if known {
+        return Tc::DROP;
     }
     refuse(frame, packet, 0, Reason::StrayReset, 0)
 }
 
 /// More of a ClientHello, or the first of it.
 #[inline(never)]
-fn collect(frame: Tc, packet: &Packet, listener: &Listener, handshake: &mut Handshake, now: u64) -> i32 {
-    if handshake.hello == 0 {
-        handshake.hello = claim(packet, handshake, now);
-    }
-    let slot = handshake.hello;
+fn collect(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 {
+    let Some(Scratch { handshake, known, .. }) = scratch() else { return broken(frame) };
+    let first = *known != known::COLLECTING;
+    let slot = if first { claim(packet, handshake, now) } else { slot_of(&packet.key, handshake.our_sequence) };
     let Some(hello) = owned(slot, &packet.key) else {
-        let _ = HANDSHAKES.remove(&packet.key);
+        forget(&packet.key);
         return refuse(frame, packet, listener.id, Reason::HelloEvicted, 0);
     };
+    if !first && !enter(hello) {
+        return Tc::DROP;
+    }
+    // The way to a backend was found by another CPU just now.
+    if hello.attempts != 0 {
+        leave(hello);
+        return Tc::DROP;
+    }
+    // A bare ACK of ours asks for nothing, a keep-alive does.
+    if is_bare(packet) && packet.sequence.wrapping_sub(hello.client_sequence) == hello.length {
+        leave(hello);
+        return Tc::DROP;
+    }
     hello.last_seen = now;
     hello.window = packet.window;
     let before = hello.length;
     if keep(frame, packet, hello) == 0 {
+        leave(hello);
         return broken(frame);
     }
-    // Nothing new to read: a client must not make the kernel read the same bytes over and over.
-    if hello.length == before && packet.flags & FIN == 0 {
-        return acknowledge(frame, packet, handshake, before);
-    }
-    let mut reading = Reading::new();
-    match name::read(hello, &mut reading) {
-        Progress::Named => {
-            let length = name::keep(&reading);
-            if length == 0 {
-                return turn_away(frame, packet, hello, listener.id, Reason::MalformedHello);
-            }
-            route(frame, packet, listener, slot, length)
-        }
-        Progress::Nameless => route(frame, packet, listener, slot, 0),
+    let mut length = 0;
+    // A client must not make the kernel read the same bytes over and over.
+    let grown = hello.length != before || packet.flags & FIN != 0;
+    match if grown { name::read(hello, &mut length) } else { Progress::Short } {
+        Progress::Named | Progress::Nameless => route(frame, packet, listener, slot, length),
         Progress::NotTls => turn_away(frame, packet, hello, listener.id, Reason::NotTls),
         Progress::Malformed => turn_away(frame, packet, hello, listener.id, Reason::MalformedHello),
         Progress::Short if hello.length < FULL => {
             let end = packet.sequence.wrapping_add(packet.payload);
             if packet.flags & FIN != 0 && end == hello.client_sequence.wrapping_add(hello.length) {
                 release(hello);
-                let _ = HANDSHAKES.remove(&packet.key);
+                forget(&packet.key);
                 return refuse(frame, packet, listener.id, Reason::HelloAbandoned, 0);
             }
+            if first {
+                if file(&packet.key, slot, handshake.our_sequence) == 0 {
+                    release(hello);
+                    return Tc::DROP;
+                }
+                forget(&packet.key);
+            }
+            leave(hello);
             acknowledge(frame, packet, handshake, hello.length)
         }
         // More than is kept, or more extensions than are walked over: the agent reads on.
@@ -263,57 +365,120 @@ fn acknowledge(frame: Tc, packet: &Packet, handshake: &Handshake, length: u32) -
     segment.answer(&packet.key);
     let window = splice::own_window(HELLO_BYTES as u32 - length, cookie::Options(handshake.options).scale());
     segment.numbers(handshake.our_sequence, handshake.client_sequence.wrapping_add(length), ACK, window);
-    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+    segment::reply(frame, packet, segment)
 }
 
-/// Takes a slot: of [`HELLO_CHOICE`] the one that was used longest ago. 0: there is none.
+/// Takes a slot. 0: there is none.
 #[inline(never)]
 fn claim(packet: &Packet, handshake: &Handshake, now: u64) -> u32 {
-    let Some(config) = CONFIG.get(0) else { return 0 };
+    let mut choice = released();
+    if !take(choice, &packet.key) {
+        choice = oldest(now);
+        // Another CPU may have been faster: then from the next ones.
+        if !take(choice, &packet.key) {
+            choice = oldest(now);
+            if !take(choice, &packet.key) {
+                return 0;
+            }
+        }
+    }
+    let slot = choice.slot;
+    let Some(hello) = HELLOS.get_ptr_mut(slot) else { return 0 };
+    // SAFETY: a map value.
+    let hello = unsafe { &mut *hello };
+    hello.client = packet.key;
+    hello.busy = 1;
+    hello.slot = slot;
+    hello.client_sequence = handshake.client_sequence;
+    hello.our_sequence = handshake.our_sequence;
+    hello.options = handshake.options;
+    hello.last_seen = now;
+    hello.length = 0;
+    hello.islands = [Island { start: 0, end: 0 }; 4];
+    hello.prelude = 0;
+    hello.attempts = 0;
+    slot
+}
+
+/// A slot that may be taken from its owner.
+#[derive(Clone, Copy)]
+struct Choice {
+    /// 0: there is none.
+    slot: u32,
+    owner: u64,
+}
+
+/// Makes the slot the client's. False: its owner is another one by now.
+#[inline(always)]
+fn take(choice: Choice, client: &FlowKey) -> bool {
+    let Some(hello) = HELLOS.get_ptr_mut(choice.slot) else { return false };
+    // SAFETY: a map value, and the client's 5-tuple.
+    let (place, new) = unsafe { (owner(&(*hello).client).cast_mut(), *owner(client)) };
+    choice.slot != 0 && atomic::compare_exchange(place, choice.owner, new) == choice.owner
+}
+
+/// The word of a 5-tuple that tells owners apart: ports and protocol, the last 8 of 40 bytes, at a multiple of 8.
+#[inline(always)]
+fn owner(key: &FlowKey) -> *const u64 {
+    (&raw const key.source_port).cast()
+}
+
+#[inline(always)]
+fn protocol_of(owner: u64) -> u8 {
+    (owner >> 32) as u8
+}
+
+/// The slot that this CPU released last, if it still is nobody's.
+#[inline(always)]
+fn released() -> Choice {
+    let none = Choice { slot: 0, owner: 0 };
+    let Some(Scratch { released, .. }) = scratch() else { return none };
+    if released.count == 0 {
+        return none;
+    }
+    released.count -= 1;
+    let slot = released.slots[(opaque(released.count as u64) & (Released::KEPT as u64 - 1)) as usize];
+    let Some(hello) = HELLOS.get_ptr(slot) else { return none };
+    // SAFETY: a map value.
+    let hello = unsafe { &*hello };
+    // SAFETY: as above.
+    let owner = unsafe { *owner(&hello.client) };
+    if protocol_of(owner) == 0 { Choice { slot, owner } } else { none }
+}
+
+/// Of [`HELLO_CHOICE`] slots the one that was used longest ago.
+#[inline(always)]
+fn oldest(now: u64) -> Choice {
+    let mut choice = Choice { slot: 0, owner: 0 };
+    let Some(config) = CONFIG.get(0) else { return choice };
     let groups = config.hellos / HELLO_CHOICE;
     if groups == 0 {
-        return 0;
+        return choice;
     }
     let first = hello_cursor() % groups * HELLO_CHOICE;
-    let (mut slot, mut oldest) = (0, u64::MAX);
+    let mut oldest = u64::MAX;
     for i in 0..HELLO_CHOICE {
-        let index = first + i;
-        let Some(hello) = HELLOS.get_ptr(index) else { continue };
+        let slot = first + i;
+        let Some(hello) = HELLOS.get_ptr(slot) else { continue };
         // SAFETY: a map value.
         let hello = unsafe { &*hello };
+        // SAFETY: as above.
+        let owner = unsafe { *owner(&hello.client) };
         // One whose backend is about to answer comes last.
         let bound = hello.attempts != 0 && now.wrapping_sub(hello.last_seen) < BOUND;
-        let used = if hello.client.protocol == 0 {
+        let used = if protocol_of(owner) == 0 {
             0
         } else if bound {
             hello.last_seen | 1 << 63
         } else {
             hello.last_seen
         };
-        if index != 0 && used < oldest {
-            (slot, oldest) = (index, used);
+        if slot != 0 && used < oldest {
+            oldest = used;
+            choice = Choice { slot, owner };
         }
     }
-    let Some(hello) = HELLOS.get_ptr_mut(slot) else { return 0 };
-    // SAFETY: a map value, from now on this connection's.
-    let hello = unsafe { &mut *hello };
-    hello.client = packet.key;
-    hello.last_seen = now;
-    hello.hash = 0;
-    hello.client_sequence = handshake.client_sequence;
-    hello.our_sequence = handshake.our_sequence;
-    hello.length = 0;
-    hello.prelude = 0;
-    hello.acknowledged = 0;
-    hello.sent = 0;
-    hello.options = handshake.options;
-    hello.attempts = 0;
-    hello.syns = 0;
-    hello.islands = [Island { start: 0, end: 0 }; 4];
-    hello.backend_set = 0;
-    hello.edge = 0;
-    hello.sent_at = 0;
-    slot
+    choice
 }
 
 /// The slot, if it still belongs to this client.
@@ -322,14 +487,31 @@ pub fn owned(slot: u32, client: &FlowKey) -> Option<&'static mut Hello> {
     if slot == 0 {
         return None;
     }
-    // SAFETY: a map value. Segments of one connection may come on two CPUs: what they write is theirs alone by protocol.
+    // SAFETY: a map value. Segments of one connection may come on two CPUs: see [`enter`].
     let hello = HELLOS.get_ptr_mut(slot).map(|hello| unsafe { &mut *hello })?;
     if hello.client == *client { Some(hello) } else { None }
+}
+
+/// Takes a hello for this CPU alone. False: another one has it.
+#[inline(always)]
+pub fn enter(hello: &mut Hello) -> bool {
+    atomic::compare_exchange(&raw mut hello.busy, 0, 1) == 0
+}
+
+#[inline(always)]
+pub fn leave(hello: &mut Hello) {
+    hello.busy = 0;
 }
 
 #[inline(always)]
 pub fn release(hello: &mut Hello) {
     hello.client.protocol = 0;
+    if let Some(Scratch { released, .. }) = scratch()
+        && released.count < Released::KEPT
+    {
+        released.slots[(opaque(released.count as u64) & (Released::KEPT as u64 - 1)) as usize] = hello.slot;
+        released.count += 1;
+    }
 }
 
 /// Copies the payload to its place, as far as it is new. 0: the kernel refused.
@@ -400,7 +582,7 @@ fn turn_away(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32, reaso
     if deny(frame, packet, hello, listener, reason) == 0 {
         return broken(frame);
     }
-    segment::back(frame, packet).unwrap_or_else(|| broken(frame))
+    segment::turn(frame, packet)
 }
 
 /// Makes the frame what a client with a hello is refused with: the alert of the reason, and FIN. 0: the kernel refused.
@@ -417,11 +599,11 @@ pub fn deny(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32, reason
     let handshake = Handshake {
         client_sequence: hello.client_sequence,
         our_sequence: hello.our_sequence,
-        hello: 0,
         options: hello.options,
         alert: code,
         _pad: [0; 2],
     };
+    forget(&hello.client);
     let _ = HANDSHAKES.insert(&hello.client, &handshake, BPF_ANY as u64);
     let end = hello.client_sequence.wrapping_add(hello.length);
     let written = write_alert(frame, packet, &hello.client, &handshake, end);
@@ -458,7 +640,7 @@ fn refused(frame: Tc, packet: &Packet, handshake: &Handshake) -> i32 {
         if write_alert(frame, packet, &packet.key, handshake, end) == 0 {
             return broken(frame);
         }
-        return segment::back(frame, packet).unwrap_or_else(|| broken(frame));
+        return segment::turn(frame, packet);
     }
     if !fin {
         return Tc::DROP;
@@ -467,5 +649,5 @@ fn refused(frame: Tc, packet: &Packet, handshake: &Handshake) -> i32 {
     let segment = &mut scratch.segment;
     segment.answer(&packet.key);
     segment.numbers(first.wrapping_add(alert::LENGTH + 1), end, ACK, 0);
-    segment::send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+    segment::reply(frame, packet, segment)
 }

@@ -1,6 +1,8 @@
 //! The object under test, loaded in a namespace of its own, and the maps filled and read directly.
 
 // The fuzz targets name this file by its path.
+#[path = "lab/at_once.rs"]
+mod at_once;
 #[path = "lab/tls.rs"]
 mod tls;
 
@@ -16,8 +18,8 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
-    Address, Backend, BackendSet, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
-    Handshake, HeldKey, Interface, Listener, ListenerKey, Reason, SniKey, SniName, listener_kind, names,
+    Address, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey,
+    FragmentTrack, Handshake, HeldKey, Interface, Listener, ListenerKey, Reason, SniKey, SniName, listener_kind, names,
     reason::REASONS,
 };
 
@@ -124,6 +126,7 @@ impl Lab {
         }
         self.clear::<SniKey, SniName>(names::SNI)?;
         self.clear::<FlowKey, Handshake>(names::HANDSHAKES)?;
+        self.clear::<FlowKey, Collecting>(names::COLLECTING)?;
         if std::mem::take(&mut self.tls) {
             self.forget_hellos()?;
         }

@@ -284,7 +284,6 @@ pub fn handshakes(snapshot: &Snapshot, writer: &mut Writer) -> io::Result<()> {
             mss: options.mss(!key.source.is_v4()),
             window_scale: options.scale(),
             sack: options.sack(),
-            hello: Some(handshake.hello).filter(|slot| *slot != 0),
             alert: Some(handshake.alert).filter(|alert| *alert != 0),
         });
     })?;

@@ -185,7 +185,7 @@ pub struct Hello {
     pub idle_seconds: f64,
 }
 
-/// `sluice maps handshakes`: a client that has proved its address.
+/// `sluice maps handshakes`: a client that has proved its address and said nothing yet, or was refused.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Handshake {
@@ -196,9 +196,6 @@ pub struct Handshake {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window_scale: Option<u8>,
     pub sack: bool,
-    /// The slot of its ClientHello.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hello: Option<u32>,
     /// The TLS alert that it was refused with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alert: Option<u8>,

@@ -215,11 +215,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
-    let mut config = options.config();
-    datapath.configure(&config).context("cannot write map CONFIG")?;
     let origins = datapath.origins();
     let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
     let proxy = Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
+    let mut config = options.config();
+    config.agent_ports = datapath.agent_ports(proxy.handle().port()).context("cannot read map CONFIG")?;
+    datapath.configure(&config).context("cannot write map CONFIG")?;
     let tls = Tls::new().context("cannot make keys for session tickets")?;
     let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), tls)));
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
@@ -383,6 +384,7 @@ impl Options {
             udp_established: idle.idle_udp_established.saturating_mul(NS),
             events: u32::from(self.access_log.is_some()),
             hellos: self.sizes.hellos,
+            ..Config::default()
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
-    Backend, BackendSet, Config, CookieKey, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, Handshake,
+    Backend, BackendSet, Collecting, Config, CookieKey, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, Handshake,
     HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SniKey, SniName, names, reason::REASONS, sizes,
 };
 
@@ -113,6 +113,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<HeldKey, HeldFragment>(names::HELD, MapType::LruHash, sizes::HELD, FRAGMENTS),
         of::<SniKey, SniName>(names::SNI, MapType::Hash, n(sizes.server_names), Hash),
         of::<FlowKey, Handshake>(names::HANDSHAKES, MapType::LruHash, sizes::HANDSHAKES, HANDSHAKES),
+        of::<FlowKey, Collecting>(names::COLLECTING, MapType::LruHash, sizes::COLLECTING, HANDSHAKES),
         of::<u32, Hello>(names::HELLOS, MapType::Array, n(sizes.hellos), HANDSHAKES),
         of::<u32, CookieKey>(names::COOKIE_KEY, MapType::Array, 1, Array),
         of::<u32, Config>(names::CONFIG, MapType::Array, 1, Array),

@@ -27,6 +27,8 @@ const IDLE: Config = Config {
     udp_established: 12 * SECOND,
     events: 0,
     hellos: 0,
+    agent_ports: [0; 2],
+    _pad: 0,
 };
 
 pub fn add(cases: &mut Cases) {

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use aya::maps::{Array, HashMap};
 use gateway_common::{
-    CookieKey, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName, listener_kind, names, protocol,
-    server_name, sizes,
+    Collecting, CookieKey, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName, listener_kind, names,
+    protocol, server_name, sizes,
 };
 
 use super::Lab;
@@ -60,6 +60,12 @@ impl Lab {
 
     pub fn handshakes(&mut self) -> Result<Vec<(FlowKey, Handshake)>> {
         let map: HashMap<_, FlowKey, Handshake> = self.hash_mut(names::HANDSHAKES)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    /// Clients of whose hello a part has come, with their slots.
+    pub fn collecting(&mut self) -> Result<Vec<(FlowKey, Collecting)>> {
+        let map: HashMap<_, FlowKey, Collecting> = self.hash_mut(names::COLLECTING)?;
         Ok(map.iter().collect::<Result<_, _>>()?)
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use gateway_common::{
-    Backend, FlowKey, HELLO_BYTES, Reason, SniName, agent_backend, backend_flags, flow_flags, flow_state,
+    Backend, Config, FlowKey, HELLO_BYTES, Reason, SniName, agent_backend, backend_flags, flow_flags, flow_state,
     protocol::TCP, sni_mode,
 };
 
@@ -47,6 +47,7 @@ fn terminating(lab: &mut Lab, version: Version) -> Result<Tls> {
         ..Backend::default()
     };
     lab.backend(id, backend)?;
+    lab.configure(Config { agent_ports: [AGENT_PORT, 0], ..Config::default() })?;
     let value = SniName { listener: tls.by_name, mode: sni_mode::TERMINATE, ..SniName::default() };
     lab.server_name(tls.gateway, NAME, value)?;
     tls.backends = vec![agent];

@@ -1,13 +1,13 @@
 //! The SYN to the backend: what it says, and what happens until it is answered.
 
-use anyhow::{Context, Result};
-use gateway_common::{Config, FlowKey, Reason, event_kind, flow_state, protocol::TCP};
+use anyhow::{Context, Result, ensure};
+use gateway_common::{Backend, Config, FlowKey, Reason, event_kind, flow_state, protocol::TCP};
 
 use crate::answer::reset;
 use crate::cases::Cases;
 use crate::hello::{alert, description};
 use crate::lab::{Lab, Table};
-use crate::net::{Port, Version, port_of};
+use crate::net::{Port, Version, map_address, port_of};
 use crate::outcome::Hook;
 use crate::packet::Packet;
 use crate::scene::{Place, key};
@@ -32,6 +32,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/connect/client_repeats_itself_too_soon", too_soon);
     cases.each("splice/connect/bare_ack_makes_no_syn", bare_ack);
     cases.each("splice/connect/one_backend_alone_is_tried_again", alone);
+    cases.each("splice/connect/backend_without_a_way_is_passed_over", no_way);
     cases.each("splice/connect/answer_to_another_syn", stranger);
     cases.each("splice/connect/reset_that_acknowledges_something_else", wrong_reset);
     cases.each("splice/connect/data_before_the_syn_ack", no_syn);
@@ -202,6 +203,39 @@ fn another_one(lab: &mut Lab, version: Version) -> Result<()> {
         same += u32::from(tls.at == before);
     }
     assert!(same <= 10, "{same} of 100 came back to the backend that had refused");
+    Ok(())
+}
+
+/// As long as there is one with a way; if there is none, the refusal says so, whoever was tried before.
+fn no_way(lab: &mut Lab, version: Version) -> Result<()> {
+    let tls = three(lab, version, Place::Remote)?;
+    let unrouted = |i| Backend { address: map_address(version.unrouted()), ..tls.entry(i) };
+    lab.backend(tls.id(0), unrouted(0))?;
+    lab.backend(tls.id(1), unrouted(1))?;
+    for port in 0..30 {
+        let mut tls = tls.client_port(10_000 + port);
+        tls.opened(lab)?;
+        let packet = tls.up("PA", 0, 0).data(&tls.hello());
+        let outcome = lab.tc(Port::Ext0, &packet.frame())?;
+        // Two of three picks are in vain: that the third is as well happens to one in nine.
+        if outcome.reasons == [Reason::NoRoute] {
+            continue;
+        }
+        syn_to_any(&mut tls, &outcome, &packet)?;
+        assert_eq!(tls.at, 2);
+    }
+    let picked = lab.backend_counter(tls.id(2))?.picked;
+    ensure!(picked >= 20, "with a way to one of three backends {picked} of 30 connections came through");
+    // The last one is lost, too, under the eyes of a connection.
+    let mut tls = tls.client_port(20_000);
+    lab.replace_set(tls.set, &[tls.id(2)], &[])?;
+    tls.at = 2;
+    tls.restart();
+    let length = tls.connecting(lab)?.len() as u32;
+    lab.backend(tls.id(2), unrouted(2))?;
+    let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
+    let answer = tls.own("FPA", 0, length, 0).data(&alert(description::INTERNAL_ERROR));
+    lab.tc(tls.place.port(), &reset.frame())?.answered(Reason::NoRoute, &answer);
     Ok(())
 }
 

@@ -8,6 +8,7 @@ mod hello;
 mod idle;
 mod names;
 mod prove;
+mod race;
 mod random;
 mod replay;
 mod seeds;
@@ -26,6 +27,7 @@ pub fn add(cases: &mut Cases) {
     idle::add(cases);
     agent::add(cases);
     around::add(cases);
+    race::add(cases);
     random::add(cases);
     seeds::add(cases);
 }

@@ -1,7 +1,7 @@
 //! What proves that a client has seen the SYN-ACK, and what does not.
 
-use anyhow::{Context, Result};
-use gateway_common::{CookieKey, Handshake, Reason, cookie, flow_state};
+use anyhow::{Context, Result, ensure};
+use gateway_common::{CookieKey, Handshake, Reason, cookie, flow_state, sizes};
 
 use crate::answer::reset;
 use crate::cases::Cases;
@@ -29,6 +29,9 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/prove/fin_before_any_data", fin_first);
     cases.each("splice/prove/syn_again_after_the_ack", syn_again);
     cases.each("splice/prove/new_syn_from_the_same_port", new_syn);
+    cases.each("splice/prove/others_push_out_no_hello_under_way", pushed_out);
+    cases.each("splice/prove/late_copy_of_the_bare_ack", late_ack);
+    cases.each("splice/prove/keep_alive_in_the_middle", keep_alive);
     cases.each("splice/prove/xdp_leaves_the_client_to_tc", xdp_leaves);
     cases.each("splice/prove/syn_ack_from_a_client", syn_ack);
 }
@@ -42,7 +45,6 @@ fn bare_ack(lab: &mut Lab, version: Version) -> Result<()> {
     let wanted = Handshake {
         client_sequence: tls.client_seq(0),
         our_sequence: tls.cookie.wrapping_add(1),
-        hello: 0,
         options: options.0,
         ..Handshake::default()
     };
@@ -111,11 +113,14 @@ fn early(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn cookie_of(lab: &mut Lab, tls: &mut Tls, key: &CookieKey, age: u64) -> Result<()> {
     tls.accepted(lab, Hook::Tc)?;
+    tls.cookie = cookie_for(tls, key, now()?.checked_sub(age).context("the machine has not run that long")?);
+    Ok(())
+}
+
+fn cookie_for(tls: &Tls, key: &CookieKey, then: u64) -> u32 {
     let kept = tls.offer_to_backend();
     let options = cookie::Options::new(tls.version == Version::V6, kept.mss.unwrap_or(0), kept.sack, kept.scale);
-    let then = now()?.checked_sub(age).context("the machine has not run that long")?;
-    tls.cookie = cookie::make(key, &tls.forward_key(), tls.isn, options, then);
-    Ok(())
+    cookie::make(key, &tls.forward_key(), tls.isn, options, then)
 }
 
 fn old_cookie(lab: &mut Lab, version: Version) -> Result<()> {
@@ -170,7 +175,7 @@ fn reset_ends(lab: &mut Lab, version: Version) -> Result<()> {
     lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&tls.hello()[..100]).frame())?.replied(&tls.acknowledgement(100));
     // One from elsewhere in the numbers' range ends nothing.
     lab.tc(Port::Ext0, &tls.up("R", 0x4000_0000, 0).frame())?.dropped(Reason::StrayReset);
-    assert_eq!(lab.handshakes()?.len(), 1);
+    assert_eq!(lab.collecting()?.len(), 1);
     lab.tc(Port::Ext0, &tls.up("RA", 100, 0).frame())?.consumed();
     tls.nothing(lab)
 }
@@ -214,6 +219,41 @@ fn new_syn(lab: &mut Lab, version: Version) -> Result<()> {
     tls.connecting(lab)?;
     tls.in_state(lab, flow_state::CONNECTING)?;
     tls.halves(lab).map(drop)
+}
+
+/// Clients that connect and say nothing are many and cheap.
+fn pushed_out(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    tls.opened(lab)?;
+    let hello = tls.hello();
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&hello[..60]).frame())?.replied(&tls.acknowledgement(60));
+    for port in 0..2 * sizes::HANDSHAKES as u16 {
+        let mut other = tls.client_port(1_024 + port);
+        other.cookie = cookie_for(&other, &COOKIE_KEY, now()?);
+        lab.tc(Port::Ext0, &other.up("A", 0, 0).frame())?.consumed();
+    }
+    ensure!(lab.handshakes()?.len() > sizes::HANDSHAKES / 2, "the others have proved nothing");
+    tls.connects(lab, &tls.up("PA", 60, 0).data(&hello[60..]))
+}
+
+/// Another way through the network took longer.
+fn late_ack(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    tls.opened(lab)?;
+    let hello = tls.hello();
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&hello[..60]).frame())?.replied(&tls.acknowledgement(60));
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).frame())?.consumed();
+    tls.connects(lab, &tls.up("PA", 60, 0).data(&hello[60..]))
+}
+
+fn keep_alive(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    tls.opened(lab)?;
+    let hello = tls.hello();
+    lab.tc(Port::Ext0, &tls.up("A", 0, 0).data(&hello[..60]).frame())?.replied(&tls.acknowledgement(60));
+    lab.tc(Port::Ext0, &tls.up("A", 60, 0).frame())?.consumed();
+    lab.tc(Port::Ext0, &tls.up("A", 59, 0).frame())?.replied(&tls.acknowledgement(60));
+    tls.connects(lab, &tls.up("PA", 60, 0).data(&hello[60..]))
 }
 
 fn xdp_leaves(lab: &mut Lab, version: Version) -> Result<()> {

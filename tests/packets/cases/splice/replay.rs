@@ -33,6 +33,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/replay/reset_by_the_client", |lab, v| reset_by(lab, v, true));
     cases.each("splice/replay/reset_by_the_backend", |lab, v| reset_by(lab, v, false));
     cases.each("splice/replay/fin_of_the_backend", backend_fin);
+    cases.each("splice/replay/both_ends_close", both_close);
     cases.each("splice/replay/events", events);
 }
 
@@ -365,6 +366,19 @@ fn backend_fin(lab: &mut Lab, version: Version) -> Result<()> {
     tls.backend_sends(lab, &tls.down("A", 1, length))?;
     tls.in_state(lab, flow_state::HALF_CLOSED)?;
     tls.client_sends(lab, &tls.up("FA", length, 1))?;
+    let (table, forward, _) = tls.halves(lab)?;
+    assert_eq!((table, forward.state), (crate::lab::Table::Embryonic, flow_state::CLOSED));
+    Ok(())
+}
+
+/// Both have said all, and the ACK of the hello is the last segment of the backend.
+fn both_close(lab: &mut Lab, version: Version) -> Result<()> {
+    let mut tls = Tls::new(lab, version, Place::Remote)?;
+    let length = tls.replaying(lab)?.len() as u32;
+    tls.backend_sends(lab, &tls.down("FA", 0, 50))?;
+    tls.client_sends(lab, &tls.up("FA", length, 1))?;
+    tls.in_state(lab, flow_state::REPLAYING)?;
+    tls.backend_sends(lab, &tls.down("A", 1, length + 1))?;
     let (table, forward, _) = tls.halves(lab)?;
     assert_eq!((table, forward.state), (crate::lab::Table::Embryonic, flow_state::CLOSED));
     Ok(())
