@@ -1,9 +1,10 @@
 //! What did not change is not made again: emit and apply go by that.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use gateway_agent::compile::{Compiler, compile};
-use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Route, Rules, Service};
+use gateway_agent::compile::{Compiled, compile};
+use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Reach, Route, Rules, Service};
 use gateway_agent::ir::http::Listener;
 use gateway_agent::ir::{Endpoint, Ir, Target, TlsMode, Traffic};
 use gateway_agent::source::Strings;
@@ -42,7 +43,7 @@ fn endpoints<'a>(ir: &'a Ir, name: &str) -> &'a Arc<[Endpoint]> {
     let mut targets = sets.flat_map(|set| &set.refs).map(|r| &r.target);
     targets
         .find_map(|target| match target {
-            Target::Endpoints { service, endpoints } if **service == *name => Some(endpoints),
+            Target::Endpoints { service, endpoints, .. } if **service == *name => Some(endpoints),
             _ => None,
         })
         .expect("the service")
@@ -181,85 +182,87 @@ fn changed(before: &Ir, after: &Ir) -> Vec<String> {
     new.map(|route| route.name.to_string()).collect()
 }
 
+/// Takes in changes as the agent does, and says what the IR was before.
+fn change(index: &mut Index, compiled: &mut Compiled, changes: impl IntoIterator<Item = Change>) -> Arc<Ir> {
+    let before = Arc::clone(&compiled.ir);
+    let reach = index.apply(changes);
+    compiled.follow(index, &reach);
+    before
+}
+
 #[test]
 fn nothing_changed_is_the_same_arc() {
     let index = many_routes(3);
-    let mut compiler = Compiler::default();
-    let (before, after) = (compiler.compile(&index).0, compiler.compile(&index).0);
+    let mut compiled = Compiled::of(&index);
+    let before = Arc::clone(&compiled.ir);
+    compiled.follow(&index, &Reach::Everything);
     assert_eq!(http(&before, "a").routes.len(), 3);
-    assert!(Arc::ptr_eq(http(&before, "a"), http(&after, "a")));
+    assert!(Arc::ptr_eq(http(&before, "a"), http(&compiled.ir, "a")));
 }
 
 #[test]
 fn one_changed_route_is_the_only_new_one() {
     let mut index = many_routes(3);
-    let mut compiler = Compiler::default();
-    let (before, _) = compiler.compile(&index);
+    let mut compiled = Compiled::of(&index);
+    let route = |index: &Index, name: &str| {
+        Route::clone(index.routes().find(|route| *route.meta.name.name == *name).expect("the route"))
+    };
     // Written again, on another line: nothing that counts.
-    let again = index.routes().find(|route| &*route.meta.name.name == "r0").map(|route| Route::clone(route));
-    let mut again = again.expect("the route");
+    let mut again = route(&index, "r0");
     again.meta.origin.line += 1;
-    index.apply([Change::Set(Object::Route(again.into()))]);
-    let (same, _) = compiler.compile(&index);
-    assert!(Arc::ptr_eq(http(&before, "a"), http(&same, "a")));
+    let before = change(&mut index, &mut compiled, [Change::Set(Object::Route(again.into()))]);
+    assert!(Arc::ptr_eq(http(&before, "a"), http(&compiled.ir, "a")));
 
-    let route = index.routes().find(|route| &*route.meta.name.name == "r1").map(|route| Route::clone(route));
-    let mut route = route.expect("the route");
-    let Rules::Http(Ok(rules)) = &mut route.rules else { panic!("rules") };
+    let mut other = route(&index, "r1");
+    let Rules::Http(Ok(rules)) = &mut other.rules else { panic!("rules") };
     rules[0].timeouts.request = Some(std::time::Duration::from_secs(1));
-    index.apply([Change::Set(Object::Route(route.into()))]);
-    let (after, _) = compiler.compile(&index);
-    assert_eq!(changed(&before, &after), ["HTTPRoute default/r1"]);
-    assert!(!Arc::ptr_eq(http(&before, "a"), http(&after, "a")));
-    assert!(Arc::ptr_eq(http(&before, "b"), http(&after, "b")), "a listener of which nothing changed");
+    let before = change(&mut index, &mut compiled, [Change::Set(Object::Route(other.into()))]);
+    assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r1"]);
+    assert!(!Arc::ptr_eq(http(&before, "a"), http(&compiled.ir, "a")));
+    assert!(Arc::ptr_eq(http(&before, "b"), http(&compiled.ir, "b")), "a listener of which nothing changed");
 }
 
 #[test]
 fn endpoints_change_the_routes_that_lead_to_them_only() {
     let mut index = many_routes(3);
-    let mut compiler = Compiler::default();
-    let (before, _) = compiler.compile(&index);
-    index.apply(objects(&service("s2", "198.18.9.9")).into_iter().map(Change::Set));
-    let (after, _) = compiler.compile(&index);
-    assert_eq!(changed(&before, &after), ["HTTPRoute default/r2"]);
-    index.apply([Change::Remove(ObjectId {
-        kind: Kind::Service,
-        name: Name { namespace: "default".into(), name: "s0".into() },
-    })]);
-    let (gone, _) = compiler.compile(&index);
-    assert_eq!(changed(&after, &gone), ["HTTPRoute default/r0"]);
+    let mut compiled = Compiled::of(&index);
+    let slice = objects(&service("s2", "198.18.9.9")).into_iter().filter(|o| o.kind() == Kind::EndpointSlice);
+    let before = change(&mut index, &mut compiled, slice.map(Change::Set));
+    assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r2"]);
+    let gone = ObjectId { kind: Kind::Service, name: Name { namespace: "default".into(), name: "s0".into() } };
+    let before = change(&mut index, &mut compiled, [Change::Remove(gone)]);
+    assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r0"]);
 }
 
 #[test]
 fn what_was_compiled_before_does_not_show() {
     let mut index = many_routes(4);
-    let mut compiler = Compiler::default();
-    compiler.compile(&index);
+    let mut compiled = Compiled::of(&index);
     let policy = "{apiVersion: gateway.networking.k8s.io/v1, kind: BackendTLSPolicy, metadata: {name: p}, spec: {targetRefs: \
                   [{group: '', kind: Service, name: s1}], validation: {hostname: a.example.com, wellKnownCACertificates: System}}}";
     for text in [policy, &policy.replace("a.example", "b.example"), &service("s1", "198.18.9.9")] {
-        index.apply(objects(text).into_iter().map(Change::Set));
-        assert_eq!(compiler.compile(&index), compile(&index));
+        change(&mut index, &mut compiled, objects(text).into_iter().map(Change::Set));
+        assert_eq!((&*compiled.ir, &compiled.report), (&compile(&index).0, &compile(&index).1));
     }
     let policy = index.policies().next().expect("the policy").meta.name.clone();
-    index.apply([Change::Remove(ObjectId { kind: Kind::BackendTLSPolicy, name: policy })]);
-    assert_eq!(compiler.compile(&index), compile(&index));
+    let gone = ObjectId { kind: Kind::BackendTLSPolicy, name: policy };
+    change(&mut index, &mut compiled, [Change::Remove(gone)]);
+    assert_eq!((&*compiled.ir, &compiled.report), (&compile(&index).0, &compile(&index).1));
 }
 
 /// Not a benchmark: it notices when a change costs the square of what there is.
 #[test]
 fn one_changed_route_of_5000_costs_little() {
     let mut index = many_routes(5_000);
-    let mut compiler = Compiler::default();
-    let start = std::time::Instant::now();
-    let (before, _) = compiler.compile(&index);
+    let start = Instant::now();
+    let mut compiled = Compiled::of(&index);
     let first = start.elapsed();
-    index.apply(objects(&service("s42", "198.18.9.9")).into_iter().map(Change::Set));
-    let start = std::time::Instant::now();
-    let (after, _) = compiler.compile(&index);
+    let start = Instant::now();
+    let changes = objects(&service("s42", "198.18.9.9")).into_iter().map(Change::Set);
+    let before = change(&mut index, &mut compiled, changes);
     let again = start.elapsed();
     println!("5,000 routes: {first:?} at first, {again:?} with one changed");
-    let (old, new) = (&http(&before, "a").routes, &http(&after, "a").routes);
+    let (old, new) = (&http(&before, "a").routes, &http(&compiled.ir, "a").routes);
     let different = old.iter().zip(new).filter(|(old, new)| !Arc::ptr_eq(&old.route, &new.route));
     assert_eq!((old.len(), new.len(), different.count()), (5_000, 5_000, 1));
     assert!(again.as_secs_f64() < 2.0, "{again:?}");

@@ -3,30 +3,28 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::follow::Followed;
 use super::{Condition, ConditionType, Reason};
 use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, ServicePort};
 use crate::ir::{self, BackendSet, Endpoint, Target};
 use crate::source::{Problem, Severity};
 
-/// What a route forwards to, and its condition `ResolvedRefs`. Services without any endpoint are added to `empty`.
-pub fn resolve<'a>(
+/// What a route forwards to, and its condition `ResolvedRefs`, for which it does not matter what endpoints there are.
+pub fn resolve(
     index: &Index,
     route: &Route,
-    backends: &'a [BackendRef],
-    empty: &mut BTreeSet<&'a Name>,
+    backends: &[BackendRef],
+    followed: &mut Followed,
 ) -> (BackendSet, Condition) {
     let mut wrong: Option<Reason> = None;
     let mut messages = Vec::new();
     let mut refs = Vec::with_capacity(backends.len());
     for (i, backend) in backends.iter().enumerate() {
-        let target = follow(index, route, backend).unwrap_or_else(|(reason, message)| {
+        let target = follow(index, route, backend, followed).unwrap_or_else(|(reason, message)| {
             wrong.get_or_insert(reason);
             messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
             Target::Invalid
         });
-        if matches!(&target, Target::Endpoints { endpoints, .. } if endpoints.is_empty()) {
-            empty.insert(&backend.name);
-        }
         refs.push(ir::BackendRef { weight: backend.weight, target });
     }
     let condition = match wrong {
@@ -40,9 +38,15 @@ pub fn resolved() -> Condition {
     Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved")
 }
 
-fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, (Reason, String)> {
-    let found = find(index, route, backend)?;
-    Ok(Target::Endpoints { service: found.service.clone(), endpoints: found.endpoints.clone() })
+fn follow(
+    index: &Index,
+    route: &Route,
+    backend: &BackendRef,
+    followed: &mut Followed,
+) -> Result<Target, (Reason, String)> {
+    let found = find(index, route, backend, followed)?;
+    let (service, endpoints) = (found.service.clone(), found.endpoints.clone());
+    Ok(Target::Endpoints { service, port: found.port.port, endpoints })
 }
 
 /// A port of a Service that a route refers to.
@@ -54,7 +58,12 @@ pub struct Found<'i> {
 }
 
 /// Where a reference leads, if it may be followed.
-pub fn find<'i>(index: &'i Index, route: &Route, backend: &BackendRef) -> Result<Found<'i>, (Reason, String)> {
+pub fn find<'i>(
+    index: &'i Index,
+    route: &Route,
+    backend: &BackendRef,
+    followed: &mut Followed,
+) -> Result<Found<'i>, (Reason, String)> {
     let BackendRef { group, kind, name, port, .. } = backend;
     if !group.is_empty() || &**kind != "Service" {
         let slash = if group.is_empty() { "" } else { "/" };
@@ -86,22 +95,15 @@ pub fn find<'i>(index: &'i Index, route: &Route, backend: &BackendRef) -> Result
         let all = index.endpoints(name)?;
         Some(Found { service: all.service(), port, endpoints: all.port(number, protocol)? })
     });
+    if let Some(found) = &found {
+        followed.note(name, (number, protocol), found.endpoints.is_empty());
+    }
     found.ok_or_else(|| {
         let ports: Vec<String> = service.ports.iter().map(|p| format!("{} ({})", p.port, p.protocol)).collect();
         let has = if ports.is_empty() { "no ports".to_owned() } else { ports.join(", ") };
         let message = format!("Service {name} has no {protocol} port {number}; it has {has}");
         (Reason::BackendNotFound, message)
     })
-}
-
-/// Services that routes send to, and that lead nowhere.
-pub fn empty_services(index: &Index, empty: &BTreeSet<&Name>, problems: &mut Vec<Problem>) {
-    for service in empty.iter().filter_map(|name| index.service(name)) {
-        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
-        let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
-                       name and protocol), so its share of connections is refused";
-        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, "", message));
-    }
 }
 
 /// Services that ask for PROXY protocol where nobody speaks it.
@@ -111,14 +113,5 @@ pub fn without_proxy_protocol(index: &Index, services: &BTreeSet<&Name>, problem
         let field = "metadata.annotations[sluice.dev/proxy-protocol]";
         let message = "has no effect on what comes by TCP and UDP listeners, only by TLS listeners";
         problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, field, message));
-    }
-}
-
-/// EndpointSlices that hang in the air: most often a label forgotten in a manifest.
-pub fn unread_slices(index: &Index, problems: &mut Vec<Problem>) {
-    for slice in index.slices().filter(|slice| slice.service.is_none()) {
-        let id = ObjectId { kind: Kind::EndpointSlice, name: slice.meta.name.clone() };
-        let message = "belongs to no Service, so it does nothing; add the label kubernetes.io/service-name";
-        problems.push(Problem::of_object(Severity::Warning, id, &slice.meta.origin, "metadata.labels", message));
     }
 }

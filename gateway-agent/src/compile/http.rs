@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
+use super::follow::Followed;
 use super::policies::Policies;
 use super::{Condition, ConditionType, Reason, backends, certificates};
 use crate::index::{
@@ -26,13 +27,22 @@ pub enum Client {
 }
 
 /// What the last compile made. Equal things are taken from there, so that they are the same `Arc`.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Memo {
     routes: HashMap<(ObjectId, ClientKey), Made>,
     clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    services: HashSet<Name>,
     pub listeners: HashMap<ListenerName, Arc<http::Listener>>,
 }
 
+impl Memo {
+    /// Requests go to one of these Services.
+    pub fn leads_to(&self, services: &BTreeSet<Name>) -> bool {
+        services.iter().any(|service| self.services.contains(service))
+    }
+}
+
+#[derive(Debug)]
 struct Made {
     /// From this.
     source: Arc<Route>,
@@ -42,7 +52,7 @@ struct Made {
 }
 
 /// Routes differ by Gateway where these show different certificates to backends; by the address of the one in use.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum ClientKey {
     Nothing,
     Certificate(usize),
@@ -59,7 +69,7 @@ impl Client {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ClusterKey {
     service: Name,
     port: u16,
@@ -73,8 +83,7 @@ pub struct Resolver<'a, 'm> {
     before: &'m Memo,
     /// What this compile made.
     pub memo: Memo,
-    /// Services that are in use and have no endpoints.
-    pub empty: BTreeSet<&'a Name>,
+    pub followed: &'m mut Followed,
 }
 
 /// A route as a Gateway serves it, and its condition `ResolvedRefs`.
@@ -84,13 +93,14 @@ pub struct Resolved {
 }
 
 impl<'a, 'm> Resolver<'a, 'm> {
-    pub fn new(index: &'a Index, before: &'m Memo) -> Resolver<'a, 'm> {
+    pub fn new(index: &'a Index, before: &'m Memo, followed: &'m mut Followed) -> Resolver<'a, 'm> {
         let memo = Memo {
             routes: HashMap::with_capacity(before.routes.len()),
             clusters: HashMap::with_capacity(before.clusters.len()),
+            services: HashSet::with_capacity(before.services.len()),
             listeners: HashMap::with_capacity(before.listeners.len()),
         };
-        Resolver { index, policies: Policies::new(index), before, memo, empty: BTreeSet::new() }
+        Resolver { index, policies: Policies::new(index), before, memo, followed }
     }
 
     /// `rules`: those of the route.
@@ -188,10 +198,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     fn follow(&mut self, backend: &'a BackendRef, grpc: bool) -> Result<Target, (Reason, String)> {
-        let found = backends::find(self.index(), self.route, backend)?;
-        if found.endpoints.is_empty() {
-            self.resolver.empty.insert(&backend.name);
-        }
+        let found = backends::find(self.index(), self.route, backend, self.resolver.followed)?;
         let port = found.port;
         let policies = &mut self.resolver.policies;
         if !policies.is_empty() {
@@ -249,6 +256,7 @@ impl<'a> Walk<'_, 'a, '_> {
             };
             Arc::new(Cluster { service, endpoints: Arc::clone(found.endpoints), application, tls })
         });
+        self.resolver.memo.services.insert(backend.name.clone());
         self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));
         Ok(Target::Cluster(cluster))
     }

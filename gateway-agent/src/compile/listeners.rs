@@ -226,7 +226,11 @@ fn fate(spec: &Listener, gateway: &Gateway) -> Fate {
             Fate::Unsupported(Reason::UnsupportedValue, message.to_owned())
         }
         ListenerProtocol::Other(name) => {
-            let message = format!("Protocol {name} is not supported by Sluice; use HTTP, HTTPS, TLS, TCP or UDP");
+            let known = ["HTTP", "HTTPS", "TLS", "TCP", "UDP"];
+            let message = match known.into_iter().find(|known| known.eq_ignore_ascii_case(name)) {
+                Some(known) => format!("Protocol {name} is none; write it in capital letters: {known}"),
+                None => format!("Protocol {name} is not supported by Sluice; use {}", known.join(", ")),
+            };
             Fate::Unsupported(Reason::UnsupportedProtocol, message)
         }
         _ => Fate::Programmed,

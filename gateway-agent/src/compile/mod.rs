@@ -18,6 +18,18 @@
 //! - Of several TLSRoutes that want the same host name of a listener the oldest has it; an older one with `*.example.com` does not
 //!   keep a younger one from `www.example.com`.
 //! - A Service that exists and has no endpoints is a resolved reference; its share of connections is refused.
+//! - Of an HTTPRoute and a GRPCRoute that have host names of a listener in common the older alone is attached there
+//!   (`HostnameConflict`); on other listeners the younger may be.
+//! - Where the API lets through what Sluice cannot do (an expression that is too large, a change of a header that frames messages), the
+//!   route is not accepted (`UnsupportedValue`); the last version that was is not kept, for the status speaks of the one there is.
+//! - An `ExtensionRef` is never known: `ResolvedRefs` says so, and its rule answers with 500.
+//! - Listeners of a ListenerSet come after those of their Gateway and of older ListenerSets, which keep the port or hostname; within one
+//!   object there is no winner. ReferenceGrants are asked for the object that the listener is written in.
+//! - A listener that cannot check its clients is there only to refuse: without it a less specific one would let them in unchecked.
+//! - A BackendTLSPolicy that is broken, and a certificate that a Gateway is to show to backends and has not, leave the backends they are
+//!   for without requests (500). Of several CA references those that hold are enough: they only make fewer certificates valid.
+//! - `kubernetes.io/wss` without a BackendTLSPolicy is no valid target, for nothing says whom to trust.
+//! - TLSRoutes and TCPRoutes do not heed BackendTLSPolicies: what they forward goes as it is.
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +38,7 @@ mod backends;
 mod certificates;
 mod claims;
 mod conflicts;
+mod follow;
 mod gateways;
 mod hostnames;
 mod http;
@@ -37,6 +50,8 @@ mod routes;
 
 use std::sync::Arc;
 
+pub use follow::Compiled;
+use follow::Followed;
 use gateways::Plan;
 use http::{Memo, Resolver};
 use listeners::{ListenerPlan, Winner};
@@ -49,59 +64,52 @@ use crate::ir::{self, HostName, Ir, Listener, ListenerName, ServerName, Traffic}
 /// GatewayClasses with this `spec.controllerName` are ours.
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
 
-/// Compiles again and again: what did not change since the last time is the same `Arc`. Nothing else depends on what was before.
-#[derive(Default)]
-pub struct Compiler {
-    memo: Memo,
-}
-
-/// Once.
 pub fn compile(index: &Index) -> (Ir, Report) {
-    Compiler::default().compile(index)
+    let (ir, report, ..) = decide(index, &Memo::default());
+    (ir, report)
 }
 
-impl Compiler {
-    pub fn compile(&mut self, index: &Index) -> (Ir, Report) {
-        let mut report = Report::default();
-        report.classes = gateways::classes(index, &mut report.problems);
-        let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
-        let claims = claims::settle(&mut plans);
-        let mut resolver = Resolver::new(index, &self.memo);
-        report.routes = routes::attach(index, &mut plans, &claims, &mut resolver, &mut report.problems);
-        let Resolver { policies, mut memo, .. } = resolver;
-        report.policies = policies.report(index, &mut report.problems);
-        backends::unread_slices(index, &mut report.problems);
+/// Also says which endpoints were asked for, and what a later time may go on with. `before` decides nothing but which things that are
+/// equal are the same `Arc`.
+fn decide(index: &Index, before: &Memo) -> (Ir, Report, Followed, Memo) {
+    let mut followed = Followed::default();
+    let mut report = Report::default();
+    report.classes = gateways::classes(index, &mut report.problems);
+    let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
+    let claims = claims::settle(&mut plans);
+    let mut resolver = Resolver::new(index, before, &mut followed);
+    report.routes = routes::attach(index, &mut plans, &claims, &mut resolver, &mut report.problems);
+    let Resolver { policies, mut memo, .. } = resolver;
+    report.policies = policies.report(index, &mut report.problems);
 
-        let mut ir = Ir::default();
-        for plan in &mut plans {
-            let mut listeners = std::mem::take(&mut plan.listeners);
-            for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
-                let name = name(plan, listener);
-                let before = self.memo.listeners.get(&name);
-                let Some(traffic) = traffic(plan, listener, before) else { continue };
-                if let Traffic::Http(http) = &traffic {
-                    memo.listeners.insert(name.clone(), Arc::clone(http));
-                }
-                let (addresses, port) = (plan.addresses.clone(), listener.spec.port);
-                ir.listeners.push(Listener { name, addresses, port, traffic });
+    let mut ir = Ir::default();
+    for plan in &mut plans {
+        let mut listeners = std::mem::take(&mut plan.listeners);
+        for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
+            let name = name(plan, listener);
+            let Some(traffic) = traffic(plan, listener, before.listeners.get(&name)) else { continue };
+            if let Traffic::Http(http) = &traffic {
+                memo.listeners.insert(name.clone(), Arc::clone(http));
             }
-            plan.listeners = listeners;
-            ir.exclusive_addresses.extend(plan.exclusive_addresses());
+            let (addresses, port) = (plan.addresses.clone(), listener.spec.port);
+            ir.listeners.push(Arc::new(Listener { name, addresses, port, traffic }));
         }
-        self.memo = memo;
-        ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        ir.exclusive_addresses.sort_unstable();
-        ir.exclusive_addresses.dedup();
-        for plan in plans {
-            let (gateway, sets) = plan.report();
-            report.gateways.push(gateway);
-            report.listener_sets.extend(sets);
-        }
-        report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
-        report.listener_sets.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
-        report.problems.sort_unstable();
-        (ir, report)
+        plan.listeners = listeners;
+        ir.exclusive_addresses.extend(plan.exclusive_addresses());
     }
+    ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    ir.exclusive_addresses.sort_unstable();
+    ir.exclusive_addresses.dedup();
+    for plan in plans {
+        let (gateway, sets) = plan.report();
+        report.gateways.push(gateway);
+        report.listener_sets.extend(sets);
+    }
+    report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
+    report.listener_sets.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
+    report.problems.sort_unstable();
+    followed.complete(index, &mut report.problems);
+    (ir, report, followed, memo)
 }
 
 /// Names of listeners are unique within their object only, and have no slash: one of a ListenerSet is `namespace/name/listener`.
@@ -157,18 +165,17 @@ fn http_listener(plan: &Plan, listener: &mut ListenerPlan) -> ir::http::Listener
 /// What a listener takes, its own hostname included, less what belongs to more specific listeners of the same address and
 /// port. Each of these has its own hostname among its names, so that of all names on an address and port that match a server
 /// name the most specific one belongs to the most specific listener that matches it: one look-up does for both choices.
-fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<ServerName> {
+fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<Arc<ServerName>> {
     let hosts =
         listener.hosts.iter().filter(|(_, winner)| listener.serves() && winner.not_on.len() < plan.addresses.len());
-    let name = |(host, winner): (&HostName, &Winner)| ServerName {
-        host: host.clone(),
-        backends: Some(Arc::clone(&winner.backends)),
-        not_on: winner.not_on.clone(),
+    let name = |(host, winner): (&HostName, &Winner)| {
+        let backends = Some(Arc::clone(&winner.backends));
+        Arc::new(ServerName { host: host.clone(), backends, not_on: winner.not_on.clone() })
     };
-    let mut names: Vec<ServerName> = hosts.map(name).collect();
+    let mut names: Vec<Arc<ServerName>> = hosts.map(name).collect();
     let own = listener.hostname();
     if let Err(place) = names.binary_search_by(|name| name.host.cmp(own)) {
-        names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() });
+        names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() }.into());
     }
     names
 }

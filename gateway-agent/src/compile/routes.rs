@@ -11,8 +11,7 @@ use super::http::Resolver;
 use super::listeners::{ListenerPlan, Winner, described};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
 use crate::index::{
-    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, ListenerProtocol, Name, ObjectId, ParentRef, Route,
-    RouteType, Rules,
+    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, ListenerProtocol, Name, ParentRef, Route, RouteType, Rules,
 };
 use crate::ir::{BackendSet, HostName, http};
 use crate::source::{Problem, Severity};
@@ -27,32 +26,30 @@ pub fn attach<'a>(
     problems: &mut Vec<Problem>,
 ) -> Vec<RouteReport> {
     let sections = sections(plans);
-    let mut routes: Vec<&Arc<Route>> = index.routes().collect();
-    routes.sort_by_cached_key(|route| (route.meta.precedence(), route.of));
-    let has = |of| routes.iter().any(|route| route.of == of);
+    let has = |of| index.routes().any(|route| route.of == of);
     let http_and_grpc = has(RouteType::Http) && has(RouteType::Grpc);
-    let mut reports = Vec::with_capacity(routes.len());
+    let mut reports = Vec::with_capacity(index.routes().len());
     let mut plain: BTreeSet<&Name> = BTreeSet::new();
-    for route in routes {
+    for route in index.routes_by_precedence() {
         let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_parent(parent, &route.meta.name, &sections, index) {
                 Ok(sections) => parents.push((parent, sections)),
                 Err((severity, message)) => {
                     let field = format!("spec.parentRefs[{i}]");
-                    problems.push(Problem::of_object(severity, id(route), &route.meta.origin, &field, message));
+                    problems.push(Problem::of_object(severity, route.id(), &route.meta.origin, &field, message));
                 }
             }
         }
         if parents.is_empty() {
             if route.parents.is_empty() {
                 let message = "names no Gateway, so it does nothing; add spec.parentRefs";
-                problems.push(Problem::of_object(Severity::Warning, id(route), &route.meta.origin, "", message));
+                problems.push(Problem::of_object(Severity::Warning, route.id(), &route.meta.origin, "", message));
             }
             continue;
         }
         let forward = match &route.rules {
-            Rules::Forward { backends, .. } => Some(backends::resolve(index, route, backends, &mut resolver.empty)),
+            Rules::Forward { backends, .. } => Some(backends::resolve(index, route, backends, resolver.followed)),
             Rules::Http(_) => None,
         };
         let taken = BTreeSet::new();
@@ -72,19 +69,14 @@ pub fn attach<'a>(
             let accepted = attachment.accept(reference, sections, &content);
             of_parents.push(ParentReport { reference: reference.clone(), conditions: vec![accepted, resolved] });
         }
-        reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: of_parents });
+        reports.push(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: of_parents });
         if attachment.has_plain_listener() {
             plain.extend(route.rules.backends().iter().map(|backend| &backend.name));
         }
     }
-    backends::empty_services(index, &resolver.empty, problems);
     backends::without_proxy_protocol(index, &plain, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
-}
-
-fn id(route: &Route) -> ObjectId {
-    ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }
 }
 
 /// What a parentRef can mean: a Gateway's own listeners, or those of a ListenerSet.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AuthorityRef, Kind, Meta, Name};
+use super::{AuthorityRef, Kind, Meta, Name, ObjectId, Precedence};
 use crate::ir::http::{Authorities, Filter, Identity, Match, Persistence, Retry, Timeouts};
 use crate::ir::{HostName, Protocol};
 use crate::proxy::http::filters::external_auth::AuthProtocol;
@@ -54,6 +54,32 @@ pub struct Route {
     pub hostnames: Box<[HostName]>,
     pub parents: Box<[ParentRef]>,
     pub rules: Rules,
+}
+
+impl Route {
+    pub fn id(&self) -> ObjectId {
+        ObjectId { kind: self.of.kind(), name: self.meta.name.clone() }
+    }
+
+    /// Of two of the same age and name the type decides.
+    pub fn precedence(&self) -> (Precedence, RouteType) {
+        (self.meta.precedence(), self.of)
+    }
+
+    /// Whether both are attached alike: they have everything in common but the backends that packets are forwarded to.
+    pub fn attaches_like(&self, other: &Route) -> bool {
+        let key = |route: &Route| (route.meta.created, route.of);
+        let alike = match (&self.rules, &other.rules) {
+            (Rules::Forward { count, .. }, Rules::Forward { count: other, .. }) => count == other,
+            (Rules::Http(_), _) | (_, Rules::Http(_)) => false,
+        };
+        alike
+            && key(self) == key(other)
+            && self.meta.name == other.meta.name
+            && self.meta.origin == other.meta.origin
+            && self.hostnames == other.hostnames
+            && self.parents == other.parents
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::read::{self, Reader};
+use super::read::{self, Fields, Reader};
 use super::yaml::{Node, Value};
-use crate::index::Kind;
+use crate::index::{Kind, Labels};
 use crate::ir::http::{Drain, Settings};
 
 const PREFIX: &str = "sluice.dev/";
@@ -50,6 +50,13 @@ pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations>
         }
     }
     Some(annotations)
+}
+
+/// Labels are not what these are.
+pub fn as_labels(f: &mut Fields, labels: &Labels) {
+    for (key, _) in labels.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
+        f.warn_at("labels", format!("{key} is no label but an annotation; move it to metadata.annotations"));
+    }
 }
 
 /// `None`: there is no such annotation.

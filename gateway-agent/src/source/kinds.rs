@@ -193,6 +193,7 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", read::strings).unwrap_or_default();
+        annotations::as_labels(f, &labels);
         let annotations = f.optional("annotations", |r, n| annotations::read(r, kind, n)).unwrap_or_default();
         let name = Name { namespace, name: name? };
         Some(Metadata { meta: Meta { name, generation, created, origin }, labels, annotations })

@@ -9,6 +9,9 @@ use super::read::{self, Fields, Reader};
 use super::yaml::Node;
 use crate::index::{BackendRef, Name, Object, ParentRef, Route, RouteType, Rules};
 
+/// Of a rule, as the CRDs have it.
+pub const MOST_BACKENDS: usize = 16;
+
 /// A route of any kind, but for `apiVersion` and `metadata`.
 pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Metadata>) -> Option<Object> {
     // An object without a name is wrong whatever its rules say; they are read all the same, for what is wrong with them.
@@ -27,7 +30,7 @@ pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Meta
             };
             let rules = match of {
                 RouteType::Http | RouteType::Grpc => http::rules(f, http::Owner { of, name: &name, auth }),
-                RouteType::Tcp | RouteType::Tls | RouteType::Udp => forward(f, &name.namespace),
+                RouteType::Tcp | RouteType::Tls | RouteType::Udp => forward(f, version, &name.namespace),
             };
             Some((parents, hostnames?, rules?))
         })
@@ -36,20 +39,35 @@ pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Meta
     Some(Object::Route(Route { meta, of, hostnames, parents, rules }.into()))
 }
 
-fn forward(f: &mut Fields, namespace: &Arc<str>) -> Option<Rules> {
+fn forward(f: &mut Fields, version: &str, namespace: &Arc<str>) -> Option<Rules> {
     let rules = f.required("rules", |r, n| {
-        read::items(r, n, &mut |r: &mut Reader, n: &Node| {
-            r.fields(n, |f| {
-                f.known(&["name"]);
-                Some(f.list("backendRefs", |r, n| r.fields(n, |f| backend_ref(f, namespace))))
-            })
-        })
+        read::items(r, n, &mut |r: &mut Reader, n: &Node| rule(r, n, version == "v1alpha2", namespace))
     })?;
     if rules.is_empty() {
         f.error_at("rules", "needs a rule");
     }
     let count = u16::try_from(rules.len()).unwrap_or(u16::MAX);
     Some(Rules::Forward { count, backends: rules.into_iter().next().unwrap_or_default() })
+}
+
+/// The backends of a rule.
+fn rule(reader: &mut Reader, node: &Node, optional: bool, namespace: &Arc<str>) -> Option<Box<[BackendRef]>> {
+    reader.fields(node, |f| {
+        f.known(&["name"]);
+        let mut given = false;
+        let read = |r: &mut Reader, n: &Node| {
+            given = true;
+            read::items(r, n, &mut |r: &mut Reader, n: &Node| r.fields(n, |f| backend_ref(f, namespace)))
+        };
+        let backends = if optional { f.optional("backendRefs", read) } else { f.required("backendRefs", read) };
+        if let Some(backends) = backends.as_ref().filter(|backends| !(1..=MOST_BACKENDS).contains(&backends.len())) {
+            f.error_at("backendRefs", format!("has {} backends; give it 1 to {MOST_BACKENDS}", backends.len()));
+        }
+        if optional && !given {
+            f.warn_at("backendRefs", "is missing, so every connection is refused; name a Service");
+        }
+        Some(backends.unwrap_or_default())
+    })
 }
 
 pub fn parent_ref(reader: &mut Reader, node: &Node) -> Option<ParentRef> {

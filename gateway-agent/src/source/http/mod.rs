@@ -13,7 +13,7 @@ pub use filters::precise_hostname;
 
 use super::annotations::Auth;
 use super::read::{self, Fields, Reader};
-use super::route::backend_ref;
+use super::route::{MOST_BACKENDS, backend_ref};
 use super::yaml::Node;
 use crate::index::{HttpBackendRef, HttpFilter, HttpRule, Name, RouteType, Rules};
 use crate::ir::http::{Filter, Match, PathMatch, Persistence, Retry, Timeouts};
@@ -94,6 +94,9 @@ fn rule(reader: &mut Reader, node: &Node, owner: Owner, number: usize) -> Option
         let matches = if matches.is_empty() { [matches::any(owner.of)].into() } else { matches };
         let filters = filters::read(f, owner);
         let backends = f.list("backendRefs", |r, n| http_backend_ref(r, n, owner));
+        if backends.len() > MOST_BACKENDS {
+            f.error_at("backendRefs", format!("has {} backends; give it at most {MOST_BACKENDS}", backends.len()));
+        }
         let (timeouts, retry) = match owner.of {
             RouteType::Http => (f.optional("timeouts", timeouts).unwrap_or_default(), f.optional("retry", retry)),
             _ => (Timeouts::default(), None),
