@@ -10,6 +10,16 @@ use hashbrown::HashMap;
 use crate::ir::http::{Backend, Cluster};
 use crate::ir::{Duty, Endpoint};
 
+/// How the endpoints of a backend share its requests. Each worker goes by its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// The less loaded of two by chance.
+    #[default]
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
 /// By weight; `None`: all of them have the weight 0, or there are none.
 pub fn backend(backends: &[Backend], random: u64) -> Option<&Backend> {
     if let [only] = backends {
@@ -100,6 +110,7 @@ mod tests {
             service: "default/a:80".into(),
             endpoints: endpoints.clone().into(),
             application: Application::Http,
+            balance: Balance::LeastRequest,
             tls: None,
         };
         let loads = Loads::default();
