@@ -23,7 +23,6 @@ use super::upgrade::{self, Asked};
 use super::upstream::pool::Key;
 use super::upstream::{balance, send};
 use super::{forwarded, path};
-use crate::ir::Endpoint;
 use crate::ir::http::{Application, Backend, Cluster, Persistence, Rule, Target};
 
 /// There is always an answer.
@@ -225,8 +224,12 @@ async fn attempts(
     let mut wanted = session.as_ref().and_then(|session| balance::at(cluster, session.shown?.endpoint));
     for made in 1.. {
         let random = exchange.random.rotate_left(made);
-        let Some(endpoint) = wanted.take().or_else(|| pick(cluster, exchange, random, &mut tried)) else {
-            return Err(Reason::NoEndpoint);
+        let picked = wanted.take().or_else(|| balance::endpoint(cluster, &exchange.local.loads, random, &tried));
+        // Those who want more attempts than there are endpoints begin with them again.
+        let picked =
+            picked.or_else(|| balance::endpoint(cluster, &exchange.local.loads, random, retry.map(|_| &[][..])?));
+        let Some(endpoint) = picked else {
+            return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
         };
         let mut key = Key::new(cluster, endpoint);
         if upgrade.is_some() && key.application == Application::Http {
@@ -257,7 +260,7 @@ async fn attempts(
                     sent.response().into_body().discard();
                 }
                 fresh = outcome == Outcome::Stale;
-                if !fresh {
+                if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {
                     tried.push(key.address);
                 }
                 if !pause.is_zero() {
@@ -277,21 +280,6 @@ async fn attempts(
         return Ok(response);
     }
     Err(Reason::Unreachable)
-}
-
-/// Another each time; from the first again when all were tried.
-fn pick<'a>(
-    cluster: &'a Cluster,
-    exchange: &Exchange,
-    random: u64,
-    tried: &mut Vec<SocketAddr>,
-) -> Option<&'a Endpoint> {
-    let loads = &exchange.local.loads;
-    if let Some(endpoint) = balance::endpoint(cluster, loads, random, tried) {
-        return Some(endpoint);
-    }
-    tried.clear();
-    balance::endpoint(cluster, loads, random, tried)
 }
 
 fn reason(outcome: Outcome) -> Reason {

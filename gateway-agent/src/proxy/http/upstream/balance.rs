@@ -49,9 +49,9 @@ pub fn endpoint<'a>(cluster: &'a Cluster, loads: &Loads, random: u64, tried: &[S
     let takes = |endpoint: &Endpoint| serves(endpoint, tried) && !loads.is_ejected(address(endpoint));
     let found = match cluster.balance {
         Balance::LeastRequest => {
-            let one = by_chance(&cluster.endpoints, random, takes)?;
-            let other = by_chance(&cluster.endpoints, mix(random), takes)?;
-            Some(if loads.of(address(other)) < loads.of(address(one)) { other } else { one })
+            let one = by_chance(&cluster.endpoints, random, takes);
+            let other = by_chance(&cluster.endpoints, mix(random), takes);
+            one.into_iter().chain(other).min_by_key(|endpoint| loads.of(address(endpoint)))
         }
         Balance::RoundRobin => {
             let (before, from) = cluster.endpoints.split_at(loads.turn(cluster, random));

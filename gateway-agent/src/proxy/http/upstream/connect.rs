@@ -1,17 +1,18 @@
 //! A new connection to an endpoint.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::pool::{Key, Multiplexed};
@@ -58,10 +59,10 @@ pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected>
 }
 
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connected> {
-    let stream = TokioIo::new(stream);
     if h2 {
         return speak_http2(stream).await;
     }
+    let stream = TokioIo::new(stream);
     let mut builder = http1::Builder::new();
     builder.max_buf_size(UNREAD as usize).max_headers(HEADERS);
     let (sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
@@ -74,9 +75,9 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2
 }
 
 /// Waits for the backend's settings: before them nobody knows how many streams it takes.
-async fn speak_http2<S>(stream: TokioIo<S>) -> io::Result<Connected>
+async fn speak_http2<S>(stream: S) -> io::Result<Connected>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let mut builder = http2::Builder::new(Executor);
     builder
@@ -86,29 +87,91 @@ where
         .initial_connection_window_size(UNREAD_OF_ALL)
         .max_header_list_size(HEADER_BYTES)
         .max_send_buf_size(UNREAD as usize);
-    let (sender, mut connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
-    let limit = Rc::new(Cell::new(0));
-    let extended = Rc::new(Cell::new(false));
-    let multiplexed = Multiplexed::new(sender, Rc::clone(&limit), Rc::clone(&extended));
-    let (told, settings) = oneshot::channel();
-    let mut told = Some(told);
+    let heard = Rc::new(Notify::new());
+    let stream = TokioIo::new(Heard { stream, heard: Rc::clone(&heard) });
+    let (sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
+    let connection = Rc::new(RefCell::new(Some(connection)));
+    let multiplexed = Multiplexed::new(sender, Rc::clone(&connection) as Rc<dyn Peer>);
+    let ended = Rc::clone(&heard);
     tokio::task::spawn_local(async move {
-        let ended = poll_fn(|cx| {
-            let ended = Pin::new(&mut connection).poll(cx);
-            limit.set(connection.current_max_send_streams());
-            extended.set(connection.is_extended_connect_protocol_enabled());
-            if limit.get() > 0
-                && let Some(told) = told.take()
-            {
-                // Who waited may have gone.
-                let _ = told.send(());
-            }
-            ended
+        let driven = poll_fn(|cx| match connection.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => Poll::Ready(Ok(())),
         });
-        if let Err(error) = ended.await {
+        if let Err(error) = driven.await {
             tracing::debug!(%error, "a connection to a backend was broken off");
         }
+        connection.take();
+        ended.notify_one();
     });
-    settings.await.map_err(|_| io::Error::new(io::ErrorKind::ConnectionAborted, "no HTTP/2 settings came"))?;
+    while !multiplexed.has_room() {
+        if !multiplexed.is_open() {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the backend ended before its HTTP/2 settings",
+            ));
+        }
+        heard.notified().await;
+    }
     Ok(Connected::Http2(multiplexed))
+}
+
+/// What the backend has said in its settings.
+pub trait Peer {
+    fn streams(&self) -> usize;
+    /// It takes extended CONNECT (RFC 8441).
+    fn takes_extended_connect(&self) -> bool;
+}
+
+impl<S> Peer for RefCell<Option<http2::Connection<TokioIo<S>, Body, Executor>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    fn streams(&self) -> usize {
+        self.borrow().as_ref().map_or(0, |connection| connection.current_max_send_streams())
+    }
+
+    fn takes_extended_connect(&self) -> bool {
+        self.borrow().as_ref().is_some_and(|connection| connection.is_extended_connect_protocol_enabled())
+    }
+}
+
+/// Tells whoever waits that something has come.
+struct Heard<S> {
+    stream: S,
+    heard: Rc<Notify>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, to));
+        self.heard.notify_one();
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

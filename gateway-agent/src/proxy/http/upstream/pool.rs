@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use tokio::sync::Notify;
 
 use super::balance::{self, Ticket};
-use super::connect::{Connected, connect};
+use super::connect::{Connected, Peer, connect};
 use super::tls;
 use crate::ir::Endpoint;
 use crate::ir::http::{Application, BackendTls, Cluster};
@@ -243,30 +243,26 @@ pub enum Connection {
 pub struct Multiplexed {
     pub sender: RefCell<http2::SendRequest<Body>>,
     streams: Cell<usize>,
-    /// Streams that the backend takes.
-    limit: Rc<Cell<usize>>,
-    /// It takes extended CONNECT (RFC 8441).
-    extended: Rc<Cell<bool>>,
+    peer: Rc<dyn Peer>,
     /// Sweeps when its last stream ended.
     since: Cell<u32>,
 }
 
 impl Multiplexed {
-    pub fn new(sender: http2::SendRequest<Body>, limit: Rc<Cell<usize>>, extended: Rc<Cell<bool>>) -> Rc<Multiplexed> {
-        let (streams, since) = (Cell::new(0), Cell::new(0));
-        Rc::new(Multiplexed { sender: RefCell::new(sender), streams, limit, extended, since })
+    pub fn new(sender: http2::SendRequest<Body>, peer: Rc<dyn Peer>) -> Rc<Multiplexed> {
+        Rc::new(Multiplexed { sender: RefCell::new(sender), streams: Cell::new(0), peer, since: Cell::new(0) })
     }
 
     pub fn takes_extended_connect(&self) -> bool {
-        self.extended.get()
+        self.peer.takes_extended_connect()
     }
 
-    fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.sender.borrow().is_ready()
     }
 
-    fn has_room(&self) -> bool {
-        self.streams.get() < self.limit.get()
+    pub fn has_room(&self) -> bool {
+        self.streams.get() < self.peer.streams()
     }
 }
 

@@ -34,7 +34,7 @@ pub async fn to_any(local: &Rc<Local>, cluster: &Cluster, request: Request) -> O
                     return None;
                 }
                 fresh = outcome == Outcome::Stale;
-                if !fresh {
+                if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {
                     tried.push(balance::address(endpoint));
                 }
             }
