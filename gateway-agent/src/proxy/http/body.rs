@@ -112,6 +112,7 @@ struct Keeping {
     frames: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     ended: bool,
+    /// Bytes that are left for more of them.
     room: usize,
     /// More has been read than is kept, or nobody wants it any more.
     over: bool,
@@ -176,11 +177,11 @@ impl Attempt {
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
-                    let kept: usize = keeping.frames.iter().map(Bytes::len).sum();
-                    keeping.over |= kept + data.len() > keeping.room;
+                    keeping.over |= data.len() > keeping.room;
                     if keeping.over {
                         (keeping.frames, self.next) = (Vec::new(), 0);
                     } else {
+                        keeping.room -= data.len();
                         keeping.frames.push(data.clone());
                         self.next += 1;
                     }

@@ -111,7 +111,9 @@ struct Shown<'a> {
 impl<'a> Shown<'a> {
     fn new(of: &'a Persistence, key: &'a session::Key, request: &Request, exchange: &Exchange) -> Shown<'a> {
         let now = session::now();
-        let path = request.uri().path().get(..exchange.matched_prefix).filter(|path| !path.is_empty()).unwrap_or("/");
+        let path = request.uri().path().get(..exchange.matched_prefix);
+        // What a cookie has no way to say is left to all paths.
+        let path = path.filter(|path| !path.is_empty() && !path.contains(';')).unwrap_or("/");
         Shown { of, key, shown: of.session(key, request.headers(), now), path: path.to_owned(), now }
     }
 

@@ -135,6 +135,10 @@ fn outcome(error: &hyper::Error, reused: bool) -> Outcome {
         if h2.is_remote() && refused {
             return Outcome::Unprocessed;
         }
+        // The connection goes on: it is this request that the backend did not like.
+        if h2.is_reset() {
+            return Outcome::Broken;
+        }
     }
     if reused { Outcome::Stale } else { Outcome::Broken }
 }
