@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::BodyExt;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
@@ -28,7 +27,7 @@ enum Kind {
     /// As it comes from the other side. With the lease of the connection that it comes by, which goes back to the pool at its end.
     Incoming(Incoming, Option<Lease>),
     /// Whatever else a filter makes of it.
-    Boxed(UnsyncBoxBody<Bytes, BodyError>),
+    Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>),
     /// Of an attempt: another may follow.
     Attempt(Attempt),
     /// Not before the other side asks for it.
@@ -58,8 +57,8 @@ impl Body {
         Body(Kind::Incoming(body, Some(lease)))
     }
 
-    pub fn boxed(body: UnsyncBoxBody<Bytes, BodyError>) -> Body {
-        Body(Kind::Boxed(body))
+    pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Body {
+        Body(Kind::Boxed(Box::pin(body)))
     }
 
     /// Goes when `asked` says so, or after a second: not everybody who should ask does (RFC 9110 section 10.1.1).
@@ -243,7 +242,7 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
-            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
             Kind::Attempt(attempt) => attempt.poll_frame(cx),
             Kind::Held(held) => held.poll_frame(cx),
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::filters::Told;
 use super::worker::Local;
 use crate::proxy::Origin;
 
@@ -25,6 +26,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// 64 bits that decide what is left to chance.
     pub random: u64,
+    /// What filters have to know of the request when its response comes.
+    pub told: Told,
     /// The last that the request was sent to.
     pub endpoint: Option<SocketAddr>,
     /// So far.

@@ -38,6 +38,7 @@ pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Respo
         matched_prefix: 0,
         grpc: answer::is_grpc(request.headers()),
         random: client.local.random(),
+        told: filters::Told::default(),
         endpoint: None,
         attempts: 0,
     };
@@ -63,7 +64,7 @@ async fn route(
 ) -> Result<Response, Reason> {
     let upgrade = upgrade::asked(&mut request, exchange.random)?;
     let mut request = request.map(Body::incoming);
-    exchange.requested_host = host(&request)?.into();
+    exchange.requested_host = host(&request)?;
     if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
     }
@@ -131,7 +132,7 @@ fn on_response(response: Response, filters: &[filters::Filter], exchange: &Excha
 }
 
 /// Of `:authority`, an absolute URI, or the one Host header; HTTP/1.0 may do without.
-fn host(request: &Request) -> Result<String, Reason> {
+fn host(request: &Request) -> Result<Box<str>, Reason> {
     let mut headers = request.headers().get_all(HOST).iter();
     let header = headers.next();
     if headers.next().is_some() {
@@ -140,10 +141,10 @@ fn host(request: &Request) -> Result<String, Reason> {
     let authority = match (request.uri().authority(), header) {
         (Some(authority), _) => authority.as_str(),
         (None, Some(header)) => header.to_str().map_err(|_| Reason::BadRequest)?,
-        (None, None) if request.version() == Version::HTTP_10 => return Ok(String::new()),
+        (None, None) if request.version() == Version::HTTP_10 => return Ok(Box::default()),
         (None, None) => return Err(Reason::BadRequest),
     };
-    canonical(authority).map(String::from).ok_or(Reason::BadRequest)
+    canonical(authority).map(Box::from).ok_or(Reason::BadRequest)
 }
 
 fn replace_path(request: &mut Request, path: &str) -> Result<(), Reason> {
@@ -194,7 +195,9 @@ fn prepare(request: &mut Request, listener: &Listener, exchange: &Exchange) -> R
     let host = match (&exchange.host, request.uri().authority()) {
         (Some(host), _) => Some(host.clone()),
         (None, Some(authority)) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::BadRequest)?),
-        // The client's Host goes as it is.
+        // HTTP/1.0 may do without, HTTP/1.1 may not (RFC 9112 section 3.2).
+        (None, None) if !request.headers().contains_key(HOST) => Some(HeaderValue::from_static("")),
+        // The client's goes as it is.
         (None, None) => None,
     };
     if let Some(host) = host {
@@ -217,7 +220,7 @@ async fn attempts(
     let Ready { mut request, upgrade, session } = ready;
     let method = request.method().clone();
     let retry = rule.retry.as_ref().filter(|retry| retry.attempts > 0 && upgrade.is_none());
-    // Kept only where another attempt may want it: nothing is copied for a POST without a body to keep.
+    // Kept only where another attempt may want it.
     let spare = retry.filter(|_| method.is_idempotent()).map(|_| Spare::of(&mut request));
     let whole = rule.timeouts.whole(exchange.came);
     let mut request = Some(request);
@@ -226,11 +229,9 @@ async fn attempts(
     let mut wanted = session.as_ref().and_then(|session| balance::at(cluster, session.shown?.endpoint));
     for made in 1.. {
         let random = exchange.random.rotate_left(made);
-        let picked = wanted.take().or_else(|| balance::endpoint(cluster, &exchange.local.loads, random, &tried));
-        // Those who want more attempts than there are endpoints begin with them again.
-        let picked =
-            picked.or_else(|| balance::endpoint(cluster, &exchange.local.loads, random, retry.map(|_| &[][..])?));
-        let Some(endpoint) = picked else {
+        let pick = |tried| balance::endpoint(cluster, &exchange.local.loads, random, tried);
+        // Who wants more attempts than there are endpoints begins with them again.
+        let Some(endpoint) = wanted.take().or_else(|| pick(&tried)).or_else(|| retry.and_then(|_| pick(&[]))) else {
             return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
         };
         let mut key = Key::new(cluster, endpoint);
@@ -250,18 +251,16 @@ async fn attempts(
             Ok(sent) => Outcome::Answered(sent.parts.status),
             Err(outcome) => *outcome,
         };
-        let in_time = whole.is_none_or(|whole| Instant::now() < whole);
         let pause = retry::pause(retry, outcome, made, random);
-        if in_time
-            && retry::again(retry, outcome, &method, made)
-            && whole.is_none_or(|whole| Instant::now() + pause < whole)
-        {
+        let in_time = || whole.is_none_or(|whole| Instant::now() + pause < whole);
+        if retry::again(retry, outcome, &method, made) && in_time() {
             request = request.or_else(|| spare.as_ref().and_then(Spare::request));
             if request.is_some() {
                 if let Ok(sent) = answered {
                     sent.response().into_body().discard();
                 }
                 fresh = outcome == Outcome::Stale;
+                // By a new connection the same endpoint may do.
                 if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {
                     tried.push(key.address);
                 }

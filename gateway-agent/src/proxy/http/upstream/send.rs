@@ -3,9 +3,10 @@
 use std::rc::Rc;
 use std::sync::Mutex;
 
-use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
+use bytes::Bytes;
+use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme, Uri};
-use http::{HeaderValue, Method, StatusCode, Version, response};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, response};
 use hyper::body::{Body as _, Incoming};
 use hyper::ext::on_informational;
 use tokio::sync::oneshot;
@@ -145,6 +146,7 @@ fn outcome(error: &hyper::Error, reused: bool) -> Outcome {
 
 /// With what hyper cannot know, and an eye on `100 Continue`.
 fn as_http1(mut request: Request) -> Request {
+    join_cookies(request.headers_mut());
     if request.body().is_empty() {
         request.headers_mut().remove(EXPECT);
         return request;
@@ -169,6 +171,17 @@ fn as_http1(mut request: Request) -> Request {
     request
 }
 
+/// HTTP/2 may bring each in a header of its own, of which HTTP/1.1 knows nothing (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
 /// With the pseudo-headers that HTTP/2 has for Host (RFC 9113 section 8.3.1). Its bodies wait for nothing: a backend that does not want
 /// one resets its stream.
 fn as_http2(mut request: Request, secure: bool) -> Request {
@@ -190,7 +203,7 @@ fn as_it_was(mut request: Request, method: Method) -> Request {
     *request.method_mut() = method;
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     if let Some(authority) = parts.authority.take()
-        && let Ok(host) = HeaderValue::from_maybe_shared(bytes::Bytes::copy_from_slice(authority.as_str().as_bytes()))
+        && let Ok(host) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes()))
     {
         request.headers_mut().insert(HOST, host);
     }
@@ -200,4 +213,19 @@ fn as_it_was(mut request: Request, method: Method) -> Request {
     request.headers_mut().remove(TRANSFER_ENCODING);
     request.extensions_mut().clear();
     request.map(Body::released)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_are_one_header_in_http1() {
+        let mut headers = HeaderMap::new();
+        for (cookies, joined) in [("a=1", "a=1"), ("b=2; c=3", "a=1; b=2; c=3"), ("d=4", "a=1; b=2; c=3; d=4")] {
+            headers.append(COOKIE, HeaderValue::from_static(cookies));
+            join_cookies(&mut headers);
+            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+        }
+    }
 }

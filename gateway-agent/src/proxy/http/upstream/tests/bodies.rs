@@ -17,7 +17,7 @@ fn channel() -> (mpsc::Sender<Frame<Bytes>>, Body) {
     let (send, mut frames) = mpsc::channel(1);
     let stream =
         futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, BodyError>)));
-    (send, Body::boxed(StreamBody::new(stream).boxed_unsync()))
+    (send, Body::boxed(StreamBody::new(stream)))
 }
 
 fn data(text: &'static str) -> Frame<Bytes> {
@@ -236,7 +236,7 @@ fn large(size: usize, sent: &Arc<AtomicUsize>) -> Body {
         let goes = sent.fetch_add(PART, Relaxed) < size;
         goes.then(|| Ok::<_, BodyError>(Frame::data(part.clone())))
     });
-    Body::boxed(StreamBody::new(futures_util::stream::iter(parts)).boxed_unsync())
+    Body::boxed(StreamBody::new(futures_util::stream::iter(parts)))
 }
 
 /// Reads it, and sees that little is held on its way.

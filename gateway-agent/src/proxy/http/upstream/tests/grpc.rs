@@ -33,7 +33,7 @@ fn messages() -> (mpsc::Sender<Frame<Bytes>>, Body) {
     let (send, mut frames) = mpsc::channel(4);
     let stream =
         futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx).map(|frame| frame.map(Ok::<_, BodyError>)));
-    (send, Body::boxed(StreamBody::new(stream).boxed_unsync()))
+    (send, Body::boxed(StreamBody::new(stream)))
 }
 
 fn call(body: Body) -> http::Request<Body> {

@@ -172,7 +172,7 @@ impl Gateway {
             port: gateway.port(),
             traffic: Traffic::Http(Arc::new(http)),
         };
-        let ir = Ir { listeners: vec![listener], ..Ir::default() };
+        let ir = Ir { listeners: vec![listener.into()], ..Ir::default() };
         self.published.store(Arc::new(Snapshot::build(&ir, &self.published.load())));
     }
 
