@@ -65,6 +65,7 @@ pub fn listeners(snapshot: &Snapshot, writer: &mut Writer) -> io::Result<()> {
                 listener_kind::EXCLUSIVE => "exclusive",
                 listener_kind::SHARED => "shared",
                 listener_kind::TLS => "TLS",
+                listener_kind::L7 => "L7",
                 _ => "unknown",
             },
             id: value.id,
