@@ -246,6 +246,8 @@ pub mod sni_mode {
     pub const PASSTHROUGH: u8 = 1;
     /// To the agent ([`super::agent_backend`]), which ends TLS.
     pub const TERMINATE: u8 = 2;
+    /// To the agent, which ends TLS and reads HTTP: there is no set.
+    pub const HTTPS: u8 = 3;
 }
 
 /// BACKENDS ids of the agent's own sockets, one a family. Their port is the first of [`agent_backend::PORTS`] in a row, so that a

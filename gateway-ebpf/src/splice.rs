@@ -348,7 +348,7 @@ fn route(frame: Tc, packet: &Packet, listener: &Listener, slot: u32, length: u32
     if !entry.is_null() {
         name::hit(entry);
     }
-    if mode == sni_mode::TERMINATE {
+    if mode >= sni_mode::TERMINATE {
         return bind::later(slot, bind::to_agent(packet.v6), id);
     }
     if mode == sni_mode::PASSTHROUGH && set != 0 {

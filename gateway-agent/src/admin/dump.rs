@@ -246,6 +246,7 @@ pub fn mode(mode: u8) -> &'static str {
     match mode {
         sni_mode::PASSTHROUGH => "passthrough",
         sni_mode::TERMINATE => "terminate",
+        sni_mode::HTTPS => "HTTPS",
         _ => "unknown",
     }
 }

@@ -190,7 +190,7 @@ fn listener(listener: &Arc<ir::Listener>, old: Old, sets: &mut Sets) -> Arc<List
         Traffic::Http(http) => {
             let name = || Arc::new(ServerName::new(http.hostname.clone(), [None, None]));
             let tls = matches!(http.security, Security::Https { .. });
-            ([None, None], tls.then(|| Tls { mode: sni_mode::TERMINATE, names: vec![name()] }))
+            ([None, None], tls.then(|| Tls { mode: sni_mode::HTTPS, names: vec![name()] }))
         }
     };
     let at = |ip: &IpAddr| ListenerAddress {
