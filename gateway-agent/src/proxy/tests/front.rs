@@ -7,11 +7,12 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::bed::{Bed, certificate, handshake, rest, soon, trusting};
+use super::bed::{Bed, GATEWAY, certificate, handshake, rest, soon, trusting};
 use super::ir::{backends, listener, named};
 use crate::ir::http::{Authorities, Clients, Security, Settings, Unverified};
 use crate::ir::{Certificate, HostName, Listener, TlsMode, Traffic, http};
@@ -107,7 +108,7 @@ async fn most_specific_listener_shows_its_certificate_and_offers_http() {
 async fn https_hostnames_beside_passthrough_come_by_the_splice() {
     let bed = Bed::new(Vec::new());
     let a = certificate(&["a.test"]);
-    let at = super::bed::GATEWAY.parse().unwrap();
+    let at = GATEWAY.parse().unwrap();
     let names = vec![named("*.test", Some(backends("pass", vec![])))];
     let pass = listener("pass", &["198.19.0.1"], TlsMode::Passthrough, names);
     bed.publish(vec![https("a", at, "a.test", &a, Clients::Anonymous), pass]);
@@ -145,12 +146,10 @@ impl Id {
 
     /// The client shows it.
     fn shown(&self, trusted: &Certificate) -> ClientConfig {
-        let config = trusting(&[trusted]);
-        let resolver = rustls::client::SingleCertAndKey::from(
-            rustls::sign::CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), config.crypto_provider())
-                .unwrap(),
-        );
-        ClientConfig { client_auth_cert_resolver: Arc::new(resolver), ..config }
+        let mut config = trusting(&[trusted]);
+        let key = CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), config.crypto_provider()).unwrap();
+        config.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(key));
+        config
     }
 }
 
