@@ -102,7 +102,8 @@ impl Datapath {
     /// Brings the maps to what is wanted. [`Datapath::sweep`] is for the caller, after backends were removed.
     pub fn apply(&mut self, wanted: &Wanted) -> Applied {
         let Datapath { maps, network, applier, .. } = self;
-        network.take_locally(&wanted.local_addresses());
+        // Connections of a listener that goes end by themselves.
+        network.take_locally(&wanted.answered_addresses(), |address| wanted.is_exclusive(address));
         applier.apply(wanted, |address, local| network.path(address, local), &mut Store(maps))
     }
 
@@ -268,7 +269,7 @@ pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
     }
     let pins = Pins::take_existing(directory)?;
     let mut network = Network::new().map_err(DatapathError::Network)?;
-    network.take_locally(&BTreeSet::new());
+    network.take_locally(&BTreeSet::new(), |_| false);
     let filters = interfaces::detach_filters(&network);
     let pins = pins.map_or(Ok(0), Pins::remove_all)?;
     Ok(Removed { pins, filters })

@@ -51,15 +51,18 @@ impl Network {
         Ok(())
     }
 
-    /// The node's stack takes packets for these addresses beside its own, and for no others that it took because of us. Tried again by the
-    /// next call where the kernel refuses.
-    pub fn take_locally(&mut self, wanted: &BTreeSet<IpAddr>) {
-        for address in self.local.symmetric_difference(wanted).copied().collect::<Vec<_>>() {
-            let is_wanted = wanted.contains(&address);
-            match self.client.get_mut().set_local_route(address, is_wanted) {
-                Ok(()) if is_wanted => drop(self.local.insert(address)),
+    /// The node's stack takes packets for these addresses, and goes on to for those that it has taken any for, if they are to be kept. Tried
+    /// again by the next call where the kernel refuses.
+    pub fn take_locally(&mut self, addresses: &BTreeSet<IpAddr>, keep: impl Fn(IpAddr) -> bool) {
+        for address in self.local.symmetric_difference(addresses).copied().collect::<Vec<_>>() {
+            let is_new = addresses.contains(&address);
+            if !is_new && keep(address) {
+                continue;
+            }
+            match self.client.get_mut().set_local_route(address, is_new) {
+                Ok(()) if is_new => drop(self.local.insert(address)),
                 Ok(()) => drop(self.local.remove(&address)),
-                Err(error) if is_wanted => {
+                Err(error) if is_new => {
                     tracing::error!(%address, %error, "cannot make a local route: HTTP at this address is not served");
                 }
                 Err(error) => tracing::warn!(%address, %error, "cannot remove a local route"),

@@ -120,14 +120,16 @@ fn looked_up(host: &HostName) -> &str {
 
 impl Wanted {
     /// Addresses that belong to Gateways alone, and where the agent answers: packets for them must come to the node's stack.
-    pub fn local_addresses(&self) -> BTreeSet<IpAddr> {
-        let exclusive = |address: &Address| {
-            let found = self.addresses.binary_search_by_key(address, |a| a.address);
-            found.is_ok_and(|i| self.addresses[i].exclusive)
-        };
+    pub fn answered_addresses(&self) -> BTreeSet<IpAddr> {
         let answered = self.listeners.iter().filter(|listener| listener.answered);
-        let addresses = answered.flat_map(|listener| listener.addresses.iter().map(|at| at.key.address));
-        addresses.filter(exclusive).map(ip).collect()
+        let addresses = answered.flat_map(|listener| listener.addresses.iter().map(|at| ip(at.key.address)));
+        addresses.filter(|ip| self.is_exclusive(*ip)).collect()
+    }
+
+    /// Whether the address belongs to Gateways alone.
+    pub fn is_exclusive(&self, ip: IpAddr) -> bool {
+        let found = self.addresses.binary_search_by_key(&address(ip), |a| a.address);
+        found.is_ok_and(|i| self.addresses[i].exclusive)
     }
 }
 

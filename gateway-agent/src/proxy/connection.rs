@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::front::{self, Front};
+use super::table::Port;
 use super::worker::Kept;
 use super::{Origin, Refusal, Shared, Terminator, To, backend, hello, preface, relay, sockets, terminate};
 use crate::emit::maps::address;
@@ -32,9 +33,10 @@ pub enum By {
 pub async fn serve(mut client: TcpStream, by: By, shared: &Shared, kept: &Kept) {
     let deadline = Instant::now() + shared.options.handshake;
     let (refused, client) = match find(&mut client, by, deadline, shared, kept).await {
-        Ok(Found::Clear(front, origin)) => return front::clear(client, front, origin, kept).await,
+        // Boxed, so that connections that are forwarded need not have the room for it.
+        Ok(Found::Clear(front, origin)) => return Box::pin(front::clear(client, front, origin, kept)).await,
         Ok(Found::Secure(front, origin, read)) => {
-            match front::secure(client, read, deadline, front, origin, shared, kept).await {
+            match Box::pin(front::secure(client, read, deadline, front, origin, shared, kept)).await {
                 Ok(()) => return,
                 Err(refused) => refused,
             }
@@ -73,8 +75,11 @@ async fn find(
     let mut origin = origin(client, by, shared)?;
     let (clear, is_proxied) = {
         let table = shared.table.load();
-        let port = table.port(origin.gateway).ok_or(Refusal::Unexplained)?;
-        (port.clear(), port.is_proxied() && by == By::Steering)
+        let port = table.port(origin.gateway);
+        if port.is_none() && by == By::Steering {
+            return Err(Refusal::Unexplained);
+        }
+        (port.and_then(Port::clear), port.is_some_and(Port::is_proxied) && by == By::Steering)
     };
     if is_proxied {
         let from = timeout_at(deadline, preface::client(client)).await.map_err(|_| Refusal::HelloTimeout)??;

@@ -128,7 +128,7 @@ impl Table {
     }
 
     fn https(&self, listener: usize) -> Option<Found> {
-        let Listener { name, traffic: Traffic::Http(http), .. } = &self.ir.listeners[listener] else { return None };
+        let Listener { name, traffic: Traffic::Http(http), .. } = &*self.ir.listeners[listener] else { return None };
         let front = Front { name: name.clone(), listener: Arc::clone(http) };
         Some(Found { terminator: self.terminators.get(&listener).cloned(), to: To::Http(front) })
     }

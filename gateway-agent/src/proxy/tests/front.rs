@@ -19,17 +19,20 @@ use crate::ir::{Certificate, HostName, Listener, TlsMode, Traffic, http};
 use crate::proxy::Refusal;
 
 /// An HTTP listener without routes at the address and port.
-fn front(section: &str, at: SocketAddr, hostname: HostName, security: Security, settings: Settings) -> Listener {
+fn front(section: &str, at: SocketAddr, hostname: HostName, security: Security, settings: Settings) -> Arc<Listener> {
     let http = http::Listener { hostname, security, routes: Vec::new(), settings: Arc::new(settings) };
-    let mut listener = listener(section, &[&at.ip().to_string()], TlsMode::Passthrough, Vec::new());
-    listener.port = at.port();
-    listener.traffic = Traffic::Http(Arc::new(http));
-    listener
+    let listener = listener(section, &[&at.ip().to_string()], TlsMode::Passthrough, Vec::new());
+    let traffic = Traffic::Http(Arc::new(http));
+    Arc::new(Listener { port: at.port(), traffic, ..Arc::unwrap_or_clone(listener) })
 }
 
-fn https(section: &str, at: SocketAddr, host: &str, certificate: &Arc<Certificate>, clients: Clients) -> Listener {
+fn https(section: &str, at: SocketAddr, host: &str, certificate: &Arc<Certificate>, clients: Clients) -> Arc<Listener> {
     let security = Security::Https { certificates: vec![Arc::clone(certificate)], clients };
-    front(section, at, HostName::Exact(host.into()), security, Settings::default())
+    let host = match host.strip_prefix("*.") {
+        Some(suffix) => HostName::Wildcard(suffix.into()),
+        None => HostName::Exact(host.into()),
+    };
+    front(section, at, host, security, Settings::default())
 }
 
 /// A proxy without listeners, and where `steer` would give connections to.
@@ -84,11 +87,10 @@ async fn where_proxies_are_in_front_a_connection_begins_with_their_header() {
 async fn most_specific_listener_shows_its_certificate_and_offers_http() {
     let (bed, at) = steered();
     let (a, wild) = (certificate(&["a.test"]), certificate(&["*.test"]));
-    let mut of_all = https("wild", at, "a.test", &wild, Clients::Anonymous);
-    if let Traffic::Http(http) = &mut of_all.traffic {
-        Arc::make_mut(http).hostname = HostName::Wildcard("test".into());
-    }
-    bed.publish(vec![https("a", at, "a.test", &a, Clients::Anonymous), of_all]);
+    bed.publish(vec![
+        https("a", at, "a.test", &a, Clients::Anonymous),
+        https("wild", at, "*.test", &wild, Clients::Anonymous),
+    ]);
     for (name, shown) in [("a.test", &a), ("b.test", &wild)] {
         for (offer, agreed) in
             [(&[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])), (&[b"http/1.1"], Some(b"http/1.1")), (&[], None)]
