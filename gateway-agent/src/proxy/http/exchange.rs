@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::filters::Told;
 use super::worker::Local;
 use crate::proxy::Origin;
 
@@ -24,6 +25,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// 64 bits that decide what is left to chance.
     pub random: u64,
+    /// What filters have to know of the request when its response comes.
+    pub told: Told,
 }
 
 /// How the client speaks to the agent, or is to speak next.

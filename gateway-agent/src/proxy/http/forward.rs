@@ -35,6 +35,7 @@ pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Respo
         matched_prefix: 0,
         grpc: answer::is_grpc(request.headers()),
         random: client.local.random(),
+        told: filters::Told::default(),
     };
     let response = match route(request.map(Body::incoming), client, &mut exchange).await {
         Ok(response) => response,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use gateway_common::hash::mix;
 
+use super::filters::mirror::UnderWay;
 use super::metrics::Metrics;
 use super::snapshot::Snapshot;
 use super::upstream::balance::Loads;
@@ -21,6 +22,7 @@ pub struct Local {
     pub pool: Rc<Pool>,
     pub loads: Rc<Loads>,
     pub metrics: Metrics,
+    pub mirrored: UnderWay,
     random: Cell<u64>,
 }
 
@@ -29,7 +31,15 @@ impl Local {
     pub fn new(published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Rc<Local> {
         let seen = RefCell::new(Rc::new(Seen(published.load_full())));
         let (pool, loads) = (Rc::default(), Rc::default());
-        Rc::new(Local { published, seen, pool, loads, metrics: Metrics::default(), random: Cell::new(mix(seed)) })
+        Rc::new(Local {
+            published,
+            seen,
+            pool,
+            loads,
+            metrics: Metrics::default(),
+            mirrored: UnderWay::default(),
+            random: Cell::new(mix(seed)),
+        })
     }
 
     /// What a request that begins now goes by.
