@@ -78,7 +78,7 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
         port: gateway.port(),
         traffic: Traffic::Http(Arc::new(http)),
     };
-    let snapshot = Snapshot::build(&Ir { listeners: vec![listener], ..Ir::default() }, &Snapshot::default());
+    let snapshot = Snapshot::build(&Ir { listeners: vec![listener.into()], ..Ir::default() }, &Snapshot::default());
     Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
 }
 

@@ -86,12 +86,12 @@ async fn where_proxies_are_in_front_a_connection_begins_with_their_header() {
 #[tokio::test]
 async fn most_specific_listener_shows_its_certificate_and_offers_http() {
     let (bed, at) = steered();
-    let (a, wild) = (certificate(&["a.test"]), certificate(&["*.test"]));
+    let (a, wild) = (certificate(&["a.x.test"]), certificate(&["*.x.test"]));
     bed.publish(vec![
-        https("a", at, "a.test", &a, Clients::Anonymous),
-        https("wild", at, "*.test", &wild, Clients::Anonymous),
+        https("a", at, "a.x.test", &a, Clients::Anonymous),
+        https("wild", at, "*.x.test", &wild, Clients::Anonymous),
     ]);
-    for (name, shown) in [("a.test", &a), ("b.test", &wild)] {
+    for (name, shown) in [("a.x.test", &a), ("b.x.test", &wild)] {
         for (offer, agreed) in
             [(&[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])), (&[b"http/1.1"], Some(b"http/1.1")), (&[], None)]
         {
