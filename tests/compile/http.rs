@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use gateway_agent::ir::http::{
-    Application, Backend, Clients, Created, Filter, HeaderMatch, Identity, Listener, Match, PathMatch, Persistence,
-    Roots, Rule, Security, Settings, Target, Text, Unverified,
+    Application, Backend, Balance, Clients, Created, Filter, HeaderMatch, Identity, Listener, Match, PathMatch,
+    Persistence, Roots, Rule, Security, Settings, Target, Text, Unverified,
 };
 use gateway_agent::proxy::http::filters::external_auth::AuthProtocol;
 use gateway_agent::proxy::http::filters::rewrite::PathChange;
@@ -181,6 +181,7 @@ fn target_text(target: &Target) -> String {
         let client = tls.client.as_ref().map(|client| format!(" with {}", client.secret)).unwrap_or_default();
         format!(" by TLS to {}{} by {roots}{client}", tls.server_name, identities.concat())
     });
+    let balance = if cluster.balance == Balance::RoundRobin { " in turn" } else { "" };
     let endpoints: Vec<String> = cluster.endpoints.iter().map(endpoint_text).collect();
-    format!("{}{application}{}: [{}]", cluster.service, tls.unwrap_or_default(), endpoints.join(", "))
+    format!("{}{application}{balance}{}: [{}]", cluster.service, tls.unwrap_or_default(), endpoints.join(", "))
 }

@@ -12,7 +12,7 @@ use gateway_agent::index::{
     Listener, ListenerProtocol, Meta, Name, Object, Origin, ParentRef, Route, RouteType, Rules, TlsListener, TlsMode,
 };
 use gateway_agent::ir::{HostName, Ir, Traffic};
-use gateway_agent::proxy::Table;
+use gateway_agent::proxy::{Table, To};
 use gateway_common::SniKey;
 use proptest::prelude::*;
 
@@ -320,7 +320,10 @@ proptest! {
                     let has_backends = expected.clone().map(|(listener, route)| (listener, route.is_some()));
                     prop_assert_eq!(of_kernel, has_backends, "{:?} to {}:{} in the maps", name, address, port);
                     let of_agent = table.find(SocketAddr::new(address, port), name.map(str::as_bytes));
-                    let of_agent = of_agent.map(|found| found.backends.route.to_string());
+                    let of_agent = of_agent.map(|found| match found.to {
+                        To::Backends(backends) => backends.route.to_string(),
+                        To::Http(_) => panic!("TLS only"),
+                    });
                     let route = expected.and_then(|(_, route)| route);
                     prop_assert_eq!(of_agent, route, "{:?} to {}:{} in the agent", name, address, port);
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::follow::Followed;
 use super::{Condition, ConditionType, Reason};
 use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, ServicePort};
+use crate::ir::http::Balance;
 use crate::ir::{self, BackendSet, Endpoint, Target};
 use crate::source::{Problem, Severity};
 
@@ -53,6 +54,7 @@ fn follow(
 pub struct Found<'i> {
     /// `namespace/name`.
     pub service: &'i Arc<str>,
+    pub balance: Balance,
     pub port: &'i ServicePort,
     pub endpoints: &'i Arc<[Endpoint]>,
 }
@@ -93,7 +95,7 @@ pub fn find<'i>(
     let is_it = |port: &&ServicePort| port.port == number && port.protocol == PortProtocol::Forwarded(protocol);
     let found = service.ports.iter().find(is_it).and_then(|port| {
         let all = index.endpoints(name)?;
-        Some(Found { service: all.service(), port, endpoints: all.port(number, protocol)? })
+        Some(Found { service: all.service(), balance: service.balance, port, endpoints: all.port(number, protocol)? })
     });
     if let Some(found) = &found {
         followed.note(name, (number, protocol), found.endpoints.is_empty());

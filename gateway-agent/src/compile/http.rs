@@ -246,7 +246,9 @@ impl<'a> Walk<'_, 'a, '_> {
             })),
         };
         let old = self.resolver.before.clusters.get(&key);
-        let same = old.filter(|old| old.endpoints == *found.endpoints && old.tls == tls);
+        let is_same =
+            |old: &&Arc<Cluster>| old.endpoints == *found.endpoints && old.balance == found.balance && old.tls == tls;
+        let same = old.filter(is_same);
         let cluster = same.map(Arc::clone).unwrap_or_else(|| {
             let service = format!("{}:{}", found.service, port.port).into();
             // Policies that did not change keep their `Arc`.
@@ -254,7 +256,8 @@ impl<'a> Walk<'_, 'a, '_> {
                 Some(old) if tls.as_ref() == Some(old) => Some(Arc::clone(old)),
                 _ => tls,
             };
-            Arc::new(Cluster { service, endpoints: Arc::clone(found.endpoints), application, tls })
+            let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
+            Arc::new(Cluster { service, endpoints, application, balance, tls })
         });
         self.resolver.memo.services.insert(backend.name.clone());
         self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::{BackendTlsPolicy, ConfigMap, Gateway, ListenerSet, Route};
-use crate::ir::http::Application;
+use crate::ir::http::{Application, Balance};
 use crate::ir::{Certificate, Protocol};
 
 /// The kinds Sluice reads, in the order in which reports list them.
@@ -224,6 +224,8 @@ pub struct Service {
     pub external: bool,
     /// Its endpoints want to be told the client's address by PROXY protocol v2.
     pub proxy_protocol: bool,
+    /// How its endpoints share requests.
+    pub balance: Balance,
     pub ports: Box<[ServicePort]>,
 }
 

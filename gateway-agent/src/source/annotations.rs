@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::read::{self, Fields, Reader};
 use super::yaml::{Node, Value};
 use crate::index::{Kind, Labels};
-use crate::ir::http::{Drain, Settings};
+use crate::ir::http::{Balance, Drain, Settings};
 
 const PREFIX: &str = "sluice.dev/";
 
@@ -14,6 +14,8 @@ const PREFIX: &str = "sluice.dev/";
 pub struct Annotations {
     /// Of a Service: its endpoints want PROXY protocol v2.
     pub proxy_protocol: bool,
+    /// Of a Service: how its endpoints share requests.
+    pub balance: Balance,
     /// Of a Gateway: for all of its HTTP and HTTPS listeners.
     pub settings: Settings,
     /// Of an HTTPRoute: for its filters of type ExternalAuth.
@@ -69,6 +71,10 @@ fn of_service(reader: &mut Reader, name: &str, node: &Node, annotations: &mut An
             }
             _ => reader.error(node.at, "must be a string; use v2, or remove the annotation"),
         },
+        "balance" => {
+            let words = [("least-request", Balance::LeastRequest), ("round-robin", Balance::RoundRobin)];
+            set(&mut annotations.balance, read::one_of(reader, node, &words));
+        }
         _ => return None,
     }
     Some(())

@@ -146,8 +146,8 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             Kind::Service => {
                 let spec = f.required("spec", service_spec);
                 let (Metadata { meta, annotations, .. }, (external, ports)) = (metadata?, spec?);
-                let proxy_protocol = annotations.proxy_protocol;
-                Some(Object::Service(Service { meta, external, proxy_protocol, ports }.into()))
+                let Annotations { proxy_protocol, balance, .. } = annotations;
+                Some(Object::Service(Service { meta, external, proxy_protocol, balance, ports }.into()))
             }
             Kind::EndpointSlice => {
                 let content = slice(f);

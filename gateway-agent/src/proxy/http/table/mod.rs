@@ -43,7 +43,8 @@ impl Table {
             if let (Some(a), Some(b)) = (old.peek(), new.peek())
                 && unchanged(a, b)
             {
-                (old.next(), new.next());
+                old.next();
+                new.next();
                 continue;
             }
             let order = match (old.peek(), new.peek()) {

@@ -1,6 +1,7 @@
 //! The tables against a reading of the specification that knows no tables: every match of every route is held against a request, and
 //! the winner found by comparing two at a time, in the words and order of HTTPRoute ("hostnames", "matches") and GRPCRoute ("matches").
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -148,8 +149,9 @@ fn characters_of_method(one: &Match) -> usize {
     call.method.as_ref().map_or(0, |method| method.as_str().len())
 }
 
-fn regex(source: &str) -> Pattern {
-    Pattern::new(source).unwrap()
+fn regex(source: &'static str) -> Pattern {
+    thread_local!(static COMPILED: RefCell<BTreeMap<&'static str, Pattern>> = RefCell::default());
+    COMPILED.with_borrow_mut(|all| all.entry(source).or_insert_with(|| Pattern::new(source).unwrap()).clone())
 }
 
 fn hostnames() -> impl Strategy<Value = Vec<HostName>> {
