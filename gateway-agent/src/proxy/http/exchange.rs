@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::meter::Meter;
 use super::worker::Local;
 use crate::proxy::Origin;
 
@@ -24,6 +25,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// 64 bits that decide what is left to chance.
     pub random: u64,
+    /// What is counted of it.
+    pub meter: Box<Meter>,
 }
 
 /// How the client speaks to the agent, or is to speak next.

@@ -1,16 +1,13 @@
 //! One request: match → filters → pick → pool → forward.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
-use super::body::Body;
 use super::exchange::Exchange;
 use super::filters::{self, Request, Response, Step};
 use super::retry;
@@ -19,33 +16,22 @@ use super::snapshot::Listener;
 use super::table::{Found, canonical};
 use super::upstream::pool::Key;
 use super::upstream::{balance, send};
+use super::worker::Seen;
 use super::{forwarded, path};
-use crate::ir::http::{Backend, Cluster, Rule, Target};
+use crate::ir::http::{Backend, Cluster, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Response {
-    client.local.metrics.requests.add(1);
-    let mut exchange = Exchange {
-        local: Rc::clone(&client.local),
-        origin: client.origin,
-        scheme: client.scheme(),
-        came: Instant::now(),
-        requested_host: Box::default(),
-        host: None,
-        matched_prefix: 0,
-        grpc: answer::is_grpc(request.headers()),
-        random: client.local.random(),
-    };
-    let response = match route(request.map(Body::incoming), client, &mut exchange).await {
+pub async fn respond(request: Request, client: &Client, exchange: &mut Exchange) -> Response {
+    match route(request, client, exchange).await {
         Ok(response) => response,
-        Err(reason) => refuse(reason, &exchange),
-    };
-    client.local.metrics.responded(response.status());
-    response
+        Err(reason) => refuse(reason, exchange),
+    }
 }
 
-fn refuse(reason: Reason, exchange: &Exchange) -> Response {
-    exchange.local.metrics.answer(reason);
+pub fn refuse(reason: Reason, exchange: &Exchange) -> Response {
+    // Where the client's body was broken off, it is not the backend's fault that there is no answer.
+    let reason = exchange.meter.broken().unwrap_or(reason);
+    exchange.meter.refused(reason);
     tracing::debug!(reason = reason.name(), client = %exchange.origin.client, "the agent answered");
     answer::answer(reason, exchange.grpc)
 }
@@ -60,19 +46,21 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     let snapshot = client.local.snapshot();
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
+    exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
     if let Security::Tls { listener: of_connection, .. } = &client.security
         && listener.name != *of_connection
     {
         return Err(Reason::Misdirected);
     }
     let (parts, body) = request.into_parts();
-    let Found { rule, matched_prefix, .. } =
+    let Found { route, rule, matched_prefix } =
         listener.table.find(&exchange.requested_host, &normal, &parts).ok_or(Reason::NoRoute)?;
+    exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
     exchange.matched_prefix = matched_prefix;
     let mut request = Request::from_parts(parts, body);
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
     let response = match step {
-        Step::Continue => to_backend(request, listener, rule, exchange).await,
+        Step::Continue => to_backend(request, &snapshot, listener, route, rule, exchange).await,
         Step::Answer(response) => Ok(*response),
         Step::Refuse(reason) => Err(reason),
     };
@@ -115,7 +103,9 @@ fn replace_path(request: &mut Request, path: &str) -> Result<(), Reason> {
 
 async fn to_backend(
     mut request: Request,
+    snapshot: &Seen,
     listener: &Listener,
+    route: &Route,
     rule: &Rule,
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
@@ -127,6 +117,8 @@ async fn to_backend(
         (Step::Refuse(reason), _) => Err(reason),
         (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
         (Step::Continue, Target::Cluster(cluster)) => {
+            let course = snapshot.course(&exchange.local, listener, Some((route, rule)), Some(cluster));
+            exchange.meter.follow(course);
             prepare(&mut request, listener, exchange)?;
             attempts(request, cluster, rule, exchange).await
         }
@@ -178,6 +170,7 @@ async fn attempts(request: Request, cluster: &Cluster, rule: &Rule, exchange: &E
         if request.is_none() || !retry::again(rule.retry.as_ref(), outcome, &method, made, false) {
             break;
         }
+        exchange.meter.retried();
         tried.push(address);
     }
     Err(Reason::Unreachable)

@@ -91,7 +91,7 @@ async fn client(local: &Rc<Local>, security: Security) -> TcpStream {
     let of = Client { local: Rc::clone(local), origin, security };
     tokio::task::spawn_local(async move {
         let (_going, stop) = watch::channel(false);
-        server::serve(served, of, &ir::Limits::default(), stop).await;
+        server::serve(served, of, &ir::Settings::default(), stop).await;
     });
     client
 }
