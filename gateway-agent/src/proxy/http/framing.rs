@@ -154,7 +154,11 @@ impl Framing {
             State::Chunked { at, fields, upgrade } => {
                 let mut read = 0;
                 while read < bytes.len() {
-                    let (n, next) = at.read(&bytes[read..], fields, limits).ok_or(Refused::Body)?;
+                    let (n, next) = match at.read(&bytes[read..], fields, limits) {
+                        Some(step) => step,
+                        None if read > 0 => break,
+                        None => return Err(Refused::Body),
+                    };
                     read += n;
                     let Some(next) = next else {
                         self.state = after_body(0, *upgrade);

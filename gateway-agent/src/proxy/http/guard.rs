@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -201,6 +202,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         if self.framing.in_body() {
             return Some(self.last_read + self.limits.body_idle);
         }
+        if self.framing.is_upgrading() {
+            return None;
+        }
         match self.head_since {
             Some(since) => Some(since + self.limits.header_time),
             // The client waits for the agent.
@@ -212,14 +216,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// As HTTP/1, which is in place; `into` has room.
     fn poll_http1(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.framing.is_upgrading() {
+            self.signal.wake_when_done(cx);
             if self.signal.is_tunnel() {
                 self.mode = Mode::Raw;
                 self.ready = self.held.len();
             } else if self.signal.answered() >= self.framing.heads() {
                 self.framing.not_upgraded();
                 self.look();
+            } else if self.held.len() < PIECE {
+                // So that its end is seen.
+                return self.poll_held(cx);
             } else {
-                // hyper asks again after the answer.
                 return Poll::Pending;
             }
             return Poll::Ready(Ok(()));
@@ -408,6 +415,8 @@ pub struct Signal {
     answered: AtomicU64,
     tunnel: AtomicBool,
     stalled: AtomicBool,
+    /// Of the guard, where it waits for an answer.
+    waker: AtomicWaker,
 }
 
 impl Default for Signal {
@@ -419,6 +428,7 @@ impl Default for Signal {
             answered: AtomicU64::new(0),
             tunnel: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
         }
     }
 }
@@ -454,6 +464,11 @@ impl Signal {
 
     pub fn done(&self) {
         self.answered.fetch_add(1, Relaxed);
+        self.waker.wake();
+    }
+
+    fn wake_when_done(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
     }
 
     pub fn answered(&self) -> u64 {
@@ -463,6 +478,7 @@ impl Signal {
     /// From here on the bytes are of another protocol.
     pub fn tunnel(&self) {
         self.tunnel.store(true, Relaxed);
+        self.waker.wake();
     }
 
     fn is_tunnel(&self) -> bool {

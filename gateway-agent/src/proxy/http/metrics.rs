@@ -53,11 +53,12 @@ impl Shared {
         series
     }
 
-    /// Added up over the workers.
+    /// Added up over the workers; those that nothing has come to are left out.
     pub fn sums(&self) -> Vec<(Labels, Sum)> {
         let all = lock(&self.series);
         let sum = |of: &Vec<Arc<Series>>| of.iter().fold(Sum::default(), |sum, series| sum.and(&series.read()));
-        all.iter().map(|(labels, of)| (labels.clone(), sum(of))).collect()
+        let all = all.iter().map(|(labels, of)| (labels.clone(), sum(of)));
+        all.filter(|(_, sum)| sum.requests() + sum.active > 0).collect()
     }
 
     /// Forgets what no listener has any more.
@@ -302,7 +303,7 @@ mod tests {
         let series = shared.series(&shared.join(), labels("x"));
         series.begun.add(1);
         series.begun.take_back();
-        assert_eq!(shared.sums()[0].1.active, 0);
+        assert_eq!(shared.sums(), []);
     }
 
     #[test]

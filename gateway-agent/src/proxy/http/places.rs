@@ -56,6 +56,7 @@ pub struct Present {
     group: Rc<Group>,
     /// With it there are so many.
     pub number: usize,
+    counts: bool,
     /// The place has gone.
     pub gone: watch::Receiver<bool>,
 }
@@ -69,7 +70,7 @@ impl Places {
         });
         group.here.set(group.here.get() + 1);
         let number = group.live.fetch_add(1, Relaxed) + 1;
-        Present { group: Rc::clone(group), number, gone: group.gone.subscribe() }
+        Present { group: Rc::clone(group), number, counts: true, gone: group.gone.subscribe() }
     }
 
     /// Tells the connections of places that a snapshot does not have. Should such a place come back, it is another.
@@ -84,9 +85,18 @@ impl Places {
     }
 }
 
+impl Present {
+    /// It is only refused: it takes no other's place.
+    pub fn leave(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.group.here.set(self.group.here.get() - 1);
+            self.group.live.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
 impl Drop for Present {
     fn drop(&mut self) {
-        self.group.here.set(self.group.here.get() - 1);
-        self.group.live.fetch_sub(1, Relaxed);
+        self.leave();
     }
 }

@@ -80,6 +80,9 @@ where
     let present = client.local.places.join(client.place(), &client.local.shared.lives);
     let too_many = present.number > settings.limits.connections;
     let mut ends = Ends { stop, present };
+    if too_many {
+        ends.present.leave();
+    }
     let signal = Arc::new(Signal::default());
     let speaks = match client.security {
         Security::Clear => None,

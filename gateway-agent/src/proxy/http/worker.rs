@@ -91,6 +91,11 @@ impl Local {
         Rc::clone(&seen)
     }
 
+    #[cfg(test)]
+    pub fn publish_for_test(&self, snapshot: Snapshot) {
+        self.published.store(Arc::new(snapshot));
+    }
+
     pub fn random(&self) -> u64 {
         // Weyl's sequence, mixed: SplitMix64.
         let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
