@@ -2,12 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
+use std::{io, mem};
 
 use gateway_common::Config;
 use hashbrown::HashMap;
@@ -15,13 +16,14 @@ use jiff::Timestamp;
 
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
-use crate::compile::{Report, compile};
+use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
-use crate::emit::maps::{self, BackendKey, Wanted, ip};
+use crate::emit::maps::{self, Wanted, ip};
 use crate::emit::proxy::table;
+use crate::emit::shares::BackendKey;
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts, RouteType};
-use crate::ir::{Ir, Target, Traffic};
+use crate::index::{Change, Index, NodeFacts, Reach, RouteType};
+use crate::ir::{Ir, ListenerName, Target, Traffic};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
 
@@ -31,10 +33,12 @@ pub struct Agent {
     datapath: Datapath,
     proxy: proxy::Handle,
     tls: Tls,
-    ir: Arc<Ir>,
-    /// What was made of it.
+    compiled: Compiled,
+    /// What was made of its IR.
     wanted: Wanted,
     statuses: Vec<ObjectStatus>,
+    /// Listeners that did not get into the maps, and why.
+    failed: Vec<(ListenerName, String)>,
     manifest_problems: Arc<[Problem]>,
     compile_problems: Vec<Problem>,
     apply_problems: Vec<String>,
@@ -53,9 +57,10 @@ impl Agent {
             datapath,
             proxy,
             tls,
-            ir: Arc::default(),
+            compiled: Compiled::default(),
             wanted: Wanted::default(),
             statuses: Vec::new(),
+            failed: Vec::new(),
             manifest_problems: Arc::default(),
             compile_problems: Vec::new(),
             apply_problems: Vec::new(),
@@ -72,8 +77,8 @@ impl Agent {
             say(problem);
         }
         self.manifest_problems = problems;
-        self.index.apply(changes);
-        self.compile();
+        let reach = self.index.apply(changes);
+        self.compile(&reach);
     }
 
     /// Interfaces, addresses or routes of the node changed.
@@ -83,7 +88,7 @@ impl Agent {
             self.apply(Instant::now());
         } else {
             self.index.set_node_addresses(self.datapath.addresses().to_vec());
-            self.compile();
+            self.compile(&Reach::Everything);
         }
         Ok(())
     }
@@ -99,19 +104,26 @@ impl Agent {
         }
     }
 
-    fn compile(&mut self) {
+    fn compile(&mut self, reach: &Reach) {
         let start = Instant::now();
-        let (ir, report) = compile(&self.index);
+        let before = Arc::clone(&self.compiled.ir);
+        self.compiled.follow(&self.index, reach);
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
-        self.wanted = maps::maps(&ir, Some((&self.ir, &self.wanted)));
-        self.ir = Arc::new(ir);
+        let ir = &self.compiled.ir;
+        self.wanted = maps::maps(ir, Some((&before, mem::take(&mut self.wanted))));
         // Before the kernel sends connections for what is new, or any at all.
-        let http = proxy::http::snapshot::Snapshot::build(&self.ir, &self.proxy.http());
-        self.proxy.publish(table(&self.ir, &self.proxy.table(), &self.tls), http);
+        let http = proxy::http::snapshot::Snapshot::build(ir, &self.proxy.http());
+        self.proxy.publish(table(ir, &self.proxy.table(), &self.tls), http);
         self.place_proxy();
-        let failed = self.apply(start);
-        self.report(report, &failed);
+        let failed = listeners(&self.apply(start));
+        // Endpoints decide no condition.
+        let is_of_endpoints = matches!(reach, Reach::Backends(touched) if touched.routes.is_empty());
+        if !is_of_endpoints || failed != self.failed {
+            self.failed = failed;
+            self.write_statuses();
+        }
+        self.tell_problems();
     }
 
     /// Says which objects did not get into the maps, and why.
@@ -136,19 +148,22 @@ impl Agent {
         applied.problems
     }
 
-    fn report(&mut self, mut report: Report, failed: &[crate::apply::Problem]) {
-        for problem in failed {
-            if let Object::Listener(listener) = &problem.object {
-                report.not_programmed(listener, &problem.error.to_string());
-            }
+    fn write_statuses(&mut self) {
+        let mut report = Cow::Borrowed(&self.compiled.report);
+        for (listener, why) in &self.failed {
+            report.to_mut().not_programmed(listener, why);
         }
         let mut statuses = status(&report);
         carry_times(&mut statuses, &self.statuses, Timestamp::now());
         self.statuses = statuses;
-        for problem in report.problems.iter().filter(|p| !self.compile_problems.contains(p)) {
+    }
+
+    fn tell_problems(&mut self) {
+        let problems = &self.compiled.report.problems;
+        for problem in problems.iter().filter(|p| !self.compile_problems.contains(p)) {
             say(problem);
         }
-        self.compile_problems = report.problems;
+        self.compile_problems.clone_from(problems);
     }
 
     /// Ends idle flows.
@@ -170,9 +185,18 @@ impl Agent {
 
     /// The names behind the ids that are in the maps now.
     pub fn names(&mut self) -> &Names {
-        let (datapath, ir) = (&self.datapath, &self.ir);
+        let (datapath, ir) = (&self.datapath, &self.compiled.ir);
         self.names.get_or_insert_with(|| names(datapath, ir))
     }
+}
+
+/// Those that did not, or not wholly, get into the maps, and why.
+fn listeners(problems: &[crate::apply::Problem]) -> Vec<(ListenerName, String)> {
+    let of_listener = |problem: &crate::apply::Problem| match &problem.object {
+        Object::Listener(listener) => Some((listener.clone(), problem.error.to_string())),
+        _ => None,
+    };
+    problems.iter().filter_map(of_listener).collect()
 }
 
 fn say(problem: &Problem) {
@@ -191,7 +215,7 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
     for listener in &ir.listeners {
         let protocol = maps::number(listener.protocol());
         for reference in listener.backend_sets().flat_map(|set| &set.refs) {
-            let Target::Endpoints { service, endpoints } = &reference.target else { continue };
+            let Target::Endpoints { service, endpoints, .. } = &reference.target else { continue };
             for endpoint in endpoints.iter() {
                 let (address, port) = (maps::address(endpoint.address), endpoint.port);
                 let key = BackendKey { address, port, protocol, proxy: endpoint.proxy_protocol };
@@ -222,7 +246,7 @@ impl admin::Subject for Agent {
         let index = &self.index;
         let routes = |of| index.routes().filter(|route| route.of == of).count();
         Snapshot {
-            names: names(&self.datapath, &self.ir),
+            names: names(&self.datapath, &self.compiled.ir),
             fill: self.datapath.applier().fill(),
             capacity: self.datapath.applier().capacity(),
             objects: vec![
@@ -244,7 +268,7 @@ impl admin::Subject for Agent {
 
     fn status(&self) -> view::Status {
         let (applier, counters) = (self.datapath.applier(), self.datapath.counters());
-        let names = names(&self.datapath, &self.ir);
+        let names = names(&self.datapath, &self.compiled.ir);
         // A counter that cannot be read counts nothing.
         let listeners = names
             .listeners
@@ -279,7 +303,7 @@ impl admin::Subject for Agent {
     fn routes(&self) -> Routes {
         let mut routes = Routes::new();
         // `emit` has made one of each.
-        for (listener, wanted) in self.ir.listeners.iter().zip(&self.wanted.listeners) {
+        for (listener, wanted) in self.compiled.ir.listeners.iter().zip(&self.wanted.listeners) {
             let (Traffic::Tls { names, .. }, Some(tls)) = (&listener.traffic, &wanted.tls) else { continue };
             for (name, wanted_name) in names.iter().zip(&tls.names) {
                 let Some(backends) = &name.backends else { continue };

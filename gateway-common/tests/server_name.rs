@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 
-use gateway_common::server_name::{EMPTY, LONGEST, finish, hash, is_allowed, lower, step, wildcard_bit};
+use gateway_common::server_name::{
+    EMPTY, LONGEST, LONGEST_LABEL, finish, hash, is_allowed, is_name, lower, step, wildcard_bit,
+};
 use gateway_common::{Address, SniKey};
 use proptest::prelude::*;
 
@@ -112,4 +114,23 @@ fn lower_changes_letters_alone() {
 fn names_are_of_letters_digits_hyphens_and_underscores() {
     let allowed: Vec<u8> = (0..=255).filter(|byte| is_allowed(*byte)).collect();
     assert_eq!(allowed, b"-0123456789_abcdefghijklmnopqrstuvwxyz");
+}
+
+/// RFC 1035 section 2.3.4: labels of 63 bytes at most, names of 253 without the root's.
+#[test]
+fn names_and_labels_have_their_lengths() {
+    let label = |bytes: u32| "x".repeat(bytes as usize);
+    let longest = label(LONGEST_LABEL);
+    let whole = format!("{longest}.{longest}.{longest}.{}", label(61));
+    let good = ["a", "A-b_9.example", &longest, &format!("a.{longest}"), &format!("{longest}.a"), &whole];
+    for name in good {
+        assert!(is_name(name.as_bytes()), "{name}");
+    }
+    assert_eq!(whole.len(), LONGEST);
+    let longer = label(LONGEST_LABEL + 1);
+    let (last, first) = (format!("a.{longer}"), format!("{longer}.a"));
+    let bad = ["", ".", "a.", ".a", "a..b", "a b", "*.a", "\u{e}", &longer, &last, &first, &format!("{whole}x")];
+    for name in bad {
+        assert!(!is_name(name.as_bytes()), "{name}");
+    }
 }

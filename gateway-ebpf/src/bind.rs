@@ -136,7 +136,7 @@ extern "C" fn dial_one(index: u32, dial: *mut Dial) -> i64 {
     errand.other = true;
     // SAFETY: as above.
     errand.reason = connect(dial.frame, unsafe { &*dial.packet }, errand.slot, errand.id, errand.listener);
-    (errand.reason == 0) as i64
+    (errand.reason == 0 || errand.reason == flow::LOST) as i64
 }
 
 /// Puts both halves towards this backend into FLOWS, or neither. Answers the reason why not, 0 if it did.
@@ -159,9 +159,11 @@ fn connect(frame: Tc, packet: &Packet, slot: u32, id: u32, listener: u32) -> u32
     scratch.errand.replaces = hello.attempts != 0;
     let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash), &mut core::ptr::null_mut());
     if reason == 0 {
+        // Before another CPU may have a look.
         hello.attempts += 1;
         hello.syns = 0;
         hello.sent = 0;
+        hello.sent_at = hello.last_seen;
         introduce(hello, backend, packet.v6);
         leave(hello);
     }

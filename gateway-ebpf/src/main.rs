@@ -155,11 +155,15 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     verdict
 }
 
+#[inline(always)]
+fn is_of_spliced_client(flow: &Flow) -> bool {
+    flow.flags & (flow_flags::SPLICED | flow_flags::REPLY) == flow_flags::SPLICED
+}
+
 /// Whether a spliced client sends more in one segment than its backend takes: it was told an MSS before the backend was known.
 #[inline(always)]
 fn exceeds_backend<F: Frame>(frame: F, packet: &Packet, flow: &Flow) -> bool {
-    const SIDE: u8 = flow_flags::SPLICED | flow_flags::REPLY;
-    if flow.flags & SIDE != flow_flags::SPLICED || flow.state == flow_state::REPLAYING {
+    if !is_of_spliced_client(flow) || flow.state == flow_state::REPLAYING {
         return false;
     }
     let payload = if frame.segments() > 1 { frame.segment_size() } else { packet.payload };
@@ -335,8 +339,7 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
     // SAFETY: no arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     // SACK edges of a spliced connection are TC's.
-    const SIDE: u8 = flow_flags::SPLICED | flow_flags::REPLY;
-    let has_options = flow.flags & SIDE == flow_flags::SPLICED && packet.header > 20;
+    let has_options = is_of_spliced_client(flow) && packet.header > 20;
     if flow.state >= flow_state::GONE
         || has_options
         || flow.flags & flow_flags::AGENT != 0

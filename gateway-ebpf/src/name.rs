@@ -148,7 +148,8 @@ pub struct Search {
     left: u32,
     labels: u32,
     wildcards: u32,
-    previous: u8,
+    /// Bytes of the label under way.
+    label: u32,
     /// Set if [`Search::wildcard`] is.
     matched: bool,
     bad: bool,
@@ -174,7 +175,7 @@ pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName
     search.left = length;
     search.labels = 0;
     search.wildcards = wildcards;
-    search.previous = b'.';
+    search.label = 0;
     search.matched = wildcards & 1 != 0;
     search.bad = false;
     let mut memory: *mut Scratch = scratch;
@@ -184,7 +185,7 @@ pub fn find(key: &FlowKey, wildcards: u32, length: u32, entry: &mut *mut SniName
         unsafe { bpf_loop(server_name::LONGEST as u32, byte as *const () as *mut c_void, context, 0) };
         // SAFETY: working memory.
         let search = unsafe { &(*memory).search };
-        if search.bad || search.previous == b'.' {
+        if search.bad || search.label == 0 {
             return found::NO_NAME;
         }
         if let Some(name) = lookup(search, server_name::finish(search.hash), 0) {
@@ -214,11 +215,12 @@ unsafe extern "C" fn byte(_index: u32, memory: *mut *mut Scratch) -> i64 {
     let place = &mut name[(opaque(search.left as u64) & 255) as usize];
     let byte = server_name::lower(*place);
     *place = byte;
-    if byte == b'.' {
-        if search.previous == b'.' {
-            search.bad = true;
-            return 1;
-        }
+    let Some(label) = server_name::label(search.label, byte) else {
+        search.bad = true;
+        return 1;
+    };
+    search.label = label;
+    if label == 0 {
         search.labels += 1;
         if search.wildcards & server_name::wildcard_bit(search.labels) != 0 {
             let hash = server_name::finish(search.hash);
@@ -227,11 +229,7 @@ unsafe extern "C" fn byte(_index: u32, memory: *mut *mut Scratch) -> i64 {
                 search.matched = true;
             }
         }
-    } else if !server_name::is_allowed(byte) {
-        search.bad = true;
-        return 1;
     }
-    search.previous = byte;
     search.hash = server_name::step(search.hash, byte);
     0
 }

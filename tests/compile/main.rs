@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod check;
+mod follow;
 mod golden;
 mod isolation;
 mod order;

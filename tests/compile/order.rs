@@ -20,7 +20,7 @@ static CASES: LazyLock<Vec<Vec<Object>>> = LazyLock::new(|| {
 });
 
 /// The objects of some cases together; where two cases name an object the same, the first counts.
-fn world() -> impl Strategy<Value = Vec<Object>> {
+pub fn world() -> impl Strategy<Value = Vec<Object>> {
     proptest::collection::vec(0..CASES.len(), 1..6).prop_map(|picked| {
         let mut objects: BTreeMap<ObjectId, Object> = BTreeMap::new();
         for object in picked.iter().flat_map(|&case| &CASES[case]) {

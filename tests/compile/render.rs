@@ -143,7 +143,7 @@ fn set_text(text: &mut String, indent: &str, set: Option<&BackendSet>) {
         _ = write!(text, "{indent}{:>7} ", backend.weight);
         match &backend.target {
             Target::Invalid => *text += "refuse\n",
-            Target::Endpoints { service, endpoints } => {
+            Target::Endpoints { service, endpoints, .. } => {
                 let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
                 _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
             }

@@ -39,7 +39,7 @@ fn endpoints<'a>(ir: &'a Ir, name: &str) -> &'a Arc<[Endpoint]> {
     let mut targets = sets.flat_map(|set| &set.refs).map(|r| &r.target);
     targets
         .find_map(|target| match target {
-            Target::Endpoints { service, endpoints } if **service == *name => Some(endpoints),
+            Target::Endpoints { service, endpoints, .. } if **service == *name => Some(endpoints),
             _ => None,
         })
         .expect("the service")

@@ -1,17 +1,19 @@
 //! What TCP can do on a direct connection it can do through the gateway.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Barrier;
 use std::time::Duration;
 
 use gateway_tests::client::{Connection, PATIENCE};
-use gateway_tests::lab::{Node, address, wait_for};
+use gateway_tests::lab::{Node, address};
 use gateway_tests::server::pattern;
-use socket2::{SockRef, Socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::bed::{Bed, WEB, on_gateway, ready};
+use crate::talk::{
+    closes_at_once, closes_first, goes_on, hears_what_is_urgent, is_reset, is_urgent, listen, patient, resets,
+};
 
 /// A port of its own for servers that a test writes itself.
 const OWN: u16 = 9000;
@@ -105,56 +107,18 @@ fn talk(
     server: impl FnOnce(TcpStream) + Send,
     client: impl FnOnce(TcpStream) + Send,
 ) {
-    // The listener before may live on for a moment in a process that another test starts, until that has closed what it inherits.
-    let bind = || Ok(node.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)))?);
-    let listener = wait_for("the server's port", PATIENCE, bind).unwrap();
-    // Holds for accept() too.
-    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
+    let listener = listen(node, OWN);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let (stream, _) = listener.accept().unwrap();
-            be_patient(&stream);
-            server(stream);
-        });
-        let stream = bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
-        be_patient(&stream);
-        client(stream);
+        scope.spawn(|| server(patient(listener.accept().unwrap().0)));
+        client(patient(bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap()));
     });
-}
-
-/// Fails reads and writes that take too long.
-fn be_patient(stream: &TcpStream) {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
 }
 
 #[test]
 fn either_end_may_close_its_direction_first() {
     everywhere(|bed, node, target| {
-        let server_first = |mut stream: TcpStream| {
-            stream.shutdown(Shutdown::Write).unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            assert_eq!(all.len(), 300_000, "the client may go on after the server's FIN");
-        };
-        let client_last = |mut stream: TcpStream| {
-            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-            stream.write_all(&vec![7; 300_000]).unwrap();
-        };
-        talk(bed, node, target, server_first, client_last);
-
-        let server_last = |mut stream: TcpStream| {
-            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-            std::thread::sleep(Duration::from_millis(200));
-            stream.write_all(&vec![7; 300_000]).unwrap();
-        };
-        let client_first = |mut stream: TcpStream| {
-            stream.shutdown(Shutdown::Write).unwrap();
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            assert_eq!(all.len(), 300_000, "the server may go on after the client's FIN");
-        };
-        talk(bed, node, target, server_last, client_first);
+        talk(bed, node, target, closes_first, goes_on);
+        talk(bed, node, target, goes_on, closes_first);
     });
 }
 
@@ -162,11 +126,7 @@ fn either_end_may_close_its_direction_first() {
 fn both_ends_may_close_at_once() {
     everywhere(|bed, node, target| {
         let now = Barrier::new(2);
-        let close = |mut stream: TcpStream| {
-            now.wait();
-            stream.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-        };
+        let close = |stream| closes_at_once(stream, &now);
         for _ in 0..10 {
             talk(bed, node, target, close, close);
         }
@@ -176,38 +136,16 @@ fn both_ends_may_close_at_once() {
 #[test]
 fn reset_reaches_the_other_end() {
     everywhere(|bed, node, target| {
-        let reset = |stream: TcpStream| {
-            let mut stream = stream;
-            stream.read_exact(&mut [0; 2]).unwrap();
-            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-        };
-        let wait = |mut stream: TcpStream| {
-            stream.write_all(b"hi").unwrap();
-            let error = stream.read(&mut [0; 8]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        };
-        talk(bed, node, target, reset, wait);
-        talk(bed, node, target, wait, reset);
+        talk(bed, node, target, resets, is_reset);
+        talk(bed, node, target, is_reset, resets);
     });
 }
 
 #[test]
 fn urgent_data_stays_urgent() {
     everywhere(|bed, node, target| {
-        let send = |stream: TcpStream| {
-            let socket = Socket::from(stream);
-            socket.send(b"before").unwrap();
-            socket.send_out_of_band(b"!").unwrap();
-            socket.send(b"after").unwrap();
-        };
-        let receive = |mut stream: TcpStream| {
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            // The urgent byte is not in the stream: the urgent pointer came through.
-            assert_eq!(String::from_utf8(all).unwrap(), "beforeafter");
-        };
-        talk(bed, node, target, receive, send);
-        talk(bed, node, target, send, receive);
+        talk(bed, node, target, hears_what_is_urgent, is_urgent);
+        talk(bed, node, target, is_urgent, hears_what_is_urgent);
     });
 }
 

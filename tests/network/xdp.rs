@@ -1,40 +1,51 @@
 //! With XDP on the node's external interfaces: the same behaviour, and established flows that never become an skb.
 
-use gateway_tests::lab::{Agent, Manifests, Node, address};
+use gateway_tests::lab::{Agent, Manifests, Node, World, address};
 
 use crate::bed::{Bed, ECHO, WEB, assert_refused, on_gateway};
 
 /// An agent with XDP on these interfaces, although they are veth.
-fn start<'n>(node: &'n Node, manifests: &Manifests, interfaces: &[&str]) -> Agent<'n> {
+pub fn start<'n>(node: &'n Node, manifests: &Manifests, interfaces: &[&str]) -> Agent<'n> {
     let mut options = vec!["--xdp", "native"];
     options.extend(interfaces.iter().flat_map(|interface| ["--external-interface", interface]));
     Agent::start_with(node, manifests.path(), &options).unwrap()
 }
 
-/// How many packets XDP has redirected from an interface.
-fn redirected(node: &Node, interface: &str) -> u64 {
+/// What client and remote host must have for XDP on the gateway's ends of their cables, until it is dropped.
+pub fn peers(world: &World) -> [Agent<'_>; 2] {
+    let ends = [(&world.client, "c0"), (&world.remote, "eth0")];
+    // A frame that XDP reads must have its checksum, and the frames of a cable are not larger than the MTU.
+    for (node, interface) in ends {
+        node.offload(interface, &["tx", "tso", "gso"], false).unwrap();
+    }
+    // A veth takes frames of XDP_TX and XDP_REDIRECT only if its other end has an XDP program too: any will do, so an agent without
+    // listeners.
+    let nothing = Manifests::new().unwrap();
+    ends.map(|(node, interface)| start(node, &nothing, &[interface]))
+}
+
+/// How many packets XDP on an interface has redirected (`redirect`), or sent back (`tx`).
+pub fn counted(node: &Node, interface: &str, what: &str) -> u64 {
     let text = node.run(&format!("ethtool -S {interface}")).unwrap();
-    let lines = text.lines().filter(|line| line.contains("_xdp_redirect:"));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    let counter = format!("_xdp_{what}:");
+    let lines = text.lines().filter(|line| line.trim_start().starts_with("rx_") && line.contains(&counter));
+    let counts: Vec<u64> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(!counts.is_empty(), "no {what} in {text}");
+    counts.iter().sum()
 }
 
 #[test]
 fn established_flows_to_other_hosts_are_redirected_in_xdp() {
     let bed = Bed::web(&[address::REMOTE]);
     let world = &bed.world;
-    // A frame that XDP reads must have its checksum, and the frames of a cable are not larger than the MTU.
-    for (node, interface) in [(&world.client, "c0"), (&world.remote, "eth0")] {
-        node.offload(interface, &["tx", "tso", "gso"], false).unwrap();
-    }
-    // A veth takes redirected frames only if its other end has an XDP program too: any will do, so an agent without listeners.
-    let nothing = Manifests::new().unwrap();
-    let _peers = [start(&world.client, &nothing, &["c0"]), start(&world.remote, &nothing, &["eth0"])];
+    let _peers = peers(world);
     let _agent = start(&world.gateway, &bed.manifests, &["eth-client", "eth-remote"]);
+    let redirected = || ["eth-client", "eth-remote"].map(|interface| counted(&world.gateway, interface, "redirect"));
     for target in on_gateway(WEB) {
-        let before = [redirected(&world.gateway, "eth-client"), redirected(&world.gateway, "eth-remote")];
+        let before = redirected();
         world.client.block_on(|| crate::tcp::echo(target, 3_000_000)).unwrap();
         world.client.block_on(|| crate::tcp::download(target, 3_000_000)).unwrap();
-        let after = [redirected(&world.gateway, "eth-client"), redirected(&world.gateway, "eth-remote")];
+        let after = redirected();
         assert!(after[0] > before[0] + 1000 && after[1] > before[1] + 1000, "{target}: from {before:?} to {after:?}");
     }
     for target in on_gateway(ECHO) {
@@ -46,10 +57,7 @@ fn established_flows_to_other_hosts_are_redirected_in_xdp() {
 #[test]
 fn local_pods_and_refusals_work_with_xdp() {
     let bed = Bed::web(&[address::POD_1]);
-    bed.world.client.offload("c0", &["tx", "tso", "gso"], false).unwrap();
-    // XDP_TX needs it too.
-    let nothing = Manifests::new().unwrap();
-    let _peer = start(&bed.world.client, &nothing, &["c0"]);
+    let _peers = peers(&bed.world);
     let _agent = start(&bed.world.gateway, &bed.manifests, &["eth-client"]);
     for (target, client) in on_gateway(WEB).into_iter().zip(address::CLIENT) {
         assert_eq!(bed.tcp(target).unwrap().seen.ip(), client);

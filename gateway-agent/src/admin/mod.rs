@@ -19,7 +19,7 @@ use hashbrown::HashMap;
 
 use crate::apply::{Capacity, Fill};
 use crate::datapath::{Contents, Counters};
-use crate::emit::maps::BackendKey;
+use crate::emit::shares::BackendKey;
 use crate::ir::ListenerName;
 use crate::proxy;
 

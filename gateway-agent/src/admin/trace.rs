@@ -320,8 +320,7 @@ impl Tracer<'_> {
 
 /// Why no listener is asked for this name.
 fn refused(name: &str) -> Option<Reason> {
-    let label = |label: &str| !label.is_empty() && label.bytes().all(server_name::is_allowed);
-    let good = name.is_empty() || name.len() <= server_name::LONGEST && name.split('.').all(label);
+    let good = name.is_empty() || server_name::is_name(name.as_bytes());
     (!good).then_some(Reason::MalformedHello)
 }
 

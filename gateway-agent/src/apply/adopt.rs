@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use super::ids::{Ids, Range, Ranges};
 use super::table::Table;
 use super::{Applier, MapStore, PresentBackend, PresentListener, PresentName, PresentSet, StoreError};
-use crate::emit::maps::BackendKey;
+use crate::emit::shares::BackendKey;
 
 impl Applier {
     /// From the content of the maps. What makes no sense in them is taken for unused, and written over or removed.

@@ -8,6 +8,8 @@
 
 mod adopt;
 mod agent_socket;
+#[cfg(test)]
+mod cost;
 mod ids;
 mod listeners;
 #[cfg(test)]
@@ -24,7 +26,8 @@ use std::sync::Arc;
 use gateway_common::{Address, Backend, Listener, ListenerKey, SniKey};
 use hashbrown::HashMap;
 
-use crate::emit::maps::{BackendKey, Set, Wanted};
+use crate::emit::maps::Wanted;
+use crate::emit::shares::{BackendKey, Set};
 use crate::ir::{HostName, ListenerName};
 use ids::{Ids, Range, Ranges};
 pub use store::{Capacity, MapName, MapStore, StoreError};

@@ -7,7 +7,8 @@ use hashbrown::{HashMap, HashSet};
 
 use super::ids::Range;
 use super::{Applied, Applier, MapName, MapStore, Object, Path, PresentBackend, PresentSet, Problem, StoreError};
-use crate::emit::maps::{self, BackendKey, ServerName, Set, Wanted};
+use crate::emit::maps::{self, ServerName, Wanted};
+use crate::emit::shares::{self, BackendKey, Set};
 
 /// What points to a set.
 #[derive(Clone, Copy)]
@@ -266,7 +267,7 @@ impl Applier {
 
     fn add_backend(
         &mut self,
-        backend: &maps::Backend,
+        backend: &shares::Backend,
         path: PathOf<'_>,
         store: &mut dyn MapStore,
     ) -> Result<(), StoreError> {
@@ -419,7 +420,7 @@ fn of_address(address: &maps::ListenerAddress) -> (User, Option<&Arc<Set>>) {
 }
 
 fn first_user(wanted: &Wanted, set: &Arc<Set>) -> Object {
-    let uses = |l: &&maps::Listener| {
+    let uses = |l: &&Arc<maps::Listener>| {
         let names = || l.tls.iter().flat_map(|tls| &tls.names);
         l.addresses.iter().any(|a| a.set.as_ref() == Some(set) || names().any(|name| name.set(&a.key) == Some(set)))
     };

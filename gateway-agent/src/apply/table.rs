@@ -4,7 +4,7 @@ use gateway_common::maglev::{self, Member, NESTED_LENGTH, Turn};
 use gateway_common::{hash::mix, slot};
 
 use super::ids::Range;
-use crate::emit::maps::{Backend, BackendKey, Set, To};
+use crate::emit::shares::{Backend, BackendKey, Set, To};
 
 /// Working memory, kept from set to set.
 #[derive(Default)]
@@ -70,7 +70,7 @@ fn seed(backend: &Backend) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::emit::maps::Share;
+    use crate::emit::shares::Share;
     use gateway_common::{Address, protocol};
 
     fn backend(n: u8) -> Backend {

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::memory::Memory;
 use super::*;
-use crate::emit::maps::{self, ListenerAddress, ServerName, Share, Tls, To};
+use crate::emit::maps::{self, ListenerAddress, ServerName, Tls};
+use crate::emit::shares::{self, Share, To};
 use crate::ir::HostName;
 
 const CAPACITY: Capacity =
@@ -16,8 +17,8 @@ const CAPACITY: Capacity =
 /// A listener by number, its addresses, and its shares as (backend, weight). From [`FIRST_TLS`] on each share is a name.
 type Spec = (u8, Vec<u8>, Vec<(u8, u8)>);
 
-fn backend(n: u8) -> maps::Backend {
-    maps::Backend {
+fn backend(n: u8) -> shares::Backend {
+    shares::Backend {
         address: Address::v4([198, 18, 0, n]),
         port: 80,
         protocol: protocol::TCP,
@@ -54,7 +55,7 @@ fn tls(listener: u8, names: &[(u8, u8)]) -> Tls {
     let mut taken = BTreeSet::new();
     let names = names.iter().filter(|(host, _)| taken.insert(*host));
     let mode = if listener.is_multiple_of(2) { sni_mode::PASSTHROUGH } else { sni_mode::TERMINATE };
-    Tls { mode, names: names.map(|(host, backend)| server_name(listener, *host, *backend)).collect() }
+    Tls { mode, names: names.map(|(host, backend)| server_name(listener, *host, *backend).into()).collect() }
 }
 
 fn name(n: u8) -> ListenerName {
@@ -83,7 +84,7 @@ fn wanted(specs: &[Spec]) -> Wanted {
             if *n < FIRST_TLS { (u16::from(*n) + 1, set, None) } else { (443, None, Some(tls(*n, pairs))) };
         let at = |a| ListenerAddress { key: key(a, port), set: set.clone() };
         let addresses = addresses.into_iter().map(at).collect();
-        wanted.listeners.push(maps::Listener { name: name(*n), addresses, tls });
+        wanted.listeners.push(maps::Listener { name: name(*n), addresses, tls }.into());
     }
     wanted.addresses = specs
         .iter()
@@ -143,7 +144,7 @@ fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
         let of_names = names.filter(|(name, at)| name.is_on(at)).filter_map(|(name, at)| name.set(at));
         l.addresses.iter().filter_map(|a| a.set.as_ref()).chain(of_names)
     });
-    let flags = |b: &maps::Backend| {
+    let flags = |b: &shares::Backend| {
         let flag = |flag: u8, set: bool| if set { flag } else { 0 };
         flag(backend_flags::LOCAL, b.local) | flag(backend_flags::PROXY, b.proxy)
     };
@@ -364,7 +365,7 @@ fn two_listeners_for_one_port_are_told_apart() {
     let (mut store, mut applier) = adopted(CAPACITY);
     let mut state = wanted(&[(1, vec![1], vec![(1, 1)]), (2, vec![1], vec![(2, 1)])]);
     let key = state.listeners[0].addresses[0].key;
-    state.listeners[1].addresses[0].key = key;
+    Arc::make_mut(&mut state.listeners[1]).addresses[0].key = key;
     let applied = applier.apply(&state, path, &mut store);
     let expected = "listener default/gw/2: address 198.19.0.1 port 2 belongs to listener default/gw/1 already; give one of \
                     them another port";
@@ -404,7 +405,7 @@ fn names_wanted(listeners: &[&[(u8, u8)]]) -> Wanted {
         addresses: vec![ListenerAddress { key: key(1, 443), set: None }],
         tls: Some(tls(n, names)),
     };
-    Wanted { listeners: (FIRST_TLS..).zip(listeners).map(listener).collect(), addresses: Vec::new() }
+    Wanted { listeners: (FIRST_TLS..).zip(listeners).map(listener).map(Arc::new).collect(), addresses: Vec::new() }
 }
 
 #[test]
@@ -413,10 +414,10 @@ fn a_changed_name_is_one_write_among_ten_thousand() {
     let sets = [set_of(1), set_of(3)];
     let wanted = |changed: u32| {
         let set = |n| if n == changed { &sets[1] } else { &sets[0] };
-        let names = (0..10_000).map(|n| ServerName::new(host(n), [Some(Arc::clone(set(n))), None])).collect();
+        let names = (0..10_000).map(|n| ServerName::new(host(n), [Some(Arc::clone(set(n))), None]).into()).collect();
         let tls = Some(Tls { mode: sni_mode::PASSTHROUGH, names });
         let addresses = vec![ListenerAddress { key: key(1, 443), set: None }];
-        Wanted { listeners: vec![maps::Listener { name: name(0), addresses, tls }], addresses: Vec::new() }
+        Wanted { listeners: vec![maps::Listener { name: name(0), addresses, tls }.into()], addresses: Vec::new() }
     };
     let (mut store, mut applier) = adopted(Capacity { names: 10_000, ..CAPACITY });
     store.unchecked = true;
@@ -443,7 +444,7 @@ fn hits_of_a_name_survive_what_is_written_over_it() {
     assert!(store.names.values().all(|name| name.hits == 7));
     let mut applier = Applier::adopt(&mut store).unwrap();
     let mut other = names_wanted(&[&[(4, 3), (5, 2)]]);
-    other.listeners[0].tls.as_mut().unwrap().mode = sni_mode::PASSTHROUGH;
+    Arc::make_mut(&mut other.listeners[0]).tls.as_mut().unwrap().mode = sni_mode::PASSTHROUGH;
     applier.apply(&other, path, &mut store);
     assert!(store.names.values().all(|name| name.hits == 7 && name.mode == sni_mode::PASSTHROUGH));
 }
@@ -482,9 +483,9 @@ fn two_names_with_one_key_are_told_apart() {
     let (mut store, mut applier) = adopted(CAPACITY);
     let mut state = names_wanted(&[&[(4, 1)], &[(5, 3)]]);
     let first = state.listeners[0].tls.clone().unwrap().names[0].clone();
-    let names = &mut state.listeners[1].tls.as_mut().unwrap().names;
+    let names = &mut Arc::make_mut(&mut state.listeners[1]).tls.as_mut().unwrap().names;
     names.push(first.clone());
-    names.push(ServerName::with_hash_of(&first, HostName::Exact("other.example".into())));
+    names.push(ServerName::with_hash_of(&first, HostName::Exact("other.example".into())).into());
     let applied = applier.apply(&state, path, &mut store);
     let expected = [
         "listener default/gw/6: server name 4.l5.example at address 198.19.0.1 port 443 belongs to listener default/gw/5 \
@@ -502,7 +503,7 @@ fn a_port_is_forwarded_or_read_not_both() {
     let (mut store, mut applier) = adopted(CAPACITY);
     let mut state = names_wanted(&[&[(4, 1)], &[(5, 1)]]);
     state.listeners.insert(1, wanted(&[(1, vec![1], vec![(1, 1)])]).listeners.remove(0));
-    state.listeners[1].addresses[0].key = key(1, 443);
+    Arc::make_mut(&mut state.listeners[1]).addresses[0].key = key(1, 443);
     let applied = applier.apply(&state, path, &mut store);
     let expected = "listener default/gw/1: address 198.19.0.1 port 443 belongs to listener default/gw/5 already; give one of \
                     them another port";

@@ -21,7 +21,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = client_address)]
     from: Option<(IpAddr, Option<u16>)>,
     /// The Gateway [default: every address and port with a TLS listener].
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = gateway_address)]
     to: Option<SocketAddr>,
     /// Tell the story of each new connection that comes, until interrupted.
     #[arg(long)]
@@ -38,6 +38,11 @@ fn client_address(text: &str) -> Result<(IpAddr, Option<u16>), String> {
     }
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     bare.parse().map(|address| (address, None)).map_err(|_| "an IP address, with or without `:PORT`".to_owned())
+}
+
+fn gateway_address(text: &str) -> Result<SocketAddr, String> {
+    let example = "an IP address with a port, as 198.18.0.1:443 or [2001:db8::1]:443";
+    text.parse().map_err(|_| example.to_owned())
 }
 
 pub fn trace(options: &Options) -> anyhow::Result<ExitCode> {
@@ -192,6 +197,8 @@ struct Told {
     opened: Option<jiff::Timestamp>,
     /// Filtered out.
     silent: bool,
+    /// Another backend comes next.
+    retried: bool,
 }
 
 /// Connections whose end was not seen do not pile up.
@@ -210,19 +217,25 @@ impl Stories {
             if self.present.len() == MOST {
                 self.present.clear();
             }
-            let again = self.present.get(&key).filter(|_| what == "refused").map(|told| told.number);
-            let silent = !wants(event);
-            let number = again.unwrap_or_else(|| {
-                self.numbers += u64::from(!silent);
-                self.numbers
-            });
-            let opened = if what == "opened" { time } else { self.present.get(&key).and_then(|told| told.opened) };
-            self.present.insert(key.clone(), Told { number, opened, silent });
+            let before = self.present.get(&key).filter(|told| what == "refused" || told.retried);
+            // What comes of a retry does not have the name any more.
+            let silent = !wants(event) && before.is_none_or(|told| told.silent);
+            let number = before.filter(|told| !told.silent).map_or_else(
+                || {
+                    self.numbers += u64::from(!silent);
+                    self.numbers
+                },
+                |told| told.number,
+            );
+            let first = time.filter(|_| what == "opened");
+            let opened = before.map_or(first, |told| told.opened);
+            self.present.insert(key.clone(), Told { number, opened, silent, retried: false });
         }
-        let told = self.present.get(&key)?;
+        let told = self.present.get_mut(&key)?;
+        told.retried |= what == "retried";
         let line = (!told.silent).then(|| {
             let after = match (told.opened, time) {
-                (Some(opened), Some(time)) if what != "opened" => {
+                (Some(opened), Some(time)) if opened != time => {
                     format!(" after {:.3} ms", (time - opened).total(jiff::Unit::Millisecond).unwrap_or_default())
                 }
                 _ => String::new(),
@@ -230,7 +243,8 @@ impl Stories {
             let clock = time.map(|time| time.strftime("%H:%M:%S%.6f").to_string()).unwrap_or_default();
             format!("{clock} #{} {}{after}\n", told.number, sentence(what, event))
         });
-        if what == "closed" || what == "refused" {
+        // One that no backend is left for is told so behind its end.
+        if what == "refused" || (what == "closed" && !told.retried) {
             self.present.remove(&key);
         }
         line
@@ -273,6 +287,14 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_address_without_its_port_is_told_what_to_be() {
+        assert!(gateway_address("198.18.0.1:443").is_ok() && gateway_address("[2001:db8::1]:443").is_ok());
+        for wrong in ["198.18.0.1", "2001:db8::1", "gateway:443"] {
+            assert!(gateway_address(wrong).unwrap_err().contains("with a port"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn the_story_of_a_connection_has_its_number_and_times() {
         let mut stories = Stories::default();
         let mut told = |event: Value| stories.follow(&event, |_| true).unwrap();
@@ -289,16 +311,39 @@ mod tests {
         assert!(told(event("opened", 4, None)).starts_with("00:00:04.000000 #2 opened"));
     }
 
-    #[test]
-    fn only_connections_that_are_asked_for_are_told() {
-        let options = Options {
-            sni: Some("A.example".to_owned()),
+    fn asks_for(sni: &str) -> Options {
+        Options {
+            sni: Some(sni.to_owned()),
             from: Some(client_address("198.18.0.1").unwrap()),
             to: None,
             live: true,
             agent: AgentSocket { socket: "/s".into() },
             output: Output::Table,
-        };
+        }
+    }
+
+    #[test]
+    fn a_connection_that_goes_to_another_backend_stays_one_story() {
+        for ends in [&["opened", "closed"][..], &["closed", "refused"]] {
+            let options = asks_for("a.example");
+            let mut stories = Stories::default();
+            let mut told = |event: Value| stories.follow(&event, |event| options.wants(event)).unwrap_or_default();
+            assert!(told(event("opened", 1, Some("a.example"))).contains(" #1 opened: "));
+            assert!(told(event("retried", 2, None)).ends_with(" did not answer after 1000.000 ms\n"));
+            assert!(told(event("opened", 2, None)).contains(" #1 opened: "));
+            assert!(told(event("retried", 3, None)).contains(" #1 retried: "));
+            for what in ends {
+                let line = told(event(what, 4, None));
+                assert!(line.contains(&format!(" #1 {what}")) && line.ends_with(" after 3000.000 ms\n"), "{line}");
+            }
+            // The same client's next is another story.
+            assert_eq!(told(event("opened", 5, Some("b.example"))), "");
+        }
+    }
+
+    #[test]
+    fn only_connections_that_are_asked_for_are_told() {
+        let options = asks_for("A.example");
         let mut stories = Stories::default();
         let mut follow = |event: Value| stories.follow(&event, |event| options.wants(event)).is_some();
         assert!(!follow(event("opened", 1, Some("b.example"))));

@@ -2,25 +2,23 @@
 
 use std::collections::BTreeSet;
 
+use super::follow::Followed;
 use super::{Condition, ConditionType, Reason};
 use crate::index::{BackendRef, Index, Kind, Name, ObjectId, Route};
 use crate::ir::{self, BackendSet, Target};
 use crate::source::{Problem, Severity};
 
-/// What a route forwards to, and its condition `ResolvedRefs`. Services without any endpoint are added to `empty`.
-pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Name>) -> (BackendSet, Condition) {
+/// What a route forwards to, and its condition `ResolvedRefs`, for which it does not matter what endpoints there are.
+pub fn resolve(index: &Index, route: &Route, followed: &mut Followed) -> (BackendSet, Condition) {
     let mut wrong: Option<Reason> = None;
     let mut messages = Vec::new();
     let mut refs = Vec::with_capacity(route.backends.len());
     for (i, backend) in route.backends.iter().enumerate() {
-        let target = follow(index, route, backend).unwrap_or_else(|(reason, message)| {
+        let target = follow(index, route, backend, followed).unwrap_or_else(|(reason, message)| {
             wrong.get_or_insert(reason);
             messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
             Target::Invalid
         });
-        if matches!(&target, Target::Endpoints { endpoints, .. } if endpoints.is_empty()) {
-            empty.insert(&backend.name);
-        }
         refs.push(ir::BackendRef { weight: backend.weight, target });
     }
     let condition = match wrong {
@@ -30,7 +28,12 @@ pub fn resolve<'a>(index: &Index, route: &'a Route, empty: &mut BTreeSet<&'a Nam
     (BackendSet { route: format!("{} {}", route.of, route.meta.name).into(), refs }, condition)
 }
 
-fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, (Reason, String)> {
+fn follow(
+    index: &Index,
+    route: &Route,
+    backend: &BackendRef,
+    followed: &mut Followed,
+) -> Result<Target, (Reason, String)> {
     let BackendRef { group, kind, name, port, .. } = backend;
     if !group.is_empty() || &**kind != "Service" {
         let slash = if group.is_empty() { "" } else { "/" };
@@ -64,17 +67,8 @@ fn follow(index: &Index, route: &Route, backend: &BackendRef) -> Result<Target, 
         let message = format!("Service {name} has no {protocol} port {port}; it has {has}");
         return Err((Reason::BackendNotFound, message));
     };
-    Ok(Target::Endpoints { service: all.service().clone(), endpoints: endpoints.clone() })
-}
-
-/// Services that routes send to, and that lead nowhere.
-pub fn empty_services(index: &Index, empty: &BTreeSet<&Name>, problems: &mut Vec<Problem>) {
-    for service in empty.iter().filter_map(|name| index.service(name)) {
-        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
-        let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
-                       name and protocol), so its share of connections is refused";
-        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, "", message));
-    }
+    followed.note(name, (port, protocol), endpoints.is_empty());
+    Ok(Target::Endpoints { service: all.service().clone(), port, endpoints: endpoints.clone() })
 }
 
 /// Services that ask for PROXY protocol where nobody speaks it.
@@ -84,14 +78,5 @@ pub fn without_proxy_protocol(index: &Index, services: &BTreeSet<&Name>, problem
         let field = "metadata.annotations[sluice.dev/proxy-protocol]";
         let message = "has no effect on what comes by TCP and UDP listeners, only by TLS listeners";
         problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, field, message));
-    }
-}
-
-/// EndpointSlices that hang in the air: most often a label forgotten in a manifest.
-pub fn unread_slices(index: &Index, problems: &mut Vec<Problem>) {
-    for slice in index.slices().filter(|slice| slice.service.is_none()) {
-        let id = ObjectId { kind: Kind::EndpointSlice, name: slice.meta.name.clone() };
-        let message = "belongs to no Service, so it does nothing; add the label kubernetes.io/service-name";
-        problems.push(Problem::of_object(Severity::Warning, id, &slice.meta.origin, "metadata.labels", message));
     }
 }

@@ -266,7 +266,12 @@ fn fate(protocol: &ListenerProtocol, gateway: &Gateway) -> Fate {
         }
         ListenerProtocol::Forwarded(_) | ListenerProtocol::Tls(_) => Fate::Programmed,
         other => {
-            let message = format!("Protocol {other} is not supported by this version of Sluice; use TCP, UDP or TLS");
+            let name = other.to_string();
+            let capitals = ["TCP", "UDP", "TLS"].into_iter().find(|known| known.eq_ignore_ascii_case(&name));
+            let message = match capitals {
+                Some(known) => format!("Protocol {name} is none; write it in capital letters: {known}"),
+                None => format!("Protocol {name} is not supported by this version of Sluice; use TCP, UDP or TLS"),
+            };
             Fate::Unsupported(Reason::UnsupportedProtocol, message)
         }
     }

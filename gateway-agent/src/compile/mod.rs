@@ -24,6 +24,7 @@
 mod backends;
 mod certificates;
 mod claims;
+mod follow;
 mod gateways;
 mod hostnames;
 mod listeners;
@@ -32,6 +33,8 @@ mod routes;
 
 use std::sync::Arc;
 
+pub use follow::Compiled;
+use follow::Followed;
 use gateways::Plan;
 use listeners::{ListenerPlan, Winner};
 pub use report::*;
@@ -43,18 +46,24 @@ use crate::ir::{self, HostName, Ir, Listener, ListenerName, ServerName, Traffic}
 pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
 
 pub fn compile(index: &Index) -> (Ir, Report) {
+    let (ir, report, _) = decide(index);
+    (ir, report)
+}
+
+/// Also says which endpoints were asked for.
+fn decide(index: &Index) -> (Ir, Report, Followed) {
+    let mut followed = Followed::default();
     let mut report = Report::default();
     report.classes = gateways::classes(index, &mut report.problems);
     let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
     let claims = claims::settle(&mut plans);
-    report.routes = routes::attach(index, &mut plans, &claims, &mut report.problems);
-    backends::unread_slices(index, &mut report.problems);
+    report.routes = routes::attach(index, &mut plans, &claims, &mut followed, &mut report.problems);
 
     let mut ir = Ir::default();
     for plan in &plans {
         let listeners = plan.listeners.iter().filter(|l| l.holds_its_place());
         ir.listeners.extend(listeners.filter_map(|listener| {
-            Some(Listener {
+            Some(Arc::new(Listener {
                 name: ListenerName {
                     namespace: plan.gateway.meta.name.namespace.clone(),
                     gateway: plan.gateway.meta.name.name.clone(),
@@ -63,7 +72,7 @@ pub fn compile(index: &Index) -> (Ir, Report) {
                 addresses: plan.addresses.clone(),
                 port: listener.spec.port,
                 traffic: traffic(plan, listener)?,
-            })
+            }))
         }));
         ir.exclusive_addresses.extend(plan.exclusive_addresses());
     }
@@ -73,7 +82,8 @@ pub fn compile(index: &Index) -> (Ir, Report) {
     report.gateways = plans.into_iter().map(gateways::Plan::report).collect();
     report.gateways.sort_unstable_by(|a, b| a.subject.name.cmp(&b.subject.name));
     report.problems.sort_unstable();
-    (ir, report)
+    followed.complete(index, &mut report.problems);
+    (ir, report, followed)
 }
 
 /// `None`: a protocol that is not served.
@@ -100,18 +110,17 @@ fn traffic(plan: &Plan, listener: &ListenerPlan) -> Option<Traffic> {
 /// What a listener takes, its own hostname included, less what belongs to more specific listeners of the same address and
 /// port. Each of these has its own hostname among its names, so that of all names on an address and port that match a server
 /// name the most specific one belongs to the most specific listener that matches it: one look-up does for both choices.
-fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<ServerName> {
+fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<Arc<ServerName>> {
     let hosts =
         listener.hosts.iter().filter(|(_, winner)| listener.serves() && winner.not_on.len() < plan.addresses.len());
-    let name = |(host, winner): (&HostName, &Winner)| ServerName {
-        host: host.clone(),
-        backends: Some(Arc::clone(&winner.backends)),
-        not_on: winner.not_on.clone(),
+    let name = |(host, winner): (&HostName, &Winner)| {
+        let backends = Some(Arc::clone(&winner.backends));
+        Arc::new(ServerName { host: host.clone(), backends, not_on: winner.not_on.clone() })
     };
-    let mut names: Vec<ServerName> = hosts.map(name).collect();
+    let mut names: Vec<Arc<ServerName>> = hosts.map(name).collect();
     let own = listener.hostname();
     if let Err(place) = names.binary_search_by(|name| name.host.cmp(own)) {
-        names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() });
+        names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() }.into());
     }
     names
 }

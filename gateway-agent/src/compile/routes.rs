@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::claims::Claims;
+use super::follow::Followed;
 use super::gateways::Plan;
 use super::hostnames::intersection;
 use super::listeners::{ListenerPlan, Winner, described};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
-use crate::index::{
-    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ObjectId, ParentRef, Route,
-};
+use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, ListenerProtocol, Name, ParentRef, Route};
 use crate::ir::{BackendSet, HostName};
 use crate::source::{Problem, Severity};
 
@@ -21,53 +20,46 @@ pub fn attach<'a>(
     index: &'a Index,
     plans: &mut [Plan<'a>],
     claims: &Claims<'a>,
+    followed: &mut Followed,
     problems: &mut Vec<Problem>,
 ) -> Vec<RouteReport> {
     let gateways: HashMap<Name, Sections> =
         plans.iter().enumerate().map(|(i, plan)| (plan.gateway.meta.name.clone(), Sections::of(i, plan))).collect();
-    let mut routes: Vec<&Arc<Route>> = index.routes().collect();
-    routes.sort_by_cached_key(|route| (route.meta.precedence(), route.of));
-    let mut reports = Vec::with_capacity(routes.len());
-    let mut empty: BTreeSet<&Name> = BTreeSet::new();
+    let mut reports = Vec::with_capacity(index.routes().len());
     let mut plain: BTreeSet<&Name> = BTreeSet::new();
-    for route in routes {
+    for route in index.routes_by_precedence() {
         let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
         for (i, parent) in route.parents.iter().enumerate() {
             match find_gateway(parent, &route.meta.name, &gateways, index) {
                 Ok(sections) => parents.push((parent, sections)),
                 Err((severity, message)) => {
                     let field = format!("spec.parentRefs[{i}]");
-                    problems.push(Problem::of_object(severity, id(route), &route.meta.origin, &field, message));
+                    problems.push(Problem::of_object(severity, route.id(), &route.meta.origin, &field, message));
                 }
             }
         }
         if parents.is_empty() {
             if route.parents.is_empty() {
                 let message = "names no Gateway, so it does nothing; add spec.parentRefs";
-                problems.push(Problem::of_object(Severity::Warning, id(route), &route.meta.origin, "", message));
+                problems.push(Problem::of_object(Severity::Warning, route.id(), &route.meta.origin, "", message));
             }
             continue;
         }
-        let (backends, resolved) = backends::resolve(index, route, &mut empty);
+        let (backends, resolved) = backends::resolve(index, route, followed);
         let taken = BTreeSet::new();
         let mut attachment = Attachment { index, claims, route, plans, backends: backends.into(), taken };
         let parents = parents.into_iter().map(|(reference, sections)| ParentReport {
             reference: reference.clone(),
             conditions: vec![attachment.accept(reference, sections), resolved.clone()],
         });
-        reports.push(RouteReport { id: id(route), subject: (&route.meta).into(), parents: parents.collect() });
+        reports.push(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: parents.collect() });
         if attachment.has_plain_listener() {
             plain.extend(route.backends.iter().map(|backend| &backend.name));
         }
     }
-    backends::empty_services(index, &empty, problems);
     backends::without_proxy_protocol(index, &plain, problems);
     reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
     reports
-}
-
-fn id(route: &Route) -> ObjectId {
-    ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }
 }
 
 /// A Gateway's place among the plans, and its listeners by name.

@@ -2,4 +2,5 @@
 
 pub mod maps;
 pub mod proxy;
+pub mod shares;
 pub mod status;

@@ -31,12 +31,12 @@ mod tests {
     use crate::proxy::tests::bed::certificate;
     use crate::proxy::tests::ir::{backends, listener, named};
 
-    fn ending(section: &str, certificates: &[&Arc<Certificate>], route: &str) -> Listener {
+    fn ending(section: &str, certificates: &[&Arc<Certificate>], route: &str) -> Arc<Listener> {
         let mode = TlsMode::Terminate { certificates: certificates.iter().map(|c| Arc::clone(c)).collect() };
         listener(section, &["198.19.0.1"], mode, vec![named("*", Some(backends(route, vec![])))])
     }
 
-    fn ir(listeners: Vec<Listener>) -> Arc<Ir> {
+    fn ir(listeners: Vec<Arc<Listener>>) -> Arc<Ir> {
         Arc::new(Ir { listeners, ..Ir::default() })
     }
 

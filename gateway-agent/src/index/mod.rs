@@ -27,6 +27,22 @@ pub enum Change {
     Remove(ObjectId),
 }
 
+/// How far changes reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only where connections of the same routes, host names and listeners go.
+    Backends(Touched),
+    Everything,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Whose EndpointSlices have changed. (There are also those of no Service.)
+    pub services: BTreeSet<Name>,
+    /// Of which nothing but the backends has changed, as they were before.
+    pub routes: BTreeMap<ObjectId, Arc<Route>>,
+}
+
 /// Every map is sorted, so that what is made of it does not depend on the order of the changes.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -34,6 +50,8 @@ pub struct Index {
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
     routes: BTreeMap<ObjectId, Arc<Route>>,
+    /// The same: sorting thousands anew for every change costs more than to look here.
+    routes_by_precedence: BTreeMap<(Precedence, RouteType), Arc<Route>>,
     grants: BTreeMap<Name, Arc<ReferenceGrant>>,
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
@@ -41,6 +59,8 @@ pub struct Index {
     namespaces: BTreeMap<Name, Arc<Namespace>>,
     /// Service → its EndpointSlices, sorted.
     slices_of: BTreeMap<Name, Vec<Name>>,
+    /// EndpointSlices that belong to no Service.
+    unread_slices: BTreeSet<Name>,
     endpoints: BTreeMap<Name, ServiceEndpoints>,
 }
 
@@ -50,17 +70,21 @@ impl Index {
     }
 
     /// Takes in changes. Costs what the changed objects and the Services they touch cost, whatever else there is.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) {
-        let mut touched = BTreeSet::new();
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Reach {
+        let mut touched = Touched::default();
+        let mut only_backends = true;
         for change in changes {
+            only_backends &= self.concerns_only_backends(&change);
             match change {
-                Change::Set(object) => self.set(object, &mut touched),
-                Change::Remove(id) => self.remove(&id, &mut touched),
+                Change::Set(Object::Route(route)) => self.set_route(route, &mut touched.routes),
+                Change::Set(object) => self.set(object, &mut touched.services),
+                Change::Remove(id) => self.remove(&id, &mut touched.services),
             }
         }
-        for service in touched {
+        for service in &touched.services {
             self.gather_endpoints(service);
         }
+        if only_backends { Reach::Backends(touched) } else { Reach::Everything }
     }
 
     /// The node's own addresses may come and go.
@@ -80,12 +104,25 @@ impl Index {
         self.gateways.values()
     }
 
-    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+    pub fn routes(&self) -> impl ExactSizeIterator<Item = &Arc<Route>> {
         self.routes.values()
+    }
+
+    /// The first to win what several want first.
+    pub fn routes_by_precedence(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes_by_precedence.values()
+    }
+
+    pub fn route(&self, id: &ObjectId) -> Option<&Arc<Route>> {
+        self.routes.get(id)
     }
 
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.slices.values()
+    }
+
+    pub fn unread_slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> {
+        self.unread_slices.iter().filter_map(|name| self.slices.get(name))
     }
 
     pub fn class(&self, name: &str) -> Option<&Arc<GatewayClass>> {
@@ -140,14 +177,33 @@ impl Index {
         })
     }
 
+    fn concerns_only_backends(&self, change: &Change) -> bool {
+        match change {
+            Change::Set(Object::EndpointSlice(_)) => true,
+            Change::Set(Object::Route(new)) => self.route(&new.id()).is_some_and(|old| new.attaches_like(old)),
+            Change::Set(_) => false,
+            Change::Remove(id) => id.kind == Kind::EndpointSlice,
+        }
+    }
+
+    fn set_route(&mut self, route: Arc<Route>, touched: &mut BTreeMap<ObjectId, Arc<Route>>) {
+        let id = route.id();
+        let before = self.routes.insert(id.clone(), Arc::clone(&route));
+        if let Some(before) = &before {
+            self.routes_by_precedence.remove(&before.precedence());
+        }
+        self.routes_by_precedence.insert(route.precedence(), route);
+        if let Some(before) = before {
+            touched.entry(id).or_insert(before);
+        }
+    }
+
     fn set(&mut self, object: Object, touched: &mut BTreeSet<Name>) {
         let name = object.meta().name.clone();
         match object {
             Object::GatewayClass(o) => drop(self.classes.insert(name, o)),
             Object::Gateway(o) => drop(self.gateways.insert(name, o)),
-            Object::Route(o) => {
-                drop(self.routes.insert(ObjectId { kind: o.of.kind(), name }, o));
-            }
+            Object::Route(o) => self.set_route(o, &mut BTreeMap::new()),
             Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
             Object::Secret(o) => drop(self.secrets.insert(name, o)),
             Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
@@ -157,6 +213,9 @@ impl Index {
             }
             Object::EndpointSlice(o) => {
                 self.forget_slice(&name, touched);
+                if o.service.is_none() {
+                    self.unread_slices.insert(name.clone());
+                }
                 if let Some(service) = &o.service {
                     let slices = self.slices_of.entry(service.clone()).or_default();
                     if let Err(place) = slices.binary_search(&name) {
@@ -174,7 +233,11 @@ impl Index {
         match id.kind {
             Kind::GatewayClass => drop(self.classes.remove(&id.name)),
             Kind::Gateway => drop(self.gateways.remove(&id.name)),
-            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => drop(self.routes.remove(id)),
+            Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => {
+                if let Some(route) = self.routes.remove(id) {
+                    self.routes_by_precedence.remove(&route.precedence());
+                }
+            }
             Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
             Kind::Secret => drop(self.secrets.remove(&id.name)),
             Kind::Namespace => drop(self.namespaces.remove(&id.name)),
@@ -187,6 +250,7 @@ impl Index {
     }
 
     fn forget_slice(&mut self, name: &Name, touched: &mut BTreeSet<Name>) {
+        self.unread_slices.remove(name);
         let Some(service) = self.slices.remove(name).and_then(|slice| slice.service.clone()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.retain(|slice| slice != name);
@@ -197,13 +261,13 @@ impl Index {
         touched.insert(service);
     }
 
-    fn gather_endpoints(&mut self, name: Name) {
-        let Some(service) = self.services.get(&name) else {
-            self.endpoints.remove(&name);
+    fn gather_endpoints(&mut self, name: &Name) {
+        let Some(service) = self.services.get(name) else {
+            self.endpoints.remove(name);
             return;
         };
-        let slices = self.slices_of.get(&name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
-        let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(&name));
-        self.endpoints.insert(name, gathered);
+        let slices = self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
+        let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(name));
+        self.endpoints.insert(name.clone(), gathered);
     }
 }

@@ -340,6 +340,27 @@ pub struct Route {
     pub backends: Box<[BackendRef]>,
 }
 
+impl Route {
+    pub fn id(&self) -> ObjectId {
+        ObjectId { kind: self.of.kind(), name: self.meta.name.clone() }
+    }
+
+    /// Of two of the same age and name the type decides.
+    pub fn precedence(&self) -> (Precedence, RouteType) {
+        (self.meta.precedence(), self.of)
+    }
+
+    /// Whether both are attached alike: they have everything in common but their backends.
+    pub fn attaches_like(&self, other: &Route) -> bool {
+        let key = |route: &Route| (route.meta.created, route.of, route.rules);
+        key(self) == key(other)
+            && self.meta.name == other.meta.name
+            && self.meta.origin == other.meta.origin
+            && self.hostnames == other.hostnames
+            && self.parents == other.parents
+    }
+}
+
 /// As written, for the status repeats it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParentRef {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// The whole data plane of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ir {
-    /// Sorted by name.
-    pub listeners: Vec<Listener>,
+    /// Sorted by name. While endpoints alone change, what they do not concern stays the same `Arc`, here and below.
+    pub listeners: Vec<Arc<Listener>>,
     /// Addresses that belong to Gateways alone (not to the node): what finds no listener there is refused. Sorted.
     pub exclusive_addresses: Vec<IpAddr>,
 }
@@ -52,7 +52,7 @@ pub enum Traffic {
     Forward { protocol: Protocol, backends: Option<Arc<BackendSet>> },
     /// The server name of the ClientHello decides. Listeners of one Gateway, and of several, may share an address and port; what
     /// the names of one of them are already leaves out what a listener with a more specific hostname takes.
-    Tls { mode: TlsMode, names: Vec<ServerName> },
+    Tls { mode: TlsMode, names: Vec<Arc<ServerName>> },
     /// The agent answers. While nothing of the listener and its routes changes, every compile has the same `Arc`.
     Http(Arc<http::Listener>),
 }
@@ -178,7 +178,23 @@ pub enum Target {
     /// A listener address only takes the endpoints of its own family: the packet path rewrites addresses but does not
     /// translate between IPv4 and IPv6. `emit` filters by the family of each listener address; a reference whose
     /// endpoints are all of the other family, or of which none is `Serving`, has its share refused there.
-    Endpoints { service: Arc<str>, endpoints: Arc<[Endpoint]> },
+    Endpoints {
+        /// `namespace/name`
+        service: Arc<str>,
+        /// Of the Service.
+        port: u16,
+        endpoints: Arc<[Endpoint]>,
+    },
+}
+
+impl Target {
+    /// `namespace/name` of the Service.
+    pub fn service(&self) -> Option<&Arc<str>> {
+        match self {
+            Target::Invalid => None,
+            Target::Endpoints { service, .. } => Some(service),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

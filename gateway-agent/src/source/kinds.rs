@@ -65,6 +65,9 @@ pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
         .find(|k| k.group() == group && k.to_string() == kind)
 }
 
+/// Of a rule, as the CRDs have it.
+const MOST_BACKENDS: usize = 16;
+
 /// What `metadata` says, kind-independent.
 struct Metadata {
     meta: Meta,
@@ -143,6 +146,12 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
         let generation = f.optional("generation", |r, n| read::number(r, n, 0, i64::MAX)).unwrap_or(0);
         let created = f.optional("creationTimestamp", timestamp).map_or(Created::Unknown, Created::At);
         let labels = f.optional("labels", read::strings).unwrap_or_default();
+        if labels.iter().any(|(key, _)| **key == *PROXY_PROTOCOL) {
+            f.warn_at(
+                "labels",
+                format!("{PROXY_PROTOCOL} is no label but an annotation; move it to metadata.annotations"),
+            );
+        }
         let proxy_protocol = f.optional("annotations", |r, n| proxy_protocol(r, kind, n)).unwrap_or(false);
         let name = Name { namespace, name: name? };
         Some(Metadata { meta: Meta { name, generation, created, origin }, labels, proxy_protocol })
@@ -150,9 +159,19 @@ fn metadata(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Metadata> {
 }
 
 /// The one annotation that means something, on Services.
+const PROXY_PROTOCOL: &str = "sluice.dev/proxy-protocol";
+
 fn proxy_protocol(reader: &mut Reader, kind: Kind, node: &Node) -> Option<bool> {
-    const KEY: &str = "sluice.dev/proxy-protocol";
+    const KEY: &str = PROXY_PROTOCOL;
     let Value::Mapping(entries) = &node.value else { return None };
+    for entry in entries.iter().filter(|entry| entry.key.starts_with("sluice.dev/")) {
+        if entry.key != KEY {
+            let message = format!("is no annotation that Sluice knows; ignored (for Services there is {KEY})");
+            reader.warn_in(&entry.key, entry.value.at, message);
+        } else if kind != Kind::Service {
+            reader.warn_in(KEY, entry.value.at, format!("means nothing to a {kind}, only to a Service; ignored"));
+        }
+    }
     let entry = entries.iter().filter(|_| kind == Kind::Service).find(|entry| entry.key == KEY)?;
     match &entry.value.value {
         Value::Scalar { text, .. } if text == "v2" => Some(true),
@@ -255,12 +274,7 @@ fn route_spec(
         let parents = f.list("parentRefs", parent_ref);
         let hostnames = if of == RouteType::Tls { hostnames(f, version == "v1alpha2") } else { Some(Box::default()) };
         let rules = f.required("rules", |r, n| {
-            read::items(r, n, &mut |r: &mut Reader, n: &Node| {
-                r.fields(n, |f| {
-                    f.known(&["name"]);
-                    Some(f.list("backendRefs", |r, n| backend_ref(r, n, namespace)))
-                })
-            })
+            read::items(r, n, &mut |r: &mut Reader, n: &Node| rule(r, n, version == "v1alpha2", namespace))
         });
         let rules = rules?;
         if rules.is_empty() {
@@ -268,6 +282,26 @@ fn route_spec(
         }
         let count = u16::try_from(rules.len()).unwrap_or(u16::MAX);
         Some((parents, hostnames?, count, rules.into_iter().next().unwrap_or_default()))
+    })
+}
+
+/// The backends of a rule.
+fn rule(reader: &mut Reader, node: &Node, optional: bool, namespace: &Arc<str>) -> Option<Box<[BackendRef]>> {
+    reader.fields(node, |f| {
+        f.known(&["name"]);
+        let mut given = false;
+        let read = |r: &mut Reader, n: &Node| {
+            given = true;
+            read::items(r, n, &mut |r, n| backend_ref(r, n, namespace))
+        };
+        let backends = if optional { f.optional("backendRefs", read) } else { f.required("backendRefs", read) };
+        if let Some(backends) = backends.as_ref().filter(|backends| !(1..=MOST_BACKENDS).contains(&backends.len())) {
+            f.error_at("backendRefs", format!("has {} backends; give it 1 to {MOST_BACKENDS}", backends.len()));
+        }
+        if optional && !given {
+            f.warn_at("backendRefs", "is missing, so every connection is refused; name a Service");
+        }
+        Some(backends.unwrap_or_default())
     })
 }
 

@@ -53,6 +53,11 @@ impl<'s> Reader<'s> {
         self.within(Step::Field(field.into()), |r| r.error(at, message));
     }
 
+    /// As [`Reader::error_in`], of something that does nothing.
+    pub fn warn_in(&mut self, field: &str, at: Position, message: impl Into<Box<str>>) {
+        self.within(Step::Field(field.into()), |r| r.warn(at, message));
+    }
+
     fn warn(&mut self, at: Position, message: impl Into<Box<str>>) {
         self.record(Severity::Warning, at, message.into());
     }

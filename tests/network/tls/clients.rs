@@ -7,7 +7,7 @@ use gateway_tests::lab::address;
 use super::{OWN, Path, SERVER, TlsBed, everywhere, go_program, go_server, run};
 
 /// What the server saw of the client's handshake, asked with HTTP.
-fn openssl(bed: &TlsBed, path: Path, more: &[&str]) -> Result<String, String> {
+pub fn openssl(bed: &TlsBed, path: Path, more: &[&str]) -> Result<String, String> {
     let (target, name, ca) = (path.target.to_string(), path.name(""), bed.ca());
     let mut arguments = vec!["s_client", "-connect", &target, "-servername", &name, "-CAfile", &ca];
     arguments.extend(["-verify_return_error", "-verify_hostname", &name, "-quiet"]);
@@ -15,7 +15,7 @@ fn openssl(bed: &TlsBed, path: Path, more: &[&str]) -> Result<String, String> {
     run(&bed.world.client, "openssl", &arguments, "GET /tls HTTP/1.0\r\n\r\n")
 }
 
-fn curl(bed: &TlsBed, path: Path, name: &str, more: &[&str]) -> Result<String, String> {
+pub fn curl(bed: &TlsBed, path: Path, name: &str, more: &[&str]) -> Result<String, String> {
     let (ca, port) = (bed.ca(), path.target.port());
     let resolve = format!("{name}:{port}:{}", bracketed(path.target.ip()));
     let url = format!("https://{name}:{port}/");

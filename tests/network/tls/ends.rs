@@ -2,34 +2,21 @@
 //! may say what they like.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use gateway_tests::client::PATIENCE;
-use gateway_tests::lab::{Agent, Fate, Node, Way, Wired, wait_for};
+use gateway_tests::lab::{Agent, Fate, Way, Wired};
 use gateway_tests::tls;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::faults::exchange;
 use super::{OWN, Path, TlsBed, everywhere, on_gateway};
-
-fn listen(node: &Node) -> TcpListener {
-    // The listener before may live on for a moment in a process that another test starts, until that has closed what it inherits.
-    let bind = || Ok(node.enter(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, OWN)))?);
-    let listener = wait_for("the server's port", PATIENCE, bind).unwrap();
-    // Holds for accept() too.
-    SockRef::from(&listener).set_read_timeout(Some(PATIENCE)).unwrap();
-    listener
-}
-
-/// Fails reads and writes that take too long.
-fn patient(stream: TcpStream) -> TcpStream {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
+use crate::talk::{
+    closes_at_once, closes_first, goes_on, hears_what_is_urgent, is_reset, is_urgent, listen, patient, resets,
+};
 
 fn connect(bed: &TlsBed, target: SocketAddr) -> TcpStream {
     patient(bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap())
@@ -47,7 +34,7 @@ fn accept(listener: &TcpListener, hello: &[u8]) -> TcpStream {
 /// Runs both ends of one connection behind its hello.
 fn talk(bed: &TlsBed, path: Path, server: impl FnOnce(TcpStream) + Send, client: impl FnOnce(TcpStream) + Send) {
     let hello = tls::hello(&path.name("own-"), &bed.client);
-    let listener = listen(bed.node(path.site));
+    let listener = listen(bed.node(path.site), OWN);
     std::thread::scope(|scope| {
         scope.spawn(|| server(accept(&listener, &hello)));
         let mut stream = connect(bed, path.target);
@@ -58,21 +45,9 @@ fn talk(bed: &TlsBed, path: Path, server: impl FnOnce(TcpStream) + Send, client:
 
 #[test]
 fn either_end_may_close_its_direction_first() {
-    const BYTES: usize = 300_000;
-    let send = |mut stream: TcpStream| {
-        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-        std::thread::sleep(Duration::from_millis(100));
-        stream.write_all(&vec![7; BYTES]).unwrap();
-    };
-    let receive = |mut stream: TcpStream| {
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
-        assert_eq!(all.len(), BYTES, "the other end may go on after a FIN");
-    };
     everywhere(&TlsBed::new(), OWN, |bed, path| {
-        talk(bed, path, send, receive);
-        talk(bed, path, receive, send);
+        talk(bed, path, closes_first, goes_on);
+        talk(bed, path, goes_on, closes_first);
     });
 }
 
@@ -80,11 +55,7 @@ fn either_end_may_close_its_direction_first() {
 fn both_ends_may_close_at_once() {
     everywhere(&TlsBed::new(), OWN, |bed, path| {
         let now = Barrier::new(2);
-        let close = |mut stream: TcpStream| {
-            now.wait();
-            stream.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-        };
+        let close = |stream| closes_at_once(stream, &now);
         for _ in 0..10 {
             talk(bed, path, close, close);
         }
@@ -111,37 +82,16 @@ fn client_may_close_right_behind_its_hello() {
 #[test]
 fn reset_reaches_the_other_end() {
     everywhere(&TlsBed::new(), OWN, |bed, path| {
-        let reset = |mut stream: TcpStream| {
-            stream.read_exact(&mut [0; 2]).unwrap();
-            SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
-        };
-        let wait = |mut stream: TcpStream| {
-            stream.write_all(b"hi").unwrap();
-            let error = stream.read(&mut [0; 8]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        };
-        talk(bed, path, reset, wait);
-        talk(bed, path, wait, reset);
+        talk(bed, path, resets, is_reset);
+        talk(bed, path, is_reset, resets);
     });
 }
 
 #[test]
 fn urgent_data_stays_urgent() {
     everywhere(&TlsBed::new(), OWN, |bed, path| {
-        let send = |stream: TcpStream| {
-            let socket = Socket::from(stream);
-            socket.send(b"before").unwrap();
-            socket.send_out_of_band(b"!").unwrap();
-            socket.send(b"after").unwrap();
-        };
-        let receive = |mut stream: TcpStream| {
-            let mut all = Vec::new();
-            stream.read_to_end(&mut all).unwrap();
-            // The urgent byte is not in the stream: the urgent pointer came through.
-            assert_eq!(String::from_utf8(all).unwrap(), "beforeafter");
-        };
-        talk(bed, path, receive, send);
-        talk(bed, path, send, receive);
+        talk(bed, path, hears_what_is_urgent, is_urgent);
+        talk(bed, path, is_urgent, hears_what_is_urgent);
     });
 }
 
@@ -161,7 +111,7 @@ fn small_windows_are_kept_to() {
     const BYTES: u64 = 1_000_000;
     everywhere(&TlsBed::new(), OWN, |bed, path| {
         let hello = tls::hello(&path.name("own-"), &bed.client);
-        let listener = listen(bed.node(path.site));
+        let listener = listen(bed.node(path.site), OWN);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut stream = accept(&listener, &hello);
@@ -213,7 +163,7 @@ fn backend_that_is_slow_to_accept_and_to_answer() {
     everywhere(&TlsBed::new(), OWN, |bed, path| {
         let hello = tls::with_long_hello(&bed.client, 6_000);
         let hello = tls::hello(&path.name("own-"), &hello);
-        let listener = listen(bed.node(path.site));
+        let listener = listen(bed.node(path.site), OWN);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(800));
@@ -329,7 +279,7 @@ fn narrow_path_on_one_side() {
 fn ports_in_time_wait_are_used_again() {
     everywhere(&TlsBed::new(), OWN, |bed, path| {
         let hello = tls::hello(&path.name("own-"), &bed.client);
-        let listener = listen(bed.node(path.site));
+        let listener = listen(bed.node(path.site), OWN);
         let any: IpAddr = if path.target.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         // The server closes first, so that the 4-tuple waits there; the client comes again from the same port.
         for round in 0..3 {

@@ -1,28 +1,21 @@
 //! Forged packets cost no memory, open nothing and keep nobody out.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use etherparse::TcpHeader;
 use gateway_tests::client::split_tls;
-use gateway_tests::lab::Node;
+use gateway_tests::lab::{Agent, Node, wait_for};
 use gateway_tests::tls::{self, Connection};
 
 use super::{TlsBed, on_gateway};
-use crate::floods::{flood, refusals, segment, syn};
-
-/// Of each kind and IP version.
-const PACKETS: u32 = 100_000;
+use crate::floods::{segment, syn};
+use crate::generator::{self, Forge, is_forged};
 
 /// An ACK to a SYN-ACK that was never sent there.
 fn forged_ack(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
     segment(source, target, guess(source, target), &[])
-}
-
-/// Data behind such an ACK: enough of a record that it could be a hello.
-fn forged_data(source: SocketAddr, target: SocketAddr) -> Vec<u8> {
-    const HELLO: [u8; 16] = [22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 1, 2, 3, 4, 5];
-    segment(source, target, guess(source, target), &HELLO)
 }
 
 fn guess(source: SocketAddr, target: SocketAddr) -> TcpHeader {
@@ -32,11 +25,20 @@ fn guess(source: SocketAddr, target: SocketAddr) -> TcpHeader {
     tcp
 }
 
-/// Entries of a pinned map.
-fn entries(node: &Node, map: &str) -> usize {
+/// The keys of a pinned map.
+pub fn keys(node: &Node, map: &str) -> Vec<Vec<u8>> {
     let text = node.run(&format!("bpftool -j map dump pinned /sys/fs/bpf/sluice/{map}")).unwrap();
     let dump: serde_json::Value = serde_json::from_str(&text).unwrap();
-    dump.as_array().unwrap().len()
+    let bytes = |key: &serde_json::Value| -> Vec<u8> {
+        let bytes = key.as_array().unwrap().iter().map(|byte| byte.as_str().unwrap().trim_start_matches("0x"));
+        bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+    };
+    dump.as_array().unwrap().iter().map(|entry| bytes(&entry["key"])).collect()
+}
+
+/// Entries of a pinned map whose client is one that the generator made up.
+fn forged(node: &Node, map: &str) -> usize {
+    keys(node, map).iter().filter(|key| is_forged(key)).count()
 }
 
 /// Connections that a node's kernel has accepted since it is there.
@@ -46,59 +48,133 @@ fn accepted(node: &Node) -> u64 {
     line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap()
 }
 
-#[test]
-fn forgeries_open_nothing_and_are_not_kept_in_mind() {
-    const HELD: usize = 20;
-    let bed = TlsBed::new();
-    let agent = bed.agent();
-    let world = &bed.world;
-    world.client.block_on(|| async {
-        let mut connections = Vec::new();
-        for index in 0..HELD {
-            let name = ["pod-1.test", "remote.test"][index / 2 % 2];
-            connections.push(Connection::open(on_gateway()[index % 2], name, &bed.client).await.unwrap());
+/// What the agent and the kernel need memory for.
+#[derive(Clone, Copy, Debug)]
+struct Memory {
+    /// KiB that the agent has resident.
+    agent: u64,
+    /// Bytes of all maps, as the kernel accounts for them.
+    maps: u64,
+    /// KiB; of the whole machine, for people: other tests run beside.
+    available: u64,
+}
+
+impl Memory {
+    fn now(agent: &mut Agent, gateway: &Node) -> Memory {
+        let field = |text: &str, name: &str| -> u64 {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        let read = |path: &str| std::fs::read_to_string(path).unwrap();
+        let process = agent.process().pid();
+        let pinned = gateway.run("ls /sys/fs/bpf/sluice").unwrap();
+        let maps = pinned.split_whitespace().filter_map(|name| {
+            // Programs and links are pinned beside them.
+            let text = gateway.run(&format!("bpftool -j map show pinned /sys/fs/bpf/sluice/{name}")).ok()?;
+            serde_json::from_str::<serde_json::Value>(&text).unwrap()["bytes_memlock"].as_u64()
+        });
+        let maps: u64 = maps.sum();
+        assert!(maps > 1 << 20, "bpftool tells no memory of maps");
+        Memory {
+            agent: field(&read(&format!("/proc/{process}/status")), "VmRSS:"),
+            maps,
+            available: field(&read("/proc/meminfo"), "MemAvailable:"),
         }
-        let state = || ["FLOWS", "HANDSHAKES", "EMBRYONIC"].map(|map| entries(&world.gateway, map));
-        let backends = || [accepted(&world.pods[0]), accepted(&world.remote)];
-        let (before, opened) = (state(), backends());
-        for target in on_gateway() {
-            for packet in [syn, forged_ack, forged_data] {
-                world.client.enter(|| flood(target, packet, PACKETS)).unwrap();
-            }
-        }
-        let after = state();
-        assert_eq!(after[0], before[0], "flows");
-        // A guess is right once in 2^24 times.
-        assert!(after[1] <= before[1] + 1, "handshakes: {} grew to {}", before[1], after[1]);
-        assert_eq!(after[2], before[2], "embryonic flows");
-        assert_eq!(backends(), opened, "forgeries opened connections to backends; {}", refusals(&agent));
-        for connection in &mut connections {
-            connection.who().await.unwrap();
-        }
-    });
-    // And there is still room for new ones.
-    for target in on_gateway() {
-        let split = split_tls(&world.client, target, "pod-1.test", &bed.client, 50);
-        assert_eq!(split.get("pod-1"), Some(&50), "{split:?}");
     }
 }
 
-#[test]
-fn honest_clients_get_through_during_a_flood() {
-    let bed = TlsBed::new();
-    let agent = bed.agent();
-    for (target, packet) in on_gateway().into_iter().zip([syn, forged_data]) {
-        std::thread::scope(|scope| {
-            let flooding = scope.spawn(|| bed.world.client.enter(|| flood(target, packet, 150_000)).unwrap());
-            let (mut asked, mut served) = (0, 0);
-            while !flooding.is_finished() {
-                let split = split_tls(&bed.world.client, target, "remote.test", &bed.client, 20);
-                asked += 20;
-                served += split.get("remote").unwrap_or(&0);
+/// Packets that the generator sends in a second that its thread has of a CPU; what receives them there is in it.
+const FLOOR: f64 = 100_000.0;
+/// So many packets of each kind, and so many honest clients beside them.
+const PACKETS: u64 = 200_000;
+const HONEST: usize = 100;
+
+/// One kind of flood towards one address, with honest clients beside it.
+fn flooded(bed: &TlsBed, target: SocketAddr, what: &str, forge: Forge) {
+    const BATCH: usize = 20;
+    let (stop, world) = (AtomicBool::new(false), &bed.world);
+    let received = || received(&world.gateway, "eth-client");
+    let before = received();
+    let (sent, served) = std::thread::scope(|scope| {
+        let flood = || generator::flood((&world.client, "c0"), (&world.gateway, "eth-client"), target, forge, &stop);
+        let flooding = scope.spawn(flood);
+        // Whatever happens here ends the flood, too.
+        let honest = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let mut served = 0;
+            for batch in 1..=HONEST / BATCH {
+                // They come all through the flood.
+                let wanted = PACKETS * batch as u64 / (HONEST / BATCH) as u64;
+                wait_for("the flood", Duration::from_secs(60), || {
+                    let sent = received() - before;
+                    if sent < wanted { Err(anyhow::anyhow!("{sent} of {wanted} packets")) } else { Ok(()) }
+                })
+                .unwrap();
+                served +=
+                    split_tls(&world.client, target, "remote.test", &bed.client, BATCH).get("remote").unwrap_or(&0);
             }
-            assert!(served > 0 && served == asked, "{served} of {asked} served; {}", refusals(&agent));
-        });
-    }
+            served
+        }));
+        stop.store(true, Ordering::Relaxed);
+        let sent = flooding.join().unwrap();
+        (sent, honest.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    println!("{what} to {target}: {sent}; {served} of {HONEST} honest clients were served");
+    assert_eq!(served, HONEST, "honest clients were not served during {what} to {target}");
+    assert!(sent.per_cpu_second() > FLOOR, "the generator is slow: {sent}");
+    assert!(received() - before >= sent.packets, "the gateway saw less than what was sent");
+}
+
+/// Frames that an interface has taken in.
+fn received(node: &Node, interface: &str) -> u64 {
+    let path = format!("/proc/{}/root/sys/class/net/{interface}/statistics/rx_packets", node.pid());
+    std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_flood_costs_no_memory_opens_nothing_and_keeps_nobody_out() {
+    const HELD: usize = 20;
+    let bed = TlsBed::new();
+    let mut agent = bed.agent();
+    let world = &bed.world;
+    world.client.block_on(|| async {
+        let mut held = Vec::new();
+        for index in 0..HELD {
+            let name = ["pod-1.test", "remote.test"][index / 2 % 2];
+            held.push(Connection::open(on_gateway()[index % 2], name, &bed.client).await.unwrap());
+        }
+        let backends = || accepted(&world.pods[0]) + accepted(&world.remote);
+        // What the agent allocates once, for answering.
+        agent.page("/metrics").unwrap();
+        split_tls(&world.client, on_gateway()[0], "remote.test", &bed.client, HONEST);
+        let (before, mut opened) = (Memory::now(&mut agent, &world.gateway), backends());
+        // Whoever believes it has a backend to connect to at once.
+        let hello = tls::hello("remote.test", &bed.client);
+        let forged_hello = |source, target| segment(source, target, guess(source, target), &hello);
+        let kinds: [(&str, Forge); 3] =
+            [("SYNs", &syn), ("forged ACKs", &forged_ack), ("forged hellos", &forged_hello)];
+        for target in on_gateway() {
+            for (what, forge) in kinds {
+                flooded(&bed, target, what, forge);
+                opened += HONEST as u64;
+                let left = ["FLOWS", "EMBRYONIC", "HANDSHAKES"].map(|map| forged(&world.gateway, map));
+                // A guess is right once in 2^23 times.
+                assert!(left[..2] == [0, 0] && left[2] <= 4, "{what} to {target} are kept in mind: {left:?}");
+                assert_eq!(backends(), opened, "{what} to {target} opened connections to backends");
+            }
+        }
+        let hellos = agent.metric("sluice_map_entries", &["\"HELLOS\""]).unwrap();
+        assert!(hellos <= 4.0, "{hellos} hellos are under way");
+        let after = Memory::now(&mut agent, &world.gateway);
+        println!(
+            "memory before and after: agent {} and {} KiB, maps {} and {} bytes, the machine has {} and {} KiB",
+            before.agent, after.agent, before.maps, after.maps, before.available, after.available
+        );
+        assert!(after.maps <= before.maps + (64 << 10), "maps: {before:?}, {after:?}");
+        assert!(after.agent <= before.agent + 1_024, "agent: {before:?}, {after:?}");
+        for connection in &mut held {
+            connection.who().await.unwrap();
+        }
+    });
 }
 
 #[test]

@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gateway_tests::lab::{Agent, Fate, Segment, Way, Wired, eventually};
+use gateway_tests::client::PATIENCE;
+use gateway_tests::lab::{Agent, Fate, Segment, Way, Wired, eventually, wait_for};
 use socket2::SockRef;
 
+use super::floods::keys;
 use super::{Stepwise, TlsBed, on_gateway};
 use crate::floods::refusals;
 
@@ -125,7 +127,19 @@ fn connections_survive_the_death_of_the_agent_in_every_phase() {
 #[test]
 fn client_may_reset_in_every_phase() {
     let bed = TlsBed::wired(Wired { client: false, remote: true });
-    let _agent = bed.agent();
+    let agent = bed.agent();
+    // What the gateway knows of clients that have not closed.
+    let kept = || {
+        let hellos = agent.metric("sluice_map_entries", &["\"HELLOS\""]).unwrap();
+        [keys(&bed.world.gateway, "HANDSHAKES").len(), hellos as usize, keys(&bed.world.gateway, "FLOWS").len()]
+    };
+    let nothing_is_kept = |target: SocketAddr, phase: Phase| {
+        let check = || match kept() {
+            [0, 0, 0] => Ok(()),
+            left => Err(anyhow::anyhow!("{target} after a RST in {phase:?}: {left:?}")),
+        };
+        wait_for("the connection to be forgotten", PATIENCE, check).unwrap();
+    };
     let established = || {
         let said = bed.world.remote.run("ss -Htn state established state syn-recv").unwrap();
         said.lines().count()
@@ -135,6 +149,7 @@ fn client_may_reset_in_every_phase() {
             let Some(client) = Hold::begin(&bed).bring(target, phase) else { continue };
             SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
             drop(client);
+            nothing_is_kept(target, phase);
             // In this phase the wire keeps the RST itself from the backend, and nobody sends it again.
             let told = phase != Phase::Replaying;
             bed.world.remote_wire().heal();
@@ -142,6 +157,8 @@ fn client_may_reset_in_every_phase() {
                 eventually("the backend to have no connection", || established() == 0);
             }
             assert!(bed.who(target, NAME).is_ok(), "{target} after a RST in {phase:?}");
+            // The wire would hold the rest of it in the next phase.
+            nothing_is_kept(target, phase);
         }
     }
 }

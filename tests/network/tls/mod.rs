@@ -11,6 +11,7 @@ mod lifecycle;
 mod mixed;
 mod names;
 mod told;
+mod xdp;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

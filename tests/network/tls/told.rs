@@ -1,13 +1,14 @@
 //! What the agent says of server names and connections is what happens.
 
-use std::io::Write;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 
-use gateway_tests::lab::{Agent, binary, eventually};
+use gateway_tests::client::PATIENCE;
+use gateway_tests::lab::{Agent, Process, address, binary, eventually, tls_route};
 use serde_json::Value;
 
 use super::mixed::{MIXED, publish};
-use super::{Stepwise, TlsBed, on_gateway, ready_when};
+use super::{OWN, SERVER, Stepwise, TlsBed, on_gateway, ready_when};
 
 fn ask(agent: &Agent, arguments: &str) -> Value {
     serde_json::from_str(&agent.sluice(&format!("{arguments} --output json")).unwrap()).unwrap()
@@ -93,14 +94,32 @@ fn a_trace_says_that_a_name_ends_here() {
     assert_eq!((agents(), hits(&agent, "*.wild.test")), (1.0, 1));
 }
 
+/// `sluice trace --live`, which is watching when this returns.
+fn watch(bed: &TlsBed, arguments: &[&str]) -> Process {
+    let mut command = bed.world.gateway.command(binary("sluice").unwrap());
+    command.args(["trace", "--live"]).args(arguments);
+    let live = bed.world.gateway.spawn("sluice trace", command).unwrap();
+    ready_when(&live, "watching");
+    live
+}
+
+/// The lines of the story that this begins, without the clock and the times behind.
+fn story(log: &str, beginning: &str) -> Vec<String> {
+    let words = |line: &str| line.split_once(' ').map(|(_, words)| words.to_owned());
+    let lines: Vec<String> = log.lines().filter_map(words).collect();
+    let first = lines.iter().find(|line| line.contains(beginning));
+    let Some(number) = first.and_then(|line| line.split_once(' ')).map(|(number, _)| format!("{number} ")) else {
+        return Vec::new();
+    };
+    let told = lines.iter().filter_map(|line| line.strip_prefix(&number));
+    told.map(|line| line.split(" after ").next().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn the_story_of_a_connection_is_told_as_it_happens() {
     let bed = TlsBed::new();
     let _agent = bed.agent();
-    let mut command = bed.world.gateway.command(binary("sluice").unwrap().to_str().unwrap());
-    command.args(["trace", "--live", "--sni", "pod-1.test"]);
-    let live = bed.world.gateway.spawn("sluice trace", command).unwrap();
-    ready_when(&live, "watching");
+    let live = watch(&bed, &["--sni", "pod-1.test"]);
     let target = on_gateway()[0];
     bed.who(target, "remote.test").unwrap();
     let client: SocketAddr = bed.who(target, "pod-1.test").unwrap().client;
@@ -114,6 +133,72 @@ fn the_story_of_a_connection_is_told_as_it_happens() {
     assert!(lines[1].contains("#1 delivered: backend default/pod-1 "), "{log}");
     assert!(lines[2].contains("#1 closed"), "{log}");
     assert_eq!(lines.len(), 3, "nothing of the other connection: {log}");
+}
+
+#[test]
+fn the_story_of_a_connection_that_a_backend_refuses() {
+    let bed = TlsBed::new();
+    // Nobody listens on pod-1's own port.
+    let backends = [("own-pod-1", OWN, 1), ("pod-2", SERVER, 1)];
+    bed.manifests.write("half.yaml", &[tls_route("half", ("edge", "tls"), &["half.wild.test"], &backends)]).unwrap();
+    let _agent = bed.agent();
+    let live = watch(&bed, &["--sni", "half.wild.test"]);
+    let site = |address: [IpAddr; 2], target: SocketAddr, port| {
+        SocketAddr::new(address[usize::from(target.is_ipv6())], port).to_string()
+    };
+    for target in on_gateway() {
+        let backends = [
+            format!("default/own-pod-1 {}", site(address::POD_1, target, OWN)),
+            format!("default/pod-2 {}", site(address::POD_2, target, SERVER)),
+        ];
+        // Each is dealt by its port: half of them to pod-1 first.
+        let told = (0..40).find_map(|_| {
+            let client = bed.who(target, "half.wild.test").unwrap().client;
+            let told = || story(&live.log(), &format!("opened: TCP {client} to {target}, asks for half.wild.test"));
+            eventually("the end to be told", || told().iter().any(|line| line.starts_with("closed")));
+            let lines = told();
+            lines[1].starts_with("retried").then_some((client, lines))
+        });
+        let (client, told) = told.expect("40 connections in a row went to the other backend first");
+        let [refuses, takes] = &backends;
+        let wanted = [
+            format!(
+                "opened: TCP {client} to {target}, asks for half.wild.test; listener default/edge/tls, backend {refuses}"
+            ),
+            format!("retried: backend {refuses} did not answer"),
+            format!("opened: TCP {client} to {target}; listener default/edge/tls, backend {takes}"),
+            format!("delivered: backend {takes} has the whole ClientHello"),
+        ];
+        assert_eq!(told[..4], wanted, "{}", live.log());
+        assert!(told.len() == 5 && told[4].starts_with("closed (closed): "), "{}", live.log());
+    }
+}
+
+#[test]
+fn the_stories_of_those_that_are_refused() {
+    let bed = TlsBed::new();
+    let _agent = bed.agent();
+    let live = watch(&bed, &[]);
+    for target in on_gateway() {
+        bed.who(target, "unknown.test").unwrap_err();
+        eventually("the unknown name to be told", || {
+            live.log().contains(&format!(" to {target}, asks for unknown.test; unrecognized_name\n"))
+        });
+        let mut plain = bed.world.client.enter(|| TcpStream::connect_timeout(&target, PATIENCE)).unwrap();
+        plain.set_read_timeout(Some(PATIENCE)).unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\nHost: pod-1.test\r\n\r\n").unwrap();
+        plain.read_to_end(&mut Vec::new()).unwrap();
+        let refused = format!(" refused: TCP {} to {target}; not_tls\n", plain.local_addr().unwrap());
+        eventually("what is no TLS to be told", || live.log().contains(&refused));
+        // Somebody whose backends all refuse has a longer story, of three attempts.
+        bed.who(target, "own-remote.test").unwrap_err();
+        let told = || story(&live.log(), &format!(" to {target}, asks for own-remote.test"));
+        eventually("the refusal to be told", || told().iter().any(|line| line.starts_with("refused")));
+        let kinds: Vec<String> = told().iter().map(|line| line.split([':', ' ']).next().unwrap().to_owned()).collect();
+        let thrice = ["opened", "retried", "opened", "retried", "opened", "retried", "closed", "refused"];
+        assert_eq!(kinds, thrice, "{}", live.log());
+        assert!(told().last().unwrap().ends_with("; backend_silent"), "{}", live.log());
+    }
 }
 
 #[test]
@@ -132,8 +217,8 @@ fn a_hello_under_way_is_shown() {
         (&hellos[0]["client"], &hellos[0]["bytes"], &hellos[0]["state"]),
         (&local.into(), &50.into(), &"reading".into())
     );
-    let handshakes = ask(&agent, "maps handshakes");
-    assert_eq!(handshakes[0]["hello"], hellos[0]["slot"]);
+    // It is in a slot now, and does not wait for its first byte any more.
+    assert_eq!(ask(&agent, "maps handshakes"), Value::Array(Vec::new()));
     client.stream.write_all(&rest).unwrap();
     client.finish().unwrap();
     eventually("the slot to be free", || in_use() == 0.0);

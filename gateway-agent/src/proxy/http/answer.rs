@@ -59,7 +59,12 @@ reasons! {
     /// The reference that was picked does not hold, or the rule has none.
     InvalidBackend "invalid_backend" INTERNAL_SERVER_ERROR Unavailable,
     UnknownFilter "unknown_filter" INTERNAL_SERVER_ERROR Unavailable,
+    /// The authorization service says no, and has no answer of its own that would do.
+    AuthDenied "auth_denied" FORBIDDEN PermissionDenied,
+    /// It cannot be asked, or gives no answer.
     AuthUnavailable "auth_unavailable" FORBIDDEN PermissionDenied,
+    /// More than the authorization service is to see.
+    BodyTooLarge "body_too_large" PAYLOAD_TOO_LARGE ResourceExhausted,
     /// No endpoint serves.
     NoEndpoint "no_endpoint" SERVICE_UNAVAILABLE Unavailable,
     TooManyConnections "too_many_connections" SERVICE_UNAVAILABLE Unavailable,

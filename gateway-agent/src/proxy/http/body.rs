@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::upstream::pool::Lease;
@@ -21,7 +20,7 @@ enum Kind {
     /// As it comes from the other side. With the lease of the connection that it comes by, which goes back to the pool at its end.
     Incoming(Incoming, Option<Lease>),
     /// Whatever else a filter makes of it.
-    Boxed(UnsyncBoxBody<Bytes, BodyError>),
+    Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>),
 }
 
 impl Body {
@@ -47,8 +46,8 @@ impl Body {
         Body(Kind::Incoming(body, Some(lease)))
     }
 
-    pub fn boxed(body: UnsyncBoxBody<Bytes, BodyError>) -> Body {
-        Body(Kind::Boxed(body))
+    pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Body {
+        Body(Kind::Boxed(Box::pin(body)))
     }
 }
 
@@ -73,7 +72,7 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
-            Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use http::HeaderValue;
 use tokio::time::Instant;
 
+use super::filters::Told;
 use super::meter::Meter;
 use super::worker::Local;
 use crate::proxy::Origin;
@@ -27,6 +28,8 @@ pub struct Exchange {
     pub random: u64,
     /// What is counted of it.
     pub meter: Box<Meter>,
+    /// What filters have to know of the request when its response comes.
+    pub told: Told,
 }
 
 /// How the client speaks to the agent, or is to speak next.

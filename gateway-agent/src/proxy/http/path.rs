@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 /// A path that rules are held against: `.` and `..` resolved (RFC 3986 section 5.2.4; `%2e` is a dot), slashes merged, escapes of
-/// unreserved characters undone (section 6.2.2.2). `%2F` stays what it is, no slash. `None`: a path that means something else to those who
-/// decode it (a backslash, NUL, `%5C`, more `..` than there are elements): 400.
+/// unreserved characters undone and the others in upper case (section 6.2.2). `%2F` stays what it is, no slash. `None`: a path that means
+/// something else to those who decode it, and is refused: more `..` than there are elements; a backslash or NUL, also escaped; `.` or `..` that
+/// show where `%2F` is a slash, or `;` ends an element (`/a/..;/b`, `/a%2F..%2Fb`).
 ///
 /// A request whose path is not normal is forwarded with the normal one, so that no backend reads more than was matched.
 pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
@@ -19,6 +20,7 @@ pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
         match element {
             "" | "." => {}
             ".." => drop(elements.pop()?),
+            element if hides_dots(element) => return None,
             element => elements.push(element),
         }
     }
@@ -56,12 +58,20 @@ fn unescape(path: &str) -> Option<String> {
             0 | b'\\' => return None,
             b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
             byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
-            _ => out.push_str(escape),
+            _ => out.extend(escape.chars().map(|digit| digit.to_ascii_uppercase())),
         }
         rest = &rest[at + 3..];
     }
     out.push_str(rest);
     Some(out)
+}
+
+/// Whether others find `.` or `..` in an element: those who decode `%2F`, and those who leave out what follows `;`.
+fn hides_dots(element: &str) -> bool {
+    element.split("%2F").any(|part| {
+        let part = part.split("%3B").next().unwrap_or_default();
+        matches!(part.split(';').next(), Some("." | ".."))
+    })
 }
 
 #[cfg(test)]
@@ -77,16 +87,33 @@ mod tests {
             ("//a///b", Some("/a/b")),
             ("/a/./b/../c", Some("/a/c")),
             ("/a/b/..", Some("/a/")),
+            ("/a/b/../", Some("/a/")),
+            ("/a/.", Some("/a/")),
             ("/%61/%2e%2E/b", Some("/b")),
+            ("/a%2fb%3a", Some("/a%2Fb%3A")),
             ("/a%2Fb", Some("/a%2Fb")),
-            ("/.well-known/x", Some("/.well-known/x")),
+            ("/%e4/%E4/\u{e4}", Some("/%E4/%E4/\u{e4}")),
+            ("/.well-known/...", Some("/.well-known/...")),
+            ("/a;v=1/b", Some("/a;v=1/b")),
+            ("/a/b;..", Some("/a/b;..")),
+            ("/%252e%252e/a", Some("/%252e%252e/a")),
             ("/..", None),
+            ("/a/../..", None),
+            ("/a/%2e%2e/%2e./b", None),
+            ("/a/..;/b", None),
+            ("/a/..;v=1", None),
+            ("/a/.%3b/b", None),
+            ("/a%2F..%2Fb", None),
+            ("/a/..%2fb", None),
             ("/a\\b", None),
             ("/a%5cb", None),
             ("/a%00", None),
             ("/a%2", None),
             ("/a%+1", None),
+            ("/a%\u{e4}", None),
             ("a", None),
+            ("*", None),
+            ("", None),
         ] {
             assert_eq!(normalize(path).as_deref(), normal, "{path}");
         }

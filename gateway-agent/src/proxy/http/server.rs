@@ -22,6 +22,7 @@ use super::access_log;
 use super::answer::{self, Reason};
 use super::body::Body;
 use super::exchange::{Exchange, Scheme};
+use super::filters::Told;
 use super::guard::{Guard, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered};
 use super::places::{Place, Present};
@@ -278,6 +279,7 @@ async fn respond(request: http::Request<Incoming>, connection: &Connection) -> R
         matched_prefix: 0,
         grpc: answer::is_grpc(request.headers()),
         random,
+        told: Told::default(),
         meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, logged),
     };
     if request.version() == Version::HTTP_2 {

@@ -38,9 +38,9 @@ use crate::ir::{Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
 use crate::proxy::Origin;
 use crate::proxy::tests::ir::endpoint;
 
-const GATEWAY: &str = "198.18.0.1:80";
+pub(super) const GATEWAY: &str = "198.18.0.1:80";
 
-fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
+pub(super) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
     Rule {
         name: prefix.into(),
         matches: vec![Match::path(PathMatch::Prefix(prefix.into()))],
@@ -52,23 +52,27 @@ fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
     }
 }
 
-fn to(endpoints: Vec<Endpoint>) -> Backend {
+pub(super) fn to(endpoints: Vec<Endpoint>) -> Backend {
     speaking(Application::Http, endpoints)
 }
 
-fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Backend {
+pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Backend {
     let cluster = Cluster { service: "default/web:80".into(), endpoints: endpoints.into(), application, tls: None };
     Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }
 }
 
 /// A worker that serves these rules for example.com.
-fn serving(rules: Vec<Rule>) -> Rc<Local> {
+pub(super) fn serving(rules: Vec<Rule>) -> Rc<Local> {
+    serving_at(HostName::Exact("example.com".into()), rules)
+}
+
+pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
-        hostname: HostName::Exact("example.com".into()),
+        hostname: hostname.clone(),
         security: ir::Security::Http,
-        routes: vec![Attachment { hosts: vec![HostName::Exact("example.com".into())], route }],
+        routes: vec![Attachment { hosts: vec![hostname], route }],
         settings: Arc::default(),
     };
     let other = ir::Listener {
@@ -89,7 +93,10 @@ fn snapshot(listeners: Vec<(&str, ir::Listener)>, before: &Snapshot) -> Snapshot
         port: gateway.port(),
         traffic: Traffic::Http(Arc::new(http)),
     };
-    Snapshot::build(&Ir { listeners: listeners.into_iter().map(listener).collect(), ..Ir::default() }, before)
+    Snapshot::build(
+        &Ir { listeners: listeners.into_iter().map(listener).map(Arc::new).collect(), ..Ir::default() },
+        before,
+    )
 }
 
 fn listener_name(section: &str) -> ListenerName {
@@ -97,7 +104,7 @@ fn listener_name(section: &str) -> ListenerName {
 }
 
 /// A connection of a client to the worker.
-async fn client(local: &Rc<Local>, security: Security) -> TcpStream {
+pub(super) async fn client(local: &Rc<Local>, security: Security) -> TcpStream {
     let (client, going) = client_of(local, security, ir::Settings::default()).await;
     // The agent goes on.
     std::mem::forget(going);
@@ -153,9 +160,9 @@ async fn a_request_goes_to_its_backend_and_comes_back() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap().to_string();
         let backend = tokio::task::spawn_local(echo(socket));
-        let changes = |name: &'static str| Changes {
-            set: vec![(name.parse().unwrap(), HeaderValue::from_static("yes"))],
-            ..Changes::default()
+        let changes = |name: &'static str| {
+            let set = vec![(name.parse().unwrap(), HeaderValue::from_static("yes"))];
+            Changes::new(set, Vec::new(), Vec::new()).unwrap()
         };
         let filters = vec![
             Filter::RequestHeaders(RequestHeaders(changes("x-request"))),

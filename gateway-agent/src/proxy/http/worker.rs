@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use gateway_common::hash::mix;
 use tokio::time::MissedTickBehavior;
 
+use super::filters::mirror::UnderWay;
 use super::meter::{Course, Courses};
 use super::metrics::{Labels, Metrics, Shared};
 use super::places::Places;
@@ -28,6 +29,7 @@ pub struct Local {
     seen: RefCell<Rc<Seen>>,
     pub pool: Rc<Pool>,
     pub loads: Rc<Loads>,
+    pub mirrored: UnderWay,
     pub places: Places,
     pub shared: Arc<Shared>,
     pub metrics: Arc<Metrics>,
@@ -48,6 +50,7 @@ impl Local {
             seen: RefCell::new(Rc::new(Seen::new(first))),
             pool: Rc::default(),
             loads: Rc::default(),
+            mirrored: UnderWay::default(),
             places: Places::default(),
             shared,
             metrics,

@@ -33,11 +33,11 @@ pub struct Bed {
 }
 
 impl Bed {
-    pub fn new(listeners: Vec<Listener>) -> Bed {
+    pub fn new(listeners: Vec<Arc<Listener>>) -> Bed {
         Bed::with(Options::default(), listeners)
     }
 
-    pub fn with(options: Options, listeners: Vec<Listener>) -> Bed {
+    pub fn with(options: Options, listeners: Vec<Arc<Listener>>) -> Bed {
         let gateway_of = |_, client: SocketAddr| {
             let explained = client.ip().to_string() != STRANGER;
             Ok(explained.then(|| GATEWAY.parse().unwrap()))
@@ -47,7 +47,7 @@ impl Bed {
         bed
     }
 
-    pub fn publish(&self, listeners: Vec<Listener>) {
+    pub fn publish(&self, listeners: Vec<Arc<Listener>>) {
         let handle = self.proxy.handle();
         let ir = Arc::new(Ir { listeners, ..Ir::default() });
         handle.publish(table(&ir, &handle.table(), &self.tls), Snapshot::build(&ir, &handle.http()));

@@ -7,13 +7,13 @@ use crate::ir::{
 };
 
 /// On port 443.
-pub fn listener(section: &str, addresses: &[&str], mode: TlsMode, names: Vec<ServerName>) -> Listener {
-    Listener {
+pub fn listener(section: &str, addresses: &[&str], mode: TlsMode, names: Vec<ServerName>) -> Arc<Listener> {
+    Arc::new(Listener {
         name: ListenerName { namespace: "default".into(), gateway: "gw".into(), section: section.into() },
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         port: 443,
-        traffic: Traffic::Tls { mode, names },
-    }
+        traffic: Traffic::Tls { mode, names: names.into_iter().map(Arc::new).collect() },
+    })
 }
 
 /// As manifests write it; `*` is any.
@@ -32,7 +32,7 @@ pub fn backends(route: &str, refs: Vec<(u32, Target)>) -> BackendSet {
 }
 
 pub fn endpoints(list: &[Endpoint]) -> Target {
-    Target::Endpoints { service: "default/web:443".into(), endpoints: list.to_vec().into() }
+    Target::Endpoints { service: "default/web".into(), port: 443, endpoints: list.to_vec().into() }
 }
 
 pub fn endpoint(address: &str) -> Endpoint {

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,7 +9,7 @@ use super::ir::{backends, endpoints, listener, named};
 use crate::ir::{Certificate, Listener, TlsMode};
 use crate::proxy::{Options, Refusal};
 
-async fn listeners(certificate: &Certificate) -> Vec<Listener> {
+async fn listeners(certificate: &Certificate) -> Vec<Arc<Listener>> {
     let name = named("a.example.com", Some(backends("r", vec![(1, endpoints(&[tls_echo(certificate).await]))])));
     vec![listener("a", &["198.19.0.1"], TlsMode::Passthrough, vec![name])]
 }

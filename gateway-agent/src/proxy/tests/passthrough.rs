@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -7,11 +9,11 @@ use super::ir::{backends, endpoints, listener, named};
 use crate::ir::{Endpoint, Listener, TlsMode};
 
 /// A listener with one name, on one endpoint.
-fn passing(name: &str, endpoint: Endpoint) -> Listener {
+fn passing(name: &str, endpoint: Endpoint) -> Arc<Listener> {
     passing_to(name, &[endpoint])
 }
 
-fn passing_to(name: &str, list: &[Endpoint]) -> Listener {
+fn passing_to(name: &str, list: &[Endpoint]) -> Arc<Listener> {
     let backends = backends("TLSRoute default/r", vec![(1, endpoints(list))]);
     listener("a", &["198.19.0.1"], TlsMode::Passthrough, vec![named(name, Some(backends))])
 }

@@ -1,4 +1,5 @@
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +10,7 @@ use super::ir::{backends, endpoints, listener, named};
 use crate::ir::{Listener, Target, TlsMode};
 use crate::proxy::{Options, Refusal};
 
-fn names(list: Vec<(&str, Vec<(u32, Target)>)>) -> Vec<Listener> {
+fn names(list: Vec<(&str, Vec<(u32, Target)>)>) -> Vec<Arc<Listener>> {
     let mut names: Vec<_> = list.into_iter().map(|(name, refs)| named(name, Some(backends(name, refs)))).collect();
     names.sort_unstable_by(|a, b| a.host.cmp(&b.host));
     vec![listener("a", &["198.19.0.1"], TlsMode::Passthrough, names)]

@@ -14,7 +14,7 @@ use super::ir::{backends, endpoints, listener, named};
 use crate::ir::{Certificate, Endpoint, Listener, TlsMode};
 
 /// A listener that ends TLS for `*.example.com`.
-fn ending(certificates: &[&Arc<Certificate>], endpoint: Endpoint) -> Listener {
+fn ending(certificates: &[&Arc<Certificate>], endpoint: Endpoint) -> Arc<Listener> {
     let mode = TlsMode::Terminate { certificates: certificates.iter().map(|c| Arc::clone(c)).collect() };
     let backends = backends("TLSRoute default/r", vec![(1, endpoints(&[endpoint]))]);
     listener("a", &["198.19.0.1"], mode, vec![named("*.example.com", Some(backends))])

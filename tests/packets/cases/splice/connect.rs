@@ -63,6 +63,24 @@ fn syn_to_any(tls: &mut Tls, outcome: &crate::outcome::Outcome, packet: &Packet)
     tls.is_syn(outcome, packet)
 }
 
+/// The client's hello, whose SYN went to whichever backend.
+#[track_caller]
+fn dialled(lab: &mut Lab, tls: &mut Tls) -> Result<Packet> {
+    tls.opened(lab)?;
+    let packet = tls.up("PA", 0, 0).data(&tls.hello());
+    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
+    syn_to_any(tls, &outcome, &packet)?;
+    Ok(packet)
+}
+
+/// The backend that has the SYN refuses, and another one gets it.
+#[track_caller]
+fn refused_by_one(lab: &mut Lab, tls: &mut Tls) -> Result<()> {
+    let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
+    let outcome = lab.tc(tls.place.port(), &reset.frame())?;
+    syn_to_any(tls, &outcome, &reset)
+}
+
 fn offers(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     let tls = Tls::new(lab, version, place)?;
     let mut port = 10_000;
@@ -135,11 +153,7 @@ fn proxy_for_one(lab: &mut Lab, version: Version) -> Result<()> {
 /// The client's retransmissions drive what is sent to the backend, but not each of its segments.
 fn too_soon(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = three(lab, version, Place::Remote)?;
-    let hello = tls.hello();
-    tls.opened(lab)?;
-    let packet = tls.up("PA", 0, 0).data(&hello);
-    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-    syn_to_any(&mut tls, &outcome, &packet)?;
+    let packet = dialled(lab, &mut tls)?;
     for _ in 0..5 {
         lab.tc(Port::Ext0, &packet.frame())?.consumed();
     }
@@ -156,11 +170,7 @@ fn bare_ack(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn refused(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     let mut tls = three(lab, version, place)?;
-    let hello = tls.hello();
-    tls.opened(lab)?;
-    let packet = tls.up("PA", 0, 0).data(&hello);
-    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-    syn_to_any(&mut tls, &outcome, &packet)?;
+    let packet = dialled(lab, &mut tls)?;
     let mut tried = vec![tls.at];
     let mut reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
     for _ in 0..2 {
@@ -175,7 +185,7 @@ fn refused(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     assert_ne!(tried[0], tried[1]);
     assert_ne!(tried[1], tried[2]);
     // Three is enough: the client is told, on the way of the last refusal.
-    let answer = tls.own("FPA", 0, hello.len() as u32, 0).data(&alert(description::INTERNAL_ERROR));
+    let answer = tls.own("FPA", 0, tls.hello().len() as u32, 0).data(&alert(description::INTERNAL_ERROR));
     let outcome = lab.tc(place.port(), &reset.frame())?;
     outcome.answered(Reason::BackendSilent, &answer);
     assert_eq!(lab.flows(Table::Flows)?, vec![]);
@@ -188,18 +198,12 @@ fn refused(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
 /// Few tries of a hash find another of three.
 fn another_one(lab: &mut Lab, version: Version) -> Result<()> {
     let tls = three(lab, version, Place::Remote)?;
-    let hello = tls.hello();
     let mut same = 0;
     for port in 0..100 {
         let mut tls = tls.client_port(10_000 + port);
-        tls.opened(lab)?;
-        let packet = tls.up("PA", 0, 0).data(&hello);
-        let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-        syn_to_any(&mut tls, &outcome, &packet)?;
+        dialled(lab, &mut tls)?;
         let before = tls.at;
-        let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
-        let outcome = lab.tc(tls.place.port(), &reset.frame())?;
-        syn_to_any(&mut tls, &outcome, &reset)?;
+        refused_by_one(lab, &mut tls)?;
         same += u32::from(tls.at == before);
     }
     assert!(same <= 10, "{same} of 100 came back to the backend that had refused");
@@ -241,13 +245,9 @@ fn no_way(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn silent(lab: &mut Lab, version: Version, place: Place) -> Result<()> {
     let mut tls = three(lab, version, place)?;
-    let hello = tls.hello();
-    tls.opened(lab)?;
-    let packet = tls.up("PA", 0, 0).data(&hello);
-    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-    syn_to_any(&mut tls, &outcome, &packet)?;
+    let packet = dialled(lab, &mut tls)?;
     let mut syns = vec![tls.at];
-    let answer = tls.own("FPA", 0, hello.len() as u32, 0).data(&alert(description::INTERNAL_ERROR));
+    let answer = tls.own("FPA", 0, tls.hello().len() as u32, 0).data(&alert(description::INTERNAL_ERROR));
     loop {
         tls.age(lab, SECOND)?;
         let outcome = lab.tc(Port::Ext0, &packet.frame())?;
@@ -382,18 +382,12 @@ fn client_syn(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn late_answer(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = three(lab, version, Place::Remote)?;
-    let hello = tls.hello();
-    tls.opened(lab)?;
-    let packet = tls.up("PA", 0, 0).data(&hello);
-    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-    syn_to_any(&mut tls, &outcome, &packet)?;
+    dialled(lab, &mut tls)?;
     let given_up = tls.clone();
-    let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
-    let outcome = lab.tc(tls.place.port(), &reset.frame())?;
-    syn_to_any(&mut tls, &outcome, &reset)?;
+    refused_by_one(lab, &mut tls)?;
     // The node answers it with RST: it comes to a port of its own that nobody has.
     lab.tc(tls.place.port(), &given_up.syn_ack().frame())?.untouched();
-    lab.tc(tls.place.port(), &tls.syn_ack().frame())?.forwarded(&tls.first_piece(&hello));
+    lab.tc(tls.place.port(), &tls.syn_ack().frame())?.forwarded(&tls.first_piece(&tls.hello()));
     Ok(())
 }
 
@@ -463,15 +457,9 @@ fn table_full(_: &mut Lab, version: Version) -> Result<()> {
 fn events(lab: &mut Lab, version: Version) -> Result<()> {
     let mut tls = three(lab, version, Place::Remote)?;
     lab.configure(Config { events: 1, ..Config::default() })?;
-    let hello = tls.hello();
-    tls.opened(lab)?;
-    let packet = tls.up("PA", 0, 0).data(&hello);
-    let outcome = lab.tc(Port::Ext0, &packet.frame())?;
-    syn_to_any(&mut tls, &outcome, &packet)?;
+    dialled(lab, &mut tls)?;
     let refused_by = tls.id(tls.at);
-    let reset = tls.sent_by_backend("RA", 0, tls.client_seq(0));
-    let outcome = lab.tc(tls.place.port(), &reset.frame())?;
-    syn_to_any(&mut tls, &outcome, &reset)?;
+    refused_by_one(lab, &mut tls)?;
     let told: Vec<_> = lab.events()?.iter().map(|e| (e.kind, e.listener, e.backend)).collect();
     let takes = tls.id(tls.at);
     assert_eq!(

@@ -5,6 +5,7 @@ mod agent;
 mod around;
 mod connect;
 mod hello;
+mod idle;
 mod names;
 mod prove;
 mod race;
@@ -23,6 +24,7 @@ pub fn add(cases: &mut Cases) {
     connect::add(cases);
     replay::add(cases);
     translate::add(cases);
+    idle::add(cases);
     agent::add(cases);
     around::add(cases);
     race::add(cases);

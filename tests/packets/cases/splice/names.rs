@@ -17,6 +17,7 @@ pub fn add(cases: &mut Cases) {
     cases.each("splice/names/letters_of_any_case", any_case);
     cases.each("splice/names/longest_name", longest);
     cases.each("splice/names/many_labels", many_labels);
+    cases.each("splice/names/long_labels", long_labels);
     cases.each("splice/names/that_are_none", no_names);
     cases.each("splice/names/none_given", none_given);
     cases.each("splice/names/unknown", unknown);
@@ -146,6 +147,20 @@ fn longest(lab: &mut Lab, version: Version) -> Result<()> {
     }
     for (i, length) in [254, 255, 256, 300, 512, 1_000].into_iter().enumerate() {
         refused(lab, &tls, 11_000 + i as u16, &hello(&of_length(length)).bytes(), Reason::MalformedHello)?;
+    }
+    Ok(())
+}
+
+/// RFC 1035 section 2.3.4: at most 63 bytes.
+fn long_labels(lab: &mut Lab, version: Version) -> Result<()> {
+    let tls = Tls::new(lab, version, Place::Remote)?;
+    lab.put_tls_listener(tls.gateway, tls.listener, wildcard_bit("*"), 1400)?;
+    lead(lab, &tls, "*", 1)?;
+    let (longest, longer) = ("a".repeat(63), "a".repeat(64));
+    for (i, place) in ["{}", "{}.example.com", "www.{}.com", "www.example.{}"].into_iter().enumerate() {
+        let with = |label: &str| place.replace("{}", label);
+        leads_to(lab, &tls, 10_000 + i as u16, &with(&longest), 1)?;
+        refused(lab, &tls, 11_000 + i as u16, &hello(&with(&longer)).bytes(), Reason::MalformedHello)?;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What a rule does to requests and responses beside forwarding them. A file a filter: its settings, which are part of the IR, and
 //! what it does.
 
+mod aside;
 pub mod cors;
 pub mod external_auth;
 pub mod mirror;
@@ -10,7 +11,9 @@ pub mod response_headers;
 pub mod rewrite;
 pub mod unknown;
 
-use http::response;
+use std::cell::RefCell;
+
+use http::{HeaderValue, response};
 
 use super::answer::Reason;
 use super::body::Body;
@@ -29,6 +32,15 @@ pub trait Filtering {
 
     /// Also for answers of the agent itself, from the filter that gave it outwards.
     fn response(&self, _exchange: &Exchange, _response: &mut response::Parts) {}
+}
+
+/// What filters note of a request for the time of its response.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Origin, where a CORS filter saw the request.
+    pub asking: Option<HeaderValue>,
+    /// What external authorization wants of the response.
+    pub by_auth: RefCell<Vec<external_auth::Change>>,
 }
 
 /// How it goes on after the request phase of a filter.
@@ -91,3 +103,6 @@ pub async fn on_request(filters: &[Filter], exchange: &mut Exchange, request: &m
 pub fn on_response(filters: &[Filter], exchange: &Exchange, response: &mut response::Parts) {
     filters.iter().rev().for_each(|filter| filter.response(exchange, response));
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! `RequestRedirect`.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::LOCATION;
@@ -39,7 +41,12 @@ impl Redirect {
     fn location(&self, exchange: &Exchange, request: &Request) -> String {
         let uri = request.uri();
         let scheme = self.scheme.unwrap_or(exchange.scheme);
-        let host = self.host.as_deref().unwrap_or(&exchange.requested_host);
+        let host = match &self.host {
+            Some(host) => host.as_ref().into(),
+            // Of HTTP/1.0: the address is what the client knows.
+            None if exchange.requested_host.is_empty() => Cow::from(address(exchange.origin.gateway.ip())),
+            None => Cow::from(&*exchange.requested_host),
+        };
         let default = match self.scheme {
             Some(scheme) => scheme.port(),
             None => exchange.origin.gateway.port(),
@@ -53,5 +60,13 @@ impl Redirect {
             None => uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         };
         format!("{}://{host}{port}{path}", scheme.as_str())
+    }
+}
+
+/// As an authority has it.
+fn address(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::iter;
+use std::net::Ipv6Addr;
 
 use super::shards::Shards;
 use crate::ir::HostName;
@@ -50,21 +51,45 @@ fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, parent)| parent)
 }
 
-/// A host as tables have it, of Host or `:authority`: lower case, without a port and without a dot at its end. `None`: what is no host.
+/// A host as tables have it, of Host or `:authority`: lower case, without a port and without a dot at its end. `None`: what is no host that all
+/// read alike.
 pub fn canonical(authority: &str) -> Option<Cow<'_, str>> {
-    let host = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host)?,
-        _ => authority,
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let end = rest.find(']')?;
+            rest[..end].parse::<Ipv6Addr>().ok()?;
+            authority.split_at(end + 2)
+        }
+        None => {
+            let (name, port) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
+            let name = name.strip_suffix('.').unwrap_or(name);
+            (is_name(name).then_some(name)?, port)
+        }
     };
-    let host = host.strip_suffix('.').unwrap_or(host);
-    let fine = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~[]:!$&'()*+,;=%".contains(&byte);
-    if host.is_empty() || !host.bytes().all(fine) {
+    if !is_port(port) {
         return None;
     }
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
         return Some(host.to_ascii_lowercase().into());
     }
     Some(host.into())
+}
+
+/// Labels are what DNS has, with `_`. An empty one could pass for a wildcard's.
+fn is_name(name: &str) -> bool {
+    let mut before = b'.';
+    let fine = name.bytes().all(|byte| {
+        let fine = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && before != b'.');
+        before = byte;
+        fine
+    });
+    fine && before != b'.'
+}
+
+/// Nothing, or `:` and digits, which may be missing (RFC 3986 section 3.2.3).
+fn is_port(port: &str) -> bool {
+    let Some(digits) = port.strip_prefix(':') else { return port.is_empty() };
+    digits.is_empty() || (digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok())
 }
 
 #[cfg(test)]
@@ -94,11 +119,32 @@ mod tests {
         for (authority, host) in [
             ("Example.COM:8080", Some("example.com")),
             ("example.com.", Some("example.com")),
-            ("[2001:db8::1]:80", Some("[2001:db8::1]")),
+            ("example.com.:80", Some("example.com")),
+            ("example.com:", Some("example.com")),
+            ("a_b.example.com", Some("a_b.example.com")),
+            ("198.18.0.1:80", Some("198.18.0.1")),
+            ("[2001:DB8::1]:80", Some("[2001:db8::1]")),
             ("[2001:db8::1]", Some("[2001:db8::1]")),
+            ("[2001:db8::1]80", None),
+            ("[2001:db8::1", None),
+            ("[example.com]", None),
+            ("[fe80::1%25eth0]", None),
+            ("2001:db8::1", None),
             ("example.com:80a", None),
+            ("example.com:+80", None),
+            ("example.com:65536", None),
+            ("example.com:80:80", None),
+            ("example.com..", None),
+            (".example.com", None),
+            ("a..example.com", None),
             ("exa mple.com", None),
+            ("ex%61mple.com", None),
+            ("*.example.com", None),
             ("a@example.com", None),
+            ("example.com/", None),
+            ("b\u{fc}cher.example", None),
+            (".", None),
+            (":80", None),
             ("", None),
         ] {
             assert_eq!(canonical(authority).as_deref(), host, "{authority}");

@@ -39,6 +39,14 @@ impl Table {
         let (old, mut table) = before.map_or((&[][..], Table::default()), |(old, table)| (old, table.clone()));
         let (mut old, mut new) = (old.iter().peekable(), attachments.iter().peekable());
         loop {
+            // Most are the same in the same place.
+            if let (Some(a), Some(b)) = (old.peek(), new.peek())
+                && unchanged(a, b)
+            {
+                old.next();
+                new.next();
+                continue;
+            }
             let order = match (old.peek(), new.peek()) {
                 (None, None) => return table,
                 (Some(_), None) => Ordering::Less,
@@ -50,12 +58,6 @@ impl Table {
                 Ordering::Greater => (None, new.next()),
                 Ordering::Equal => (old.next(), new.next()),
             };
-            if let (Some(gone), Some(come)) = (gone, come)
-                && Arc::ptr_eq(&gone.route, &come.route)
-                && gone.hosts == come.hosts
-            {
-                continue;
-            }
             if let Some(Attachment { hosts, route }) = gone {
                 hosts.iter().for_each(|host| table.hosts.change(host, |host| Host::remove(host, route)));
             }
@@ -65,12 +67,20 @@ impl Table {
         }
     }
 
-    /// The rule for a request. `host` as [`canonical`] has it, `path` as [`normalize`](super::path::normalize) has it. Rules of a
-    /// less specific host come after those of a more specific one (HTTPRoute, "hostnames"), also of another route.
+    /// The rule for a request. `host` as [`canonical`] has it, `path` as [`normalize`](super::path::normalize) has it. Only the
+    /// most specific host that some route has is asked (HTTPRoute, "hostnames"): what its routes leave is no business of a wildcard's.
     pub fn find(&self, host: &str, path: &str, request: &Parts) -> Option<Found<'_>> {
-        self.hosts.of(host).find_map(|host| host.find(path, request))
+        self.hosts.of(host).next()?.find(path, request)
     }
 }
 
+fn unchanged(a: &Attachment, b: &Attachment) -> bool {
+    Arc::ptr_eq(&a.route, &b.route) && a.hosts == b.hosts
+}
+
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -141,3 +141,18 @@ fn what_no_changed_route_is_in_is_shared() {
     assert_eq!(found(&moved, "a.example.com", "/a"), None);
     assert_eq!(found(&moved, "c.example.com", "/a").as_deref(), Some("a/0"));
 }
+
+#[test]
+fn what_the_most_specific_host_leaves_is_not_for_others() {
+    let specific = route("specific", RouteKind::Http, vec![vec![prefix("/a")]]);
+    let wide = route("wide", RouteKind::Http, vec![vec![prefix("")]]);
+    let any = Attachment { hosts: vec![HostName::Any], route: route("any", RouteKind::Http, vec![vec![prefix("")]]) };
+    let table = Table::build(None, &[any, at("a.example.com", &specific), at("*.example.com", &wide)]);
+    let found = |host, path| super::tests::found(&table, host, path);
+    assert_eq!(found("a.example.com", "/a").as_deref(), Some("specific/0"));
+    assert_eq!(found("a.example.com", "/b"), None);
+    assert_eq!(found("b.a.example.com", "/b").as_deref(), Some("wide/0"));
+    assert_eq!(found("example.com", "/b").as_deref(), Some("any/0"));
+    assert_eq!(found("", "/b").as_deref(), Some("any/0"), "HTTP/1.0 without a host");
+    assert_eq!(found("[2001:db8::1]", "/b").as_deref(), Some("any/0"));
+}

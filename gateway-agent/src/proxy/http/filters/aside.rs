@@ -1,0 +1,63 @@
+//! What filters need for requests of their own.
+
+use std::time::Duration;
+
+use http::header::{EXPECT, HOST};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Uri};
+use http_body_util::BodyExt;
+use tokio::time::timeout;
+
+use super::{Exchange, Request, Response};
+use crate::proxy::http::forwarded;
+
+/// The most of a response that is read for the sake of its connection, and how long that may take.
+const DRAINED: usize = 256 << 10;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Host as the backend of the request gets it.
+pub fn host(exchange: &Exchange, request: &Request) -> Option<HeaderValue> {
+    match (&exchange.host, request.uri().authority()) {
+        (Some(host), _) => Some(host.clone()),
+        (None, Some(authority)) => HeaderValue::from_str(authority.as_str()).ok(),
+        (None, None) => request.headers().get(HOST).cloned(),
+    }
+}
+
+/// The path and query of a request.
+pub fn path(request: &Request) -> PathAndQuery {
+    request.uri().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"))
+}
+
+/// A copy of a request without its body, for another backend: what is the client's and the agent's word, and for no hop.
+pub fn copy<B>(exchange: &Exchange, request: &Request, body: B) -> http::Request<B> {
+    let mut copy = http::Request::new(body);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = Uri::from(path(request));
+    let mut headers: HeaderMap = request.headers().clone();
+    forwarded::remove_hop_by_hop(&mut headers);
+    forwarded::announce(&mut headers, exchange, 0);
+    // Nobody waits for its 100.
+    headers.remove(EXPECT);
+    if let Some(host) = host(exchange, request) {
+        headers.insert(HOST, host);
+    }
+    *copy.headers_mut() = headers;
+    copy
+}
+
+/// Reads what is left of a response, so that its connection serves again. What is too long or too slow costs the connection.
+pub async fn drain(response: Response) {
+    let mut body = response.into_body();
+    let drain = async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, |data| data.len());
+            if read > DRAINED {
+                return;
+            }
+        }
+    };
+    // Either way the body is dropped, and tells its connection.
+    let _in_time = timeout(DRAIN_TIME, drain).await;
+}

@@ -1,0 +1,58 @@
+//! The fuzz targets of the agent's HTTP on their corpus and on some random texts, for who has no fuzzer.
+
+#[path = "../../fuzz/properties/http_host.rs"]
+mod http_host;
+#[path = "../../fuzz/properties/http_path.rs"]
+mod http_path;
+#[path = "../../fuzz/properties/http_query.rs"]
+mod http_query;
+
+use proptest::prelude::*;
+
+#[track_caller]
+fn replay(target: &str, holds: fn(&[u8])) {
+    let folder = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let mut seeds = 0;
+    for file in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{folder}: {e}")) {
+        let path = file.expect("an entry").path();
+        println!("{}", path.display());
+        holds(&std::fs::read(path).expect("a seed"));
+        seeds += 1;
+    }
+    assert!(seeds > 0, "no seed in {folder}");
+}
+
+#[test]
+fn corpus_of_http_host() {
+    replay("http_host", http_host::holds);
+}
+
+#[test]
+fn corpus_of_http_path() {
+    replay("http_path", http_path::holds);
+}
+
+#[test]
+fn corpus_of_http_query() {
+    replay("http_query", http_query::holds);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Of the parts that hosts are made of, and of some that they are not.
+    #[test]
+    fn texts_to_http_host(text in r"(a|B|-|_|\.|:|[0-9]|\[|\]|@|%|::1|xn--|\u{e4}){0,12}") {
+        http_host::holds(text.as_bytes());
+    }
+
+    #[test]
+    fn texts_to_http_path(text in r"/(a|b|\.|\.\.|/|//|;|%2[eEfF]|%3[bB]|%5[cC]|%00|%2|%61|%25|\\|\u{e4}){0,12}") {
+        http_path::holds(text.as_bytes());
+    }
+
+    #[test]
+    fn texts_to_http_query(name in "[a-c+ %]{1,2}", query in r"(a|b|=|&|\+|%2[06bB]|%61|%|%C3%A4|%FF){0,12}") {
+        http_query::holds(&[&[name.len() as u8], name.as_bytes(), query.as_bytes()].concat());
+    }
+}
