@@ -116,7 +116,8 @@ impl Requests {
             buckets.push((f64::MAX, histogram.beyond));
             let count = buckets.iter().map(|(_, count)| count).sum();
             let sum = histogram.sum as f64 * unit;
-            let mut row = family.encode_family(&Row { labels, code: None })?;
+            let labels = Row { labels, code: None };
+            let mut row = family.encode_family(&labels)?;
             row.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
         Ok(())

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
+use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
+use super::body::Body;
 use super::exchange::Exchange;
 use super::filters::{self, Request, Response, Step};
 use super::retry;
@@ -21,8 +23,8 @@ use super::{forwarded, path};
 use crate::ir::http::{Backend, Cluster, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: Request, client: &Client, exchange: &mut Exchange) -> Response {
-    match route(request, client, exchange).await {
+pub async fn respond(request: http::Request<Incoming>, client: &Client, exchange: &mut Exchange) -> Response {
+    match route(request.map(Body::incoming), client, exchange).await {
         Ok(response) => response,
         Err(reason) => refuse(reason, exchange),
     }

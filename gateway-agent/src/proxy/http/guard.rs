@@ -443,7 +443,8 @@ impl Signal {
         self.broken.store(reason as usize + 1, Relaxed);
     }
 
-    fn stall(&self) {
+    /// The client takes nothing.
+    pub fn stall(&self) {
         self.stalled.store(true, Relaxed);
     }
 
@@ -457,7 +458,6 @@ impl Signal {
         self.broken.load(Relaxed).checked_sub(1).map(|reason| Reason::ALL[reason])
     }
 
-    /// The client has taken nothing for too long.
     pub fn is_stalled(&self) -> bool {
         self.stalled.load(Relaxed)
     }

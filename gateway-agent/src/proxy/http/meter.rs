@@ -42,7 +42,21 @@ pub struct Meter {
     answered: Option<(StatusCode, Duration)>,
     bytes: u64,
     whole: bool,
+    /// Of a connection of HTTP/2, with the number of the request there.
+    takers: Option<(Rc<Takers>, u64)>,
     logged: Option<Box<Logged>>,
+}
+
+/// The answers of a connection of HTTP/2 that have given a piece and were not asked for the next: so long their clients have taken nothing.
+/// What the connection as a whole does not take, the guard sees; this is for streams whose window stays closed.
+#[derive(Debug, Default)]
+pub struct Takers(RefCell<HashMap<u64, Instant>>);
+
+impl Takers {
+    /// Since when the slowest has taken nothing.
+    pub fn slowest(&self) -> Option<Instant> {
+        self.0.borrow().values().min().copied()
+    }
 }
 
 /// What the access log wants to know beyond that.
@@ -70,8 +84,26 @@ impl Meter {
             answered: None,
             bytes: 0,
             whole: false,
+            takers: None,
             logged,
         })
+    }
+
+    /// The answer goes by a stream of its own.
+    pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
+        self.takers = Some((takers, request));
+    }
+
+    fn given(&self) {
+        if let Some((takers, request)) = &self.takers {
+            takers.0.borrow_mut().insert(*request, Instant::now());
+        }
+    }
+
+    fn asked(&self) {
+        if let Some((takers, request)) = &self.takers {
+            takers.0.borrow_mut().remove(request);
+        }
     }
 
     /// The request has come further.
@@ -140,6 +172,7 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
+        self.asked();
         let took = self.came.elapsed();
         // The client has gone before there was an answer: 499, as others have it.
         let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
@@ -176,6 +209,7 @@ impl Metered {
     pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
         meter.answered = Some((response.status(), meter.came.elapsed()));
         meter.local.metrics.responded(response.status());
+        meter.given();
         response.map(|body| Metered { length: body.size_hint().exact(), body, meter })
     }
 }
@@ -185,7 +219,9 @@ impl HttpBody for Metered {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.meter.asked();
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.meter.given();
         match &frame {
             Some(Ok(frame)) => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
             Some(Err(_)) => {}

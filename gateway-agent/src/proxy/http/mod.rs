@@ -30,4 +30,4 @@ pub mod upstream;
 pub mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

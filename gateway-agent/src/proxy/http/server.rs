@@ -20,11 +20,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::access_log;
 use super::answer::{self, Reason};
-use super::body::Body;
 use super::exchange::{Exchange, Scheme};
 use super::filters::Told;
 use super::guard::{Guard, Signal, Speaks};
-use super::meter::{Logged, Meter, Metered};
+use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
 use super::worker::Local;
 use super::{forward, forwarded};
@@ -111,6 +110,7 @@ where
         limits: settings.limits.clone(),
         requests: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
+        takers: Rc::default(),
     });
     let ended = match begun {
         Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
@@ -155,6 +155,7 @@ struct Connection {
     /// That have come.
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
+    takers: Rc<Takers>,
 }
 
 async fn http1<S>(
@@ -227,11 +228,20 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     ends: &mut Ends,
 ) -> hyper::Result<()> {
     let idle = settings.limits.idle;
+    let patience = settings.limits.body_idle;
     let mut unused = pin!(sleep_until(connection.idle_since.get() + idle));
+    let mut untaken = pin!(sleep_until(connection.idle_since.get() + patience));
     let ended = loop {
         tokio::select! {
             ended = serving.as_mut() => return ended,
             () = ends.come() => break false,
+            () = untaken.as_mut() => match connection.takers.slowest() {
+                Some(since) if since + patience <= Instant::now() => {
+                    connection.signal.stall();
+                    return Ok(());
+                }
+                since => untaken.as_mut().reset(since.unwrap_or_else(Instant::now) + patience),
+            },
             // Pings keep no connection.
             () = unused.as_mut() => match connection.unused_until(idle) {
                 until if until <= Instant::now() => break true,
@@ -257,13 +267,12 @@ impl Connection {
 }
 
 /// There is always an answer.
-async fn respond(request: http::Request<Incoming>, connection: &Connection) -> Response<Metered> {
+async fn respond(mut request: http::Request<Incoming>, connection: &Connection) -> Response<Metered> {
     let client = &connection.client;
     let local = &client.local;
     let number = connection.requests.get();
     connection.requests.set(number + 1);
     local.metrics.requests.add(1);
-    let mut request = request.map(Body::incoming);
     let random = local.random();
     let came = Instant::now();
     connection.idle_since.set(came);
@@ -284,6 +293,7 @@ async fn respond(request: http::Request<Incoming>, connection: &Connection) -> R
     };
     if request.version() == Version::HTTP_2 {
         forwarded::join_cookies(request.headers_mut());
+        exchange.meter.watch(Rc::clone(&connection.takers), number);
     }
     let is_http1 = request.version() < Version::HTTP_2;
     let mut response = match refused {
@@ -300,14 +310,14 @@ async fn respond(request: http::Request<Incoming>, connection: &Connection) -> R
 }
 
 /// HTTP/2 has limits of its own for some of it, not for all.
-fn too_large(request: &http::Request<Body>, limits: &Limits) -> Option<Reason> {
+fn too_large(request: &http::Request<Incoming>, limits: &Limits) -> Option<Reason> {
     if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > limits.uri_bytes) {
         return Some(Reason::UriTooLong);
     }
     (request.headers().len() > limits.headers).then_some(Reason::HeadersTooLarge)
 }
 
-fn logged(request: &mut http::Request<Body>, connection: &Connection, random: u64) -> Box<Logged> {
+fn logged(request: &mut http::Request<Incoming>, connection: &Connection, random: u64) -> Box<Logged> {
     let client = &connection.client;
     let identity = access_log::identify(request.headers_mut(), connection.trusted, || client.local.random());
     let authority = request.uri().authority().map(|authority| authority.as_str());

@@ -76,6 +76,11 @@ impl Snapshot {
         })
     }
 
+    /// Addresses and ports with listeners.
+    pub fn gateways(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ports.keys().copied()
+    }
+
     pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.values().map(|listener| &**listener)
     }

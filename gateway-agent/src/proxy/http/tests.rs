@@ -40,7 +40,7 @@ use crate::proxy::tests::ir::endpoint;
 
 pub(super) const GATEWAY: &str = "198.18.0.1:80";
 
-pub(super) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
+pub(crate) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
     Rule {
         name: prefix.into(),
         matches: vec![Match::path(PathMatch::Prefix(prefix.into()))],
@@ -62,7 +62,7 @@ pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Ba
 }
 
 /// A worker that serves these rules for example.com.
-pub(super) fn serving(rules: Vec<Rule>) -> Rc<Local> {
+pub(crate) fn serving(rules: Vec<Rule>) -> Rc<Local> {
     serving_at(HostName::Exact("example.com".into()), rules)
 }
 

@@ -255,6 +255,30 @@ async fn a_connection_of_http2_says_goaway_when_it_drains_or_is_idle() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_window_stays_closed_ends_the_connection() {
+    in_time(async {
+        let (local, socket) = waiting().await;
+        let mut settings = ir::Settings::default();
+        settings.limits.body_idle = Duration::from_millis(100);
+        let (mut client, _going) = client_of(&local, Security::Clear, settings).await;
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+        client.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).await.unwrap();
+        client.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)).await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        // The backend may be as slow as it likes.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await.unwrap();
+        backend.write_all(&[0; 1000]).await.unwrap();
+        wait_for(&mut client, &[HEADERS]).await.expect("the head of the answer");
+        assert!(wait_for(&mut client, &[DATA]).await.is_none());
+        assert_eq!(local.metrics.answered(Reason::ClientStalled), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn limits_of_heads_are_those_of_http1() {
     in_time(async {
         let local = serving(Vec::new());
