@@ -298,3 +298,11 @@ async fn slow_clients_cost_little() {
     // 200 MiB for 10,000, with what the kernel and TLS need.
     assert!(each < 10 << 10, "{each} bytes each");
 }
+
+#[tokio::test]
+#[ignore = "it takes as many clients as are promised"]
+async fn ten_thousand_slow_clients_cost_less_than_200_mib() {
+    let each = local(slow_clients(10_000)).await;
+    println!("{each} bytes each");
+    assert!(each * 10_000 < 200 << 20);
+}
