@@ -1,7 +1,7 @@
 //! Headers that belong to a proxy: those of one hop, which do not go on, and X-Forwarded-*.
 
 use http::header::{
-    CONNECTION, COOKIE, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -40,21 +40,6 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         } else {
             headers.remove(TE);
         }
-    }
-}
-
-/// Clients of HTTP/2 may send a header for each cookie; elsewhere there is one for all (RFC 9113 section 8.2.3).
-pub fn join_cookies(headers: &mut HeaderMap) {
-    let mut cookies = headers.get_all(COOKIE).iter();
-    let (Some(first), Some(second)) = (cookies.next(), cookies.next()) else { return };
-    let mut joined = first.as_bytes().to_vec();
-    for cookie in std::iter::once(second).chain(cookies) {
-        joined.extend_from_slice(b"; ");
-        joined.extend_from_slice(cookie.as_bytes());
-    }
-    // Of parts of values a value can be made.
-    if let Ok(joined) = HeaderValue::try_from(joined) {
-        headers.insert(COOKIE, joined);
     }
 }
 
@@ -108,16 +93,6 @@ mod tests {
             remove_hop_by_hop(&mut headers);
             assert_eq!(headers.get(TE).map(|value| value.to_str().unwrap()), left, "{value}");
         }
-    }
-
-    #[test]
-    fn cookies_of_http2_become_one_header() {
-        let mut headers = HeaderMap::new();
-        for value in ["a=1", "b=2", "c=3"] {
-            headers.append(COOKIE, HeaderValue::from_static(value));
-        }
-        join_cookies(&mut headers);
-        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
     }
 
     #[test]

@@ -22,11 +22,11 @@ use super::access_log;
 use super::answer::{self, Reason};
 use super::exchange::{Exchange, Scheme};
 use super::filters::Told;
+use super::forward;
 use super::guard::{Guard, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
 use super::worker::Local;
-use super::{forward, forwarded};
 use crate::ir::ListenerName;
 use crate::ir::http::{Limits, Settings};
 use crate::proxy::Origin;
@@ -289,10 +289,11 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Connection) 
         grpc: answer::is_grpc(request.headers()),
         random,
         told: Told::default(),
+        endpoint: None,
+        attempts: 0,
         meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, logged),
     };
     if request.version() == Version::HTTP_2 {
-        forwarded::join_cookies(request.headers_mut());
         exchange.meter.watch(Rc::clone(&connection.takers), number);
     }
     let is_http1 = request.version() < Version::HTTP_2;

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 
 use super::metrics::{Labels, Shared};
 use super::places::Place;
+use super::session;
 use super::table::{Hosts, Table};
 use crate::ir::{self, Ir, ListenerName, Traffic};
 
@@ -17,6 +18,8 @@ pub struct Snapshot {
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
     /// The same for every snapshot that was built upon another.
     pub shared: Arc<Shared>,
+    /// Sessions are signed with it; of the first snapshot, so that no change ends them.
+    pub sessions: session::Key,
 }
 
 /// The HTTP and HTTPS listeners of an address and port.
@@ -36,8 +39,8 @@ pub struct Listener {
 impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
-        let shared = Arc::clone(&before.shared);
-        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), shared };
+        let (shared, sessions) = (Arc::clone(&before.shared), before.sessions.clone());
+        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), shared, sessions };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };

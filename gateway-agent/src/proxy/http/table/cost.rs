@@ -86,7 +86,7 @@ fn listener(attachments: Vec<Attachment>) -> Ir {
     let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() };
     let addresses = vec!["198.18.0.1".parse().unwrap()];
     let listener = Listener { name, addresses, port: 80, traffic: Traffic::Http(Arc::new(http)) };
-    Ir { listeners: vec![Arc::new(listener)], ..Ir::default() }
+    Ir { listeners: vec![listener.into()], ..Ir::default() }
 }
 
 #[test]
