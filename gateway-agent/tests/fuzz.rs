@@ -6,6 +6,8 @@ mod http_host;
 mod http_path;
 #[path = "../../fuzz/properties/http_query.rs"]
 mod http_query;
+#[path = "../../fuzz/properties/http_session.rs"]
+mod http_session;
 
 use proptest::prelude::*;
 
@@ -37,6 +39,11 @@ fn corpus_of_http_query() {
     replay("http_query", http_query::holds);
 }
 
+#[test]
+fn corpus_of_http_session() {
+    replay("http_session", http_session::holds);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -49,6 +56,11 @@ proptest! {
     #[test]
     fn texts_to_http_path(text in r"/(a|b|\.|\.\.|/|//|;|%2[eEfF]|%3[bB]|%5[cC]|%00|%2|%61|%25|\\|\u{e4}){0,12}") {
         http_path::holds(text.as_bytes());
+    }
+
+    #[test]
+    fn texts_to_http_session(text in "(a|sid|=|;| |AQ|[ -~]){0,12}") {
+        http_session::holds(text.as_bytes());
     }
 
     #[test]

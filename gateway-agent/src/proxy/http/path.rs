@@ -33,7 +33,7 @@ pub fn normalize(path: &str) -> Option<Cow<'_, str>> {
     if open {
         normal.push('/');
     }
-    Some(normal.into())
+    Some(if normal == path { path.into() } else { normal.into() })
 }
 
 fn is_normal(path: &str) -> bool {

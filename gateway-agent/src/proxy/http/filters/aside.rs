@@ -1,19 +1,11 @@
 //! What filters need for requests of their own.
 
-use std::time::Duration;
-
 use http::header::{EXPECT, HOST};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
-use http_body_util::BodyExt;
-use tokio::time::timeout;
 
-use super::{Exchange, Request, Response};
+use super::{Exchange, Request};
 use crate::proxy::http::forwarded;
-
-/// The most of a response that is read for the sake of its connection, and how long that may take.
-const DRAINED: usize = 256 << 10;
-const DRAIN_TIME: Duration = Duration::from_secs(5);
 
 /// Host as the backend of the request gets it.
 pub fn host(exchange: &Exchange, request: &Request) -> Option<HeaderValue> {
@@ -44,20 +36,4 @@ pub fn copy<B>(exchange: &Exchange, request: &Request, body: B) -> http::Request
     }
     *copy.headers_mut() = headers;
     copy
-}
-
-/// Reads what is left of a response, so that its connection serves again. What is too long or too slow costs the connection.
-pub async fn drain(response: Response) {
-    let mut body = response.into_body();
-    let drain = async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, |data| data.len());
-            if read > DRAINED {
-                return;
-            }
-        }
-    };
-    // Either way the body is dropped, and tells its connection.
-    let _in_time = timeout(DRAIN_TIME, drain).await;
 }

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
-use super::{Exchange, Filtering, Request, Step, aside};
+use super::{Exchange, Filtering, Request, Response, Step, aside};
 use crate::ir::http::Target;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::upstream::send;
@@ -27,6 +28,8 @@ const WAITING: usize = 256 << 10;
 const UNDER_WAY: usize = 1024;
 /// Of a copy, from its start to the end of its answer.
 const TIME: Duration = Duration::from_secs(30);
+/// The most of an answer that is read for the sake of its connection.
+const DRAINED: usize = 256 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mirror {
@@ -63,7 +66,7 @@ impl Filtering for Mirror {
             let _place = place;
             let mirror = async {
                 if let Some(response) = send::to_any(&local, &cluster, copy).await {
-                    aside::drain(response).await;
+                    drain(response).await;
                 }
             };
             if timeout(TIME, mirror).await.is_err() {
@@ -71,6 +74,17 @@ impl Filtering for Mirror {
             }
         });
         Step::Continue
+    }
+}
+
+/// Reads an answer, so that its connection serves again. One that is too long costs the connection.
+async fn drain(response: Response) {
+    let mut body = response.into_body();
+    let mut read = 0;
+    while read <= DRAINED
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        read += frame.data_ref().map_or(0, Bytes::len);
     }
 }
 

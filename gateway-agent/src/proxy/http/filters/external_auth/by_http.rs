@@ -29,7 +29,7 @@ pub async fn ask(
     match response.status() {
         StatusCode::OK => {
             hand_on(response.headers(), response_headers, request.headers_mut());
-            tokio::task::spawn_local(aside::drain(response));
+            response.into_body().discard();
             Some(Verdict::Pass)
         }
         // The service itself is in trouble.
