@@ -12,6 +12,7 @@ pub use crate::proxy::http::matches::{GrpcMethodMatch, HeaderMatch, Match, PathM
 pub use crate::proxy::http::retry::Retry;
 pub use crate::proxy::http::session::Persistence;
 pub use crate::proxy::http::timeout::Timeouts;
+pub use crate::proxy::http::upstream::balance::Balance;
 
 /// An HTTP or HTTPS listener. On one address and port there are no two with the same hostname (`compile` refuses the younger), so
 /// that the most specific one that matches a host is one (listener isolation).
@@ -256,6 +257,7 @@ pub struct Cluster {
     /// As [`super::Target::Endpoints`] has them, shared with the index; both IP families will do, for the agent connects anew.
     pub endpoints: Arc<[Endpoint]>,
     pub application: Application,
+    pub balance: Balance,
     /// BackendTLSPolicy. One that is broken makes the target [`Target::Invalid`].
     pub tls: Option<Arc<BackendTls>>,
 }

@@ -1,12 +1,19 @@
 //! A body under way, of a request or a response: never whole in memory unless it is ours.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::upstream::pool::Lease;
 
@@ -21,6 +28,10 @@ enum Kind {
     Incoming(Incoming, Option<Lease>),
     /// Whatever else a filter makes of it.
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>),
+    /// Of an attempt: another may follow.
+    Attempt(Attempt),
+    /// Not before the other side asks for it.
+    Held(Box<Held>),
 }
 
 impl Body {
@@ -49,6 +60,165 @@ impl Body {
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Body {
         Body(Kind::Boxed(Box::pin(body)))
     }
+
+    /// Goes when `asked` says so, or after a second: not everybody who should ask does (RFC 9110 section 10.1.1).
+    pub fn held(self, asked: oneshot::Receiver<()>) -> Body {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        Body(Kind::Held(Box::new(Held { waits: Some((asked, Box::pin(sleep(PATIENCE)))), body: self })))
+    }
+
+    /// As it was before it was held.
+    pub fn released(mut self) -> Body {
+        match &mut self.0 {
+            Kind::Held(held) => std::mem::replace(&mut held.body, Body::empty()),
+            _ => self,
+        }
+    }
+
+    /// Whether it has ended before it began.
+    pub fn is_empty(&self) -> bool {
+        self.is_end_stream()
+    }
+
+    /// Of an answer that nobody wants: what is left is read if it is little and comes soon, so that its connection can be used again.
+    pub fn discard(mut self) {
+        const LITTLE: usize = 64 << 10;
+        const SOON: Duration = Duration::from_secs(1);
+        if self.is_empty() {
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            let read = async {
+                let mut read = 0;
+                while let Some(Ok(frame)) = self.frame().await
+                    && read < LITTLE
+                {
+                    read += frame.data_ref().map_or(0, Bytes::len);
+                }
+            };
+            // Whatever comes of it, the connection goes where it belongs with the body.
+            let _ = timeout(SOON, read).await;
+        });
+    }
+}
+
+/// The beginning of a request's body, until it is more than what there is room for.
+pub struct Kept(Rc<RefCell<Keeping>>);
+
+struct Keeping {
+    source: Body,
+    /// Whole frames, as far as they were read.
+    frames: Vec<Bytes>,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    /// Bytes that are left for more of them.
+    room: usize,
+    /// More has been read than is kept, or nobody wants it any more.
+    over: bool,
+    /// The one that may read; those before it have been given up.
+    attempt: u32,
+    size: SizeHint,
+}
+
+impl Kept {
+    pub fn new(source: Body, room: usize) -> Kept {
+        let size = source.size_hint();
+        let over = size.lower() > room as u64;
+        let (frames, trailers) = (Vec::new(), None);
+        Kept(Rc::new(RefCell::new(Keeping { source, frames, trailers, ended: false, room, over, attempt: 0, size })))
+    }
+
+    /// The whole body. Who has it from before gets an error. `None`: it is not there any more.
+    pub fn again(&self) -> Option<Body> {
+        let mut keeping = self.0.borrow_mut();
+        if keeping.over && keeping.attempt > 0 {
+            return None;
+        }
+        keeping.attempt += 1;
+        Some(Body(Kind::Attempt(Attempt { keeping: Rc::clone(&self.0), number: keeping.attempt, next: 0 })))
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kept")
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.borrow_mut().over = true;
+    }
+}
+
+struct Attempt {
+    keeping: Rc<RefCell<Keeping>>,
+    number: u32,
+    next: usize,
+}
+
+impl Attempt {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let mut keeping = self.keeping.borrow_mut();
+        if keeping.attempt != self.number {
+            return Poll::Ready(Some(Err("the attempt was given up".into())));
+        }
+        if let Some(frame) = keeping.frames.get(self.next) {
+            self.next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(frame.clone()))));
+        }
+        if keeping.ended {
+            self.next += 1;
+            let trailers = keeping.trailers.clone().filter(|_| self.next == keeping.frames.len() + 1);
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = ready!(Pin::new(&mut keeping.source).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    keeping.over |= data.len() > keeping.room;
+                    if keeping.over {
+                        (keeping.frames, self.next) = (Vec::new(), 0);
+                    } else {
+                        keeping.room -= data.len();
+                        keeping.frames.push(data.clone());
+                        self.next += 1;
+                    }
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    keeping.trailers = Some(trailers.clone());
+                    keeping.ended = true;
+                    self.next += 1;
+                }
+            }
+            // Another attempt would get no more of it.
+            Some(Err(_)) => keeping.over = true,
+            None => {
+                keeping.ended = true;
+                self.next += 1;
+            }
+        }
+        Poll::Ready(frame)
+    }
+}
+
+struct Held {
+    /// `None`: it goes.
+    waits: Option<(oneshot::Receiver<()>, Pin<Box<Sleep>>)>,
+    body: Body,
+}
+
+impl Held {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some((asked, patience)) = &mut self.waits {
+            let asked = Pin::new(asked).poll(cx).map(|asked| asked.is_ok());
+            // A backend that has gone, or has answered before, asks no more; the connection ends by itself then.
+            if asked != Poll::Ready(true) {
+                ready!(patience.as_mut().poll(cx));
+            }
+            self.waits = None;
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
 }
 
 impl HttpBody for Body {
@@ -63,7 +233,7 @@ impl HttpBody for Body {
                 match &frame {
                     // Its connection is in no state for another request.
                     Some(Err(_)) => {
-                        if let Some(lease) = lease.take() {
+                        if let Some(mut lease) = lease.take() {
                             lease.forfeit();
                         }
                     }
@@ -73,6 +243,8 @@ impl HttpBody for Body {
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
+            Kind::Attempt(attempt) => attempt.poll_frame(cx),
+            Kind::Held(held) => held.poll_frame(cx),
         }
     }
 
@@ -82,6 +254,8 @@ impl HttpBody for Body {
             // Not before the end was seen here, which is when the lease goes.
             Kind::Incoming(body, lease) => lease.is_none() && body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Attempt(_) => false,
+            Kind::Held(held) => held.body.is_end_stream(),
         }
     }
 
@@ -90,6 +264,9 @@ impl HttpBody for Body {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Incoming(body, _) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            // Asked before the first frame.
+            Kind::Attempt(attempt) => attempt.keeping.borrow().size,
+            Kind::Held(held) => held.body.size_hint(),
         }
     }
 }
@@ -98,7 +275,7 @@ impl Drop for Body {
     /// A response that nobody reads to its end leaves its connection in the middle of it.
     fn drop(&mut self) {
         if let Kind::Incoming(body, lease) = &mut self.0
-            && let Some(lease) = lease.take_if(|_| !body.is_end_stream())
+            && let Some(mut lease) = lease.take_if(|_| !body.is_end_stream())
         {
             lease.forfeit();
         }
@@ -111,6 +288,8 @@ impl fmt::Debug for Body {
             Kind::Own(_) => "Own",
             Kind::Incoming(..) => "Incoming",
             Kind::Boxed(_) => "Boxed",
+            Kind::Attempt(_) => "Attempt",
+            Kind::Held(_) => "Held",
         })
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of one request beside the request, from its headers to the last byte of its answer.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::HeaderValue;
@@ -27,6 +28,10 @@ pub struct Exchange {
     pub random: u64,
     /// What filters have to know of the request when its response comes.
     pub told: Told,
+    /// The last that the request was sent to.
+    pub endpoint: Option<SocketAddr>,
+    /// So far.
+    pub attempts: u32,
 }
 
 /// How the client speaks to the agent, or is to speak next.

@@ -1,5 +1,6 @@
 //! One request: match → filters → pick → pool → forward.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -11,16 +12,18 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
 use super::body::Body;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, Scheme};
 use super::filters::{self, Request, Response, Step};
-use super::retry;
+use super::retry::{self, Outcome, Spare};
 use super::server::{Client, Security};
+use super::session::{self, Session};
 use super::snapshot::Listener;
 use super::table::{Found, canonical};
+use super::upgrade::{self, Asked};
 use super::upstream::pool::Key;
 use super::upstream::{balance, send};
 use super::{forwarded, path};
-use crate::ir::http::{Backend, Cluster, Rule, Target};
+use crate::ir::http::{Application, Backend, Cluster, Persistence, Rule, Target};
 
 /// There is always an answer.
 pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Response {
@@ -36,8 +39,10 @@ pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Respo
         grpc: answer::is_grpc(request.headers()),
         random: client.local.random(),
         told: filters::Told::default(),
+        endpoint: None,
+        attempts: 0,
     };
-    let response = match route(request.map(Body::incoming), client, &mut exchange).await {
+    let response = match route(request, client, &mut exchange).await {
         Ok(response) => response,
         Err(reason) => refuse(reason, &exchange),
     };
@@ -52,10 +57,15 @@ fn refuse(reason: Reason, exchange: &Exchange) -> Response {
 }
 
 /// To its rule.
-async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
-    exchange.requested_host = host(&request)?.into();
-    let normal = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)?.into_owned();
-    if normal != request.uri().path() {
+async fn route(
+    mut request: http::Request<Incoming>,
+    client: &Client,
+    exchange: &mut Exchange,
+) -> Result<Response, Reason> {
+    let upgrade = upgrade::asked(&mut request, exchange.random)?;
+    let mut request = request.map(Body::incoming);
+    exchange.requested_host = host(&request)?;
+    if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
     }
     let snapshot = client.local.snapshot();
@@ -68,17 +78,51 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     }
     let (parts, body) = request.into_parts();
     let Found { rule, matched_prefix, .. } =
-        listener.table.find(&exchange.requested_host, &normal, &parts).ok_or(Reason::NoRoute)?;
+        listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute)?;
     exchange.matched_prefix = matched_prefix;
     let mut request = Request::from_parts(parts, body);
+    let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
     let response = match step {
-        Step::Continue => to_backend(request, listener, rule, exchange).await,
+        Step::Continue => to_backend(Ready { request, upgrade, session }, listener, rule, exchange).await,
         Step::Answer(response) => Ok(*response),
         Step::Refuse(reason) => Err(reason),
     };
     let response = response.unwrap_or_else(|reason| refuse(reason, exchange));
     Ok(on_response(response, &rule.filters[..seen], exchange))
+}
+
+/// What goes to a backend.
+struct Ready<'a> {
+    request: Request,
+    upgrade: Option<Asked>,
+    session: Option<Shown<'a>>,
+}
+
+/// What the client shows of its session, and what it takes to tell it of another.
+struct Shown<'a> {
+    of: &'a Persistence,
+    key: &'a session::Key,
+    shown: Option<Session>,
+    /// Of the cookie: as the client sees it, before any filter.
+    path: String,
+    now: u32,
+}
+
+impl<'a> Shown<'a> {
+    fn new(of: &'a Persistence, key: &'a session::Key, request: &Request, exchange: &Exchange) -> Shown<'a> {
+        let now = session::now();
+        let path = request.uri().path().get(..exchange.matched_prefix);
+        // What a cookie has no way to say is left to all paths.
+        let path = path.filter(|path| !path.is_empty() && !path.contains(';')).unwrap_or("/");
+        Shown { of, key, shown: of.session(key, request.headers(), now), path: path.to_owned(), now }
+    }
+
+    fn tell(&self, endpoint: SocketAddr, secure: bool, response: &mut Response) {
+        if let Some((name, value)) = self.of.tell(self.key, self.shown, endpoint, (&self.path, secure), self.now) {
+            response.headers_mut().append(name, value);
+        }
+    }
 }
 
 fn on_response(response: Response, filters: &[filters::Filter], exchange: &Exchange) -> Response {
@@ -88,7 +132,7 @@ fn on_response(response: Response, filters: &[filters::Filter], exchange: &Excha
 }
 
 /// Of `:authority`, an absolute URI, or the one Host header; HTTP/1.0 may do without.
-fn host(request: &Request) -> Result<String, Reason> {
+fn host(request: &Request) -> Result<Box<str>, Reason> {
     let mut headers = request.headers().get_all(HOST).iter();
     let header = headers.next();
     if headers.next().is_some() {
@@ -97,10 +141,10 @@ fn host(request: &Request) -> Result<String, Reason> {
     let authority = match (request.uri().authority(), header) {
         (Some(authority), _) => authority.as_str(),
         (None, Some(header)) => header.to_str().map_err(|_| Reason::BadRequest)?,
-        (None, None) if request.version() == Version::HTTP_10 => return Ok(String::new()),
+        (None, None) if request.version() == Version::HTTP_10 => return Ok(Box::default()),
         (None, None) => return Err(Reason::BadRequest),
     };
-    canonical(authority).map(String::from).ok_or(Reason::BadRequest)
+    canonical(authority).map(Box::from).ok_or(Reason::BadRequest)
 }
 
 fn replace_path(request: &mut Request, path: &str) -> Result<(), Reason> {
@@ -115,21 +159,29 @@ fn replace_path(request: &mut Request, path: &str) -> Result<(), Reason> {
 }
 
 async fn to_backend(
-    mut request: Request,
+    mut ready: Ready<'_>,
     listener: &Listener,
     rule: &Rule,
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
-    let picked = balance::backend(&rule.backends, exchange.random).ok_or(Reason::InvalidBackend)?;
-    let Backend { filters: own, target, .. } = picked;
-    let (seen, step) = filters::on_request(own, exchange, &mut request).await;
+    // A session stays with its endpoint, whatever the weights are.
+    let shown = ready.session.as_ref().and_then(|session| session.shown);
+    let of_session = shown.and_then(|shown| {
+        rule.backends.iter().find(|backend| match &backend.target {
+            Target::Cluster(cluster) => balance::at(cluster, shown.endpoint).is_some(),
+            Target::Invalid => false,
+        })
+    });
+    let picked = of_session.or_else(|| balance::backend(&rule.backends, exchange.random));
+    let Backend { filters: own, target, .. } = picked.ok_or(Reason::InvalidBackend)?;
+    let (seen, step) = filters::on_request(own, exchange, &mut ready.request).await;
     let response = match (step, target) {
         (Step::Answer(response), _) => Ok(*response),
         (Step::Refuse(reason), _) => Err(reason),
         (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
         (Step::Continue, Target::Cluster(cluster)) => {
-            prepare(&mut request, listener, exchange)?;
-            attempts(request, cluster, rule, exchange).await
+            prepare(&mut ready.request, listener, exchange)?;
+            attempts(ready, cluster, rule, exchange).await
         }
     };
     let response = response.unwrap_or_else(|reason| refuse(reason, exchange));
@@ -143,7 +195,9 @@ fn prepare(request: &mut Request, listener: &Listener, exchange: &Exchange) -> R
     let host = match (&exchange.host, request.uri().authority()) {
         (Some(host), _) => Some(host.clone()),
         (None, Some(authority)) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::BadRequest)?),
-        // The client's Host goes as it is.
+        // HTTP/1.0 may do without, HTTP/1.1 may not (RFC 9112 section 3.2).
+        (None, None) if !request.headers().contains_key(HOST) => Some(HeaderValue::from_static("")),
+        // The client's goes as it is.
         (None, None) => None,
     };
     if let Some(host) = host {
@@ -152,34 +206,88 @@ fn prepare(request: &mut Request, listener: &Listener, exchange: &Exchange) -> R
     let path = request.uri_mut().path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
+    request.extensions_mut().clear();
     Ok(())
 }
 
 /// Until an endpoint answers, or there is no sense in another.
-async fn attempts(request: Request, cluster: &Cluster, rule: &Rule, exchange: &Exchange) -> Result<Response, Reason> {
+async fn attempts(
+    ready: Ready<'_>,
+    cluster: &Cluster,
+    rule: &Rule,
+    exchange: &mut Exchange,
+) -> Result<Response, Reason> {
+    let Ready { mut request, upgrade, session } = ready;
     let method = request.method().clone();
-    let mut tried: Vec<SocketAddr> = Vec::new();
+    let retry = rule.retry.as_ref().filter(|retry| retry.attempts > 0 && upgrade.is_none());
+    // Kept only where another attempt may want it.
+    let spare = retry.filter(|_| method.is_idempotent()).map(|_| Spare::of(&mut request));
+    let whole = rule.timeouts.whole(exchange.came);
     let mut request = Some(request);
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let mut fresh = false;
+    let mut wanted = session.as_ref().and_then(|session| balance::at(cluster, session.shown?.endpoint));
     for made in 1.. {
         let random = exchange.random.rotate_left(made);
-        let Some(endpoint) = balance::endpoint(cluster, &exchange.local.loads, random, &tried) else {
+        let pick = |tried| balance::endpoint(cluster, &exchange.local.loads, random, tried);
+        // Who wants more attempts than there are endpoints begins with them again.
+        let Some(endpoint) = wanted.take().or_else(|| pick(&tried)).or_else(|| retry.and_then(|_| pick(&[]))) else {
             return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
         };
-        let address = balance::address(endpoint);
-        let attempt = send::send(&exchange.local, Key::new(cluster, address), &mut request);
-        let answered = match rule.timeouts.deadline(exchange.came, Instant::now()) {
-            Some(deadline) => timeout_at(deadline, attempt).await.map_err(|_| Reason::BackendTimeout)?,
+        let mut key = Key::new(cluster, endpoint);
+        if upgrade.is_some() && key.application == Application::Http {
+            // By ALPN it could be HTTP/2, which few backends upgrade.
+            key.application = Application::WebSocket;
+        }
+        exchange.attempts = made;
+        exchange.endpoint = Some(key.address);
+        let attempt = send::send(&exchange.local, &key, fresh, upgrade.as_ref(), &mut request);
+        let deadline = rule.timeouts.deadline(whole, Instant::now);
+        let answered = match deadline {
+            Some(deadline) => timeout_at(deadline, attempt).await.unwrap_or(Err(Outcome::TimedOut)),
             None => attempt.await,
         };
-        let outcome = match answered {
-            Ok(response) => return Ok(response),
-            Err(outcome) => outcome,
+        let outcome = match &answered {
+            Ok(sent) => Outcome::Answered(sent.parts.status),
+            Err(outcome) => *outcome,
         };
-        // A body that has begun to go is not kept.
-        if request.is_none() || !retry::again(rule.retry.as_ref(), outcome, &method, made, false) {
-            break;
+        let pause = retry::pause(retry, outcome, made, random);
+        let in_time = || whole.is_none_or(|whole| Instant::now() + pause < whole);
+        if retry::again(retry, outcome, &method, made) && in_time() {
+            request = request.or_else(|| spare.as_ref().and_then(Spare::request));
+            if request.is_some() {
+                if let Ok(sent) = answered {
+                    sent.response().into_body().discard();
+                }
+                fresh = outcome == Outcome::Stale;
+                // By a new connection the same endpoint may do.
+                if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {
+                    tried.push(key.address);
+                }
+                if !pause.is_zero() {
+                    tokio::time::sleep(pause).await;
+                }
+                continue;
+            }
         }
-        tried.push(address);
+        let sent = answered.map_err(reason)?;
+        let mut response = match upgrade {
+            Some(upgrade) => upgrade.answered(sent)?,
+            None => upgrade::refused(sent)?,
+        };
+        if let Some(session) = session {
+            session.tell(key.address, exchange.scheme == Scheme::Https, &mut response);
+        }
+        return Ok(response);
     }
     Err(Reason::Unreachable)
+}
+
+fn reason(outcome: Outcome) -> Reason {
+    match outcome {
+        Outcome::TimedOut => Reason::BackendTimeout,
+        Outcome::Invalid => Reason::BadResponse,
+        Outcome::Client => Reason::BadRequest,
+        _ => Reason::Unreachable,
+    }
 }

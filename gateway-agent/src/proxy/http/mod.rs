@@ -22,6 +22,7 @@ pub mod session;
 pub mod snapshot;
 pub mod table;
 pub mod timeout;
+pub mod upgrade;
 pub mod upstream;
 pub mod worker;
 

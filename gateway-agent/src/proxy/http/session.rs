@@ -1,7 +1,18 @@
-//! `sessionPersistence`: requests of a session go to one endpoint while it serves.
+//! `sessionPersistence`: requests of a session go to one endpoint while it serves, also if its backend has the weight 0 by now.
+//!
+//! What a client is given is signed, so that it cannot choose an endpoint: base64 of
+//! version, begun, seen (both seconds since 1970, 4 bytes), port, IPv6 or mapped IPv4 address, and 16 bytes of HMAC-SHA-256.
 
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::header::{COOKIE, SET_COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use ring::hmac;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Persistence {
@@ -26,4 +37,219 @@ pub enum Lifetime {
     Session,
     /// As long as [`Persistence::absolute`].
     Permanent,
+}
+
+/// What sessions are signed with. Agents that have the same one take one another's.
+#[derive(Clone, Debug)]
+pub struct Key(hmac::Key);
+
+impl Key {
+    pub const BYTES: usize = 32;
+
+    pub fn new(bytes: &[u8; Key::BYTES]) -> Key {
+        Key(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    }
+}
+
+impl Default for Key {
+    /// Of this agent alone.
+    fn default() -> Key {
+        let mut bytes = [0; Key::BYTES];
+        // As many bytes come whole (getrandom(2)); a kernel without is older than what eBPF needs.
+        let got = getrandom(&mut bytes, GetRandomFlags::empty());
+        assert_eq!(got, Ok(Key::BYTES), "the kernel has no random bytes: sessions could be forged");
+        Key::new(&bytes)
+    }
+}
+
+/// As a client shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session {
+    pub endpoint: SocketAddr,
+    begun: u32,
+    seen: u32,
+}
+
+const VERSION: u8 = 1;
+const SIGNED: usize = 1 + 4 + 4 + 2 + 16;
+const SIGNATURE: usize = 16;
+
+/// Seconds since 1970.
+pub fn now() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+impl Persistence {
+    /// That the request belongs to, unless it is over.
+    pub fn session(&self, key: &Key, headers: &HeaderMap, now: u32) -> Option<Session> {
+        let read = |token: &[u8]| read(token, &self.name, key);
+        let session = match self.place {
+            Place::Header => headers.get(&*self.name).and_then(|value| read(value.as_bytes())),
+            Place::Cookie(_) => cookies(headers, &self.name).find_map(read),
+        };
+        session.filter(|session| {
+            let over = |since: u32, time: Option<Duration>| {
+                time.is_some_and(|time| u64::from(now.saturating_sub(since)) >= time.as_secs())
+            };
+            !over(session.begun, self.absolute) && !over(session.seen, self.idle)
+        })
+    }
+
+    /// What the client is told, if there is news: another endpoint than it showed, or that the session goes on. `path`: of the cookie.
+    pub fn tell(
+        &self,
+        key: &Key,
+        shown: Option<Session>,
+        endpoint: SocketAddr,
+        (path, secure): (&str, bool),
+        now: u32,
+    ) -> Option<(HeaderName, HeaderValue)> {
+        let kept = shown.filter(|shown| shown.endpoint == endpoint);
+        if kept.is_some_and(|kept| self.idle.is_none() || kept.seen == now) {
+            return None;
+        }
+        let begun = kept.map_or(now, |kept| kept.begun);
+        let token = write(&Session { endpoint, begun, seen: now }, &self.name, key);
+        let lifetime = match self.place {
+            Place::Header => {
+                return Some((HeaderName::try_from(&*self.name).ok()?, HeaderValue::try_from(token).ok()?));
+            }
+            Place::Cookie(lifetime) => lifetime,
+        };
+        let mut cookie = format!("{}={token}; Path={path}; HttpOnly", self.name);
+        if secure {
+            cookie.push_str("; Secure");
+        }
+        if let (Lifetime::Permanent, Some(absolute)) = (lifetime, self.absolute) {
+            let left = absolute.as_secs().saturating_sub(u64::from(now.saturating_sub(begun)));
+            cookie.push_str(&format!("; Max-Age={left}"));
+        }
+        Some((SET_COOKIE, HeaderValue::try_from(cookie).ok()?))
+    }
+}
+
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+}
+
+/// For this name: that of another rule is another session.
+fn signature(signed: &[u8], name: &str, key: &Key) -> [u8; SIGNATURE] {
+    let mut context = hmac::Context::with_key(&key.0);
+    context.update(signed);
+    context.update(name.as_bytes());
+    let mut signature = [0; SIGNATURE];
+    signature.copy_from_slice(&context.sign().as_ref()[..SIGNATURE]);
+    signature
+}
+
+fn write(session: &Session, name: &str, key: &Key) -> String {
+    let ip = match session.endpoint.ip() {
+        std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        std::net::IpAddr::V6(ip) => ip,
+    };
+    let mut token = Vec::with_capacity(SIGNED + SIGNATURE);
+    token.push(VERSION);
+    token.extend(session.begun.to_be_bytes());
+    token.extend(session.seen.to_be_bytes());
+    token.extend(session.endpoint.port().to_be_bytes());
+    token.extend(ip.octets());
+    let signature = signature(&token, name, key);
+    token.extend(signature);
+    URL_SAFE_NO_PAD.encode(token)
+}
+
+/// `None`: it is none of ours.
+fn read(token: &[u8], name: &str, key: &Key) -> Option<Session> {
+    let token = URL_SAFE_NO_PAD.decode(token).ok()?;
+    let (signed, shown) = token.split_first_chunk::<SIGNED>()?;
+    let shown = <[u8; SIGNATURE]>::try_from(shown).ok()?;
+    if !is_same(&signature(signed, name, key), &shown) {
+        return None;
+    }
+    let [VERSION, b0, b1, b2, b3, s0, s1, s2, s3, p0, p1, ip @ ..] = *signed else { return None };
+    let ip = Ipv6Addr::from(ip).to_canonical();
+    let (begun, seen) = (u32::from_be_bytes([b0, b1, b2, b3]), u32::from_be_bytes([s0, s1, s2, s3]));
+    Some(Session { endpoint: SocketAddr::new(ip, u16::from_be_bytes([p0, p1])), begun, seen })
+}
+
+/// In a time that does not say where they differ.
+fn is_same(a: &[u8; SIGNATURE], b: &[u8; SIGNATURE]) -> bool {
+    a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn persistence(place: Place) -> Persistence {
+        let (absolute, idle) = (Some(Duration::from_secs(100)), Some(Duration::from_secs(10)));
+        Persistence { name: "sid".into(), place, absolute, idle }
+    }
+
+    fn shown(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::try_from(value).unwrap())])
+    }
+
+    #[test]
+    fn a_session_is_what_was_given_and_nothing_else() {
+        let key = Key::default();
+        for endpoint in ["198.18.0.1:80", "[2001:db8::1]:8080"] {
+            let endpoint: SocketAddr = endpoint.parse().unwrap();
+            let of = persistence(Place::Header);
+            let (name, value) = of.tell(&key, None, endpoint, ("/", false), 1_000).unwrap();
+            let headers = HeaderMap::from_iter([(name.clone(), value.clone())]);
+            assert_eq!(of.session(&key, &headers, 1_000).unwrap().endpoint, endpoint);
+            assert_eq!(of.session(&Key::default(), &headers, 1_000), None, "of another agent");
+            let other = Persistence { name: "SID".into(), ..of.clone() };
+            assert_eq!(other.session(&key, &headers, 1_000), None, "of another rule");
+            let token = value.to_str().unwrap();
+            for i in 0..token.len() {
+                let mut forged = token.as_bytes().to_vec();
+                forged[i] = if forged[i] == b'A' { b'B' } else { b'A' };
+                let headers = shown(name.clone(), std::str::from_utf8(&forged).unwrap());
+                assert_eq!(of.session(&key, &headers, 1_000), None, "byte {i}");
+                assert_eq!(of.session(&key, &shown(name.clone(), &token[..i]), 1_000), None, "cut at {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_ends_after_its_times() {
+        let (key, of) = (Key::default(), persistence(Place::Header));
+        let endpoint = "198.18.0.1:80".parse().unwrap();
+        let told = |shown, now| {
+            let (name, value) = of.tell(&key, shown, endpoint, ("/", false), now)?;
+            Some(HeaderMap::from_iter([(name, value)]))
+        };
+        let mut headers = told(None, 1_000).unwrap();
+        assert!(of.session(&key, &headers, 1_009).is_some());
+        assert!(of.session(&key, &headers, 1_010).is_none(), "idle");
+        for now in (1_009..1_100).step_by(9) {
+            let session = of.session(&key, &headers, now);
+            assert!(session.is_some(), "at {now}");
+            assert!(told(session, now - 9).is_none(), "no news");
+            headers = told(session, now).unwrap();
+        }
+        assert!(of.session(&key, &headers, 1_100).is_none(), "absolute");
+    }
+
+    #[test]
+    fn cookies_say_how_long_they_are_kept() {
+        let (key, endpoint) = (Key::default(), "198.18.0.1:80".parse().unwrap());
+        for (lifetime, secure, rest) in [
+            (Lifetime::Session, false, "; Path=/a; HttpOnly"),
+            (Lifetime::Permanent, true, "; Path=/a; HttpOnly; Secure; Max-Age=100"),
+        ] {
+            let of = persistence(Place::Cookie(lifetime));
+            let (name, value) = of.tell(&key, None, endpoint, ("/a", secure), 1_000).unwrap();
+            let value = value.to_str().unwrap();
+            let (pair, attributes) = value.split_at(value.find(';').unwrap());
+            assert_eq!((name, attributes), (SET_COOKIE, rest));
+            let headers = shown(COOKIE, &format!("a=1; sid=forged;{pair}; b=2"));
+            assert_eq!(of.session(&key, &headers, 1_000).unwrap().endpoint, endpoint);
+            assert_eq!(of.session(&key, &shown(COOKIE, &format!("x{pair}")), 1_000), None);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::session;
 use super::table::{Hosts, Table};
 use crate::ir::{self, Ir, ListenerName, Traffic};
 
@@ -13,6 +14,8 @@ use crate::ir::{self, Ir, ListenerName, Traffic};
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
+    /// Sessions are signed with it; of the first snapshot, so that no change ends them.
+    pub sessions: session::Key,
 }
 
 /// The HTTP and HTTPS listeners of an address and port.
@@ -32,7 +35,7 @@ pub struct Listener {
 impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
-        let mut snapshot = Snapshot::default();
+        let mut snapshot = Snapshot { sessions: before.sessions.clone(), ..Snapshot::default() };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };

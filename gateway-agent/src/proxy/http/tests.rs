@@ -29,7 +29,9 @@ use super::filters::rewrite::PathChange;
 use super::server::{self, Client, Executor, Security};
 use super::snapshot::Snapshot;
 use super::worker::Local;
-use crate::ir::http::{self as ir, Application, Attachment, Backend, Cluster, Match, PathMatch, Route, Rule, Target};
+use crate::ir::http::{
+    self as ir, Application, Attachment, Backend, Balance, Cluster, Match, PathMatch, Route, Rule, Target,
+};
 use crate::ir::{Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
 use crate::proxy::Origin;
 use crate::proxy::tests::ir::endpoint;
@@ -53,7 +55,13 @@ pub(super) fn to(endpoints: Vec<Endpoint>) -> Backend {
 }
 
 pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Backend {
-    let cluster = Cluster { service: "default/web:80".into(), endpoints: endpoints.into(), application, tls: None };
+    let cluster = Cluster {
+        service: "default/web:80".into(),
+        endpoints: endpoints.into(),
+        application,
+        balance: Balance::default(),
+        tls: None,
+    };
     Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }
 }
 

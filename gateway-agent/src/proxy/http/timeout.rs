@@ -14,10 +14,14 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    /// When an attempt that starts now is given up, for a request that came at `came`.
-    pub fn deadline(&self, came: Instant, now: Instant) -> Option<Instant> {
-        let whole = self.request.map(|time| came + time);
-        let attempt = self.backend_request.map(|time| now + time);
+    /// When a request that came at `came` is given up.
+    pub fn whole(&self, came: Instant) -> Option<Instant> {
+        self.request.map(|time| came + time)
+    }
+
+    /// When an attempt that starts now is given up. Most rules have no time-outs, and ask no clock.
+    pub fn deadline(&self, whole: Option<Instant>, now: impl FnOnce() -> Instant) -> Option<Instant> {
+        let attempt = self.backend_request.map(|time| now() + time);
         whole.into_iter().chain(attempt).min()
     }
 }
@@ -31,7 +35,10 @@ mod tests {
         let came = Instant::now();
         let now = came + Duration::from_secs(2);
         let seconds = |n| Some(Duration::from_secs(n));
-        let at = |request, backend_request| Timeouts { request, backend_request }.deadline(came, now);
+        let at = |request, backend_request| {
+            let timeouts = Timeouts { request, backend_request };
+            timeouts.deadline(timeouts.whole(came), || now)
+        };
         assert_eq!(at(None, None), None);
         assert_eq!(at(seconds(5), None), Some(came + Duration::from_secs(5)));
         assert_eq!(at(seconds(5), seconds(1)), Some(came + Duration::from_secs(3)));

@@ -3,12 +3,31 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use gateway_common::hash::mix;
 use hashbrown::HashMap;
+use tokio::time::Instant;
 
 use crate::ir::http::{Backend, Cluster};
 use crate::ir::{Duty, Endpoint};
+
+/// How the endpoints of a backend share its requests. Each worker goes by its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Balance {
+    /// The less loaded of two by chance.
+    #[default]
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+}
+
+/// An endpoint that takes no connection is left alone for this long, twice as long after each further refusal.
+const EJECTED: Duration = Duration::from_secs(1);
+const EJECTED_AT_MOST: Duration = Duration::from_secs(30);
+/// Endpoints or services that are known before those without a request are forgotten.
+const KNOWN: usize = 256;
 
 /// By weight; `None`: all of them have the weight 0, or there are none.
 pub fn backend(backends: &[Backend], random: u64) -> Option<&Backend> {
@@ -25,16 +44,46 @@ pub fn backend(backends: &[Backend], random: u64) -> Option<&Backend> {
     })
 }
 
-/// The less loaded of two by chance, of those that serve and were not tried. `None`: there is none.
+/// Of those that serve and were not tried, and of these one that takes connections, if there is one. `None`: all were tried, or none serves.
 pub fn endpoint<'a>(cluster: &'a Cluster, loads: &Loads, random: u64, tried: &[SocketAddr]) -> Option<&'a Endpoint> {
-    let serving = || {
-        let endpoints = cluster.endpoints.iter().filter(|endpoint| endpoint.duty == Duty::Serving);
-        endpoints.filter(|endpoint| tried.is_empty() || !tried.contains(&address(endpoint)))
+    let takes = |endpoint: &Endpoint| serves(endpoint, tried) && !loads.is_ejected(address(endpoint));
+    let found = match cluster.balance {
+        Balance::LeastRequest => {
+            let one = by_chance(&cluster.endpoints, random, takes);
+            let other = by_chance(&cluster.endpoints, mix(random), takes);
+            one.into_iter().chain(other).min_by_key(|endpoint| loads.of(address(endpoint)))
+        }
+        Balance::RoundRobin => {
+            let (before, from) = cluster.endpoints.split_at(loads.turn(cluster, random));
+            from.iter().chain(before).find(|endpoint| takes(endpoint))
+        }
     };
-    let count = serving().count() as u64;
-    let one = serving().nth(reduce(random, count) as usize)?;
-    let other = serving().nth(reduce(mix(random), count) as usize)?;
-    Some(if loads.of(address(other)) < loads.of(address(one)) { other } else { one })
+    // All of them refuse connections: one of them may not any more.
+    found.or_else(|| by_chance(&cluster.endpoints, random, |endpoint| serves(endpoint, tried)))
+}
+
+/// The endpoint of this address, while it serves.
+pub fn at(cluster: &Cluster, wanted: SocketAddr) -> Option<&Endpoint> {
+    cluster.endpoints.iter().find(|endpoint| address(endpoint) == wanted && serves(endpoint, &[]))
+}
+
+fn serves(endpoint: &Endpoint, tried: &[SocketAddr]) -> bool {
+    endpoint.duty == Duty::Serving && (tried.is_empty() || !tried.contains(&address(endpoint)))
+}
+
+/// Each that will do is as likely as the others.
+fn by_chance(endpoints: &[Endpoint], mut random: u64, will_do: impl Fn(&Endpoint) -> bool) -> Option<&Endpoint> {
+    /// Nearly all of them will do nearly always.
+    const GUESSES: usize = 4;
+    for _ in 0..GUESSES {
+        let guess = endpoints.get(reduce(random, endpoints.len() as u64) as usize)?;
+        if will_do(guess) {
+            return Some(guess);
+        }
+        random = mix(random);
+    }
+    let will_do = || endpoints.iter().filter(|endpoint| will_do(endpoint));
+    will_do().nth(reduce(random, will_do().count() as u64) as usize)
 }
 
 pub fn address(endpoint: &Endpoint) -> SocketAddr {
@@ -46,30 +95,85 @@ fn reduce(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
 
-/// Requests under way of this worker, by endpoint.
+/// What this worker knows of endpoints: requests under way, and whether they take connections.
 #[derive(Debug, Default)]
-pub struct Loads(RefCell<HashMap<SocketAddr, Rc<Cell<u32>>>>);
+pub struct Loads {
+    endpoints: RefCell<HashMap<SocketAddr, Rc<State>>>,
+    /// By service, whose turn it is.
+    turns: RefCell<HashMap<Arc<str>, usize>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: Cell<u32>,
+    /// Connections that were refused, since the last that was not.
+    refusals: Cell<u32>,
+    ejected: Cell<Option<Instant>>,
+}
 
 impl Loads {
     fn of(&self, endpoint: SocketAddr) -> u32 {
-        self.0.borrow().get(&endpoint).map_or(0, |load| load.get())
+        self.endpoints.borrow().get(&endpoint).map_or(0, |state| state.requests.get())
+    }
+
+    fn is_ejected(&self, endpoint: SocketAddr) -> bool {
+        // The clock is only asked where it matters.
+        let until = self.endpoints.borrow().get(&endpoint).and_then(|state| state.ejected.get());
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Workers begin with different ones.
+    fn turn(&self, cluster: &Cluster, random: u64) -> usize {
+        let count = cluster.endpoints.len().max(1);
+        let mut turns = self.turns.borrow_mut();
+        if let Some(turn) = turns.get_mut(&*cluster.service) {
+            *turn = (*turn + 1) % count;
+            return *turn;
+        }
+        if turns.len() >= KNOWN && turns.len() == turns.capacity() {
+            // They begin anew, at any.
+            turns.clear();
+        }
+        let turn = reduce(random, count as u64) as usize;
+        turns.insert(Arc::clone(&cluster.service), turn);
+        turn
     }
 
     /// A request begins; it ends with the ticket.
     pub fn begin(&self, endpoint: SocketAddr) -> Ticket {
-        let mut loads = self.0.borrow_mut();
-        let load = loads.entry(endpoint).or_default();
-        load.set(load.get() + 1);
-        Ticket(Rc::clone(load))
+        let mut endpoints = self.endpoints.borrow_mut();
+        if endpoints.len() >= KNOWN && endpoints.len() == endpoints.capacity() {
+            endpoints.retain(|_, state| state.requests.get() > 0 || state.ejected.get().is_some());
+        }
+        let state = endpoints.entry(endpoint).or_default();
+        state.requests.set(state.requests.get() + 1);
+        Ticket(Rc::clone(state))
     }
 }
 
+/// A request that is under way to an endpoint.
 #[derive(Debug)]
-pub struct Ticket(Rc<Cell<u32>>);
+pub struct Ticket(Rc<State>);
+
+impl Ticket {
+    /// The endpoint took no connection.
+    pub fn refused(&self) {
+        let refusals = self.0.refusals.get();
+        let time = EJECTED.saturating_mul(1 << refusals.min(8)).min(EJECTED_AT_MOST);
+        self.0.refusals.set(refusals + 1);
+        self.0.ejected.set(Some(Instant::now() + time));
+    }
+
+    /// The endpoint took a connection.
+    pub fn accepted(&self) {
+        self.0.refusals.set(0);
+        self.0.ejected.set(None);
+    }
+}
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.requests.set(self.0.requests.get() - 1);
     }
 }
 
@@ -93,15 +197,20 @@ mod tests {
         assert!(backend(&[], 7).is_none());
     }
 
+    fn cluster(balance: Balance, endpoints: &[&str]) -> Cluster {
+        Cluster {
+            service: "default/a:80".into(),
+            endpoints: endpoints.iter().map(|address| an_endpoint(address)).collect(),
+            application: Application::Http,
+            balance,
+            tls: None,
+        }
+    }
+
     #[test]
     fn of_two_endpoints_the_less_loaded_is_taken() {
-        let endpoints = ["198.18.0.1:80", "198.18.0.2:80"].map(an_endpoint);
-        let cluster = Cluster {
-            service: "default/a:80".into(),
-            endpoints: endpoints.clone().into(),
-            application: Application::Http,
-            tls: None,
-        };
+        let cluster = cluster(Balance::LeastRequest, &["198.18.0.1:80", "198.18.0.2:80"]);
+        let endpoints = &cluster.endpoints;
         let loads = Loads::default();
         let busy = [(); 3].map(|()| loads.begin(address(&endpoints[0])));
         let first = || (0..1_000).filter(|i| endpoint(&cluster, &loads, mix(*i), &[]) == Some(&endpoints[0])).count();
@@ -109,6 +218,66 @@ mod tests {
         drop(busy);
         assert!((400..600).contains(&first()));
         assert_eq!(endpoint(&cluster, &loads, 1, &[address(&endpoints[0])]), Some(&endpoints[1]));
-        assert_eq!(endpoint(&cluster, &loads, 1, &endpoints.each_ref().map(address)), None);
+        let both: Vec<SocketAddr> = endpoints.iter().map(address).collect();
+        assert_eq!(endpoint(&cluster, &loads, 1, &both), None);
+    }
+
+    #[test]
+    fn each_endpoint_has_its_turn() {
+        let mut cluster = cluster(Balance::RoundRobin, &["198.18.0.1:80", "198.18.0.2:80", "198.18.0.3:80"]);
+        let loads = Loads::default();
+        let picks: Vec<&Endpoint> = (0..6).filter_map(|i| endpoint(&cluster, &loads, mix(i), &[])).collect();
+        assert_eq!(picks[..3], picks[3..]);
+        assert!(cluster.endpoints.iter().all(|endpoint| picks[..3].contains(&endpoint)));
+        // Fewer of them than the turn that it was.
+        cluster.endpoints = [an_endpoint("198.18.0.1:80")].into();
+        assert!(endpoint(&cluster, &loads, 1, &[]).is_some());
+        cluster.endpoints = [].into();
+        assert_eq!(endpoint(&cluster, &loads, 1, &[]), None);
+    }
+
+    /// As if this time had gone by.
+    fn wait(loads: &Loads, time: Duration) {
+        for state in loads.endpoints.borrow().values() {
+            state.ejected.set(state.ejected.get().map(|until| until - time));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_is_left_alone_for_a_while() {
+        for balance in [Balance::LeastRequest, Balance::RoundRobin] {
+            let cluster = cluster(balance, &["198.18.0.1:80", "198.18.0.2:80"]);
+            let loads = Loads::default();
+            let first = address(&cluster.endpoints[0]);
+            let picked =
+                || (0..100).any(|i| endpoint(&cluster, &loads, mix(i), &[]).is_some_and(|e| address(e) == first));
+            assert!(picked());
+            for seconds in [1, 2, 4] {
+                loads.begin(first).refused();
+                wait(&loads, Duration::from_millis(seconds * 1_000 - 500));
+                assert!(!picked(), "{seconds} s");
+                wait(&loads, Duration::from_millis(500));
+                assert!(picked(), "{seconds} s");
+            }
+            loads.begin(first).accepted();
+            loads.begin(first).refused();
+            wait(&loads, EJECTED);
+            assert!(picked(), "the count began anew");
+            cluster.endpoints.iter().for_each(|endpoint| loads.begin(address(endpoint)).refused());
+            assert!(picked(), "rather than none");
+        }
+    }
+
+    #[test]
+    fn endpoints_without_requests_are_forgotten() {
+        let loads = Loads::default();
+        let kept = loads.begin("198.18.0.1:1".parse().unwrap());
+        for i in 0..100_000_u32 {
+            let ip = std::net::Ipv4Addr::from(0xc612_0000 + i);
+            drop(loads.begin((ip, 80).into()));
+        }
+        assert!(loads.endpoints.borrow().len() < 4 * KNOWN);
+        assert_eq!(loads.of("198.18.0.1:1".parse().unwrap()), 1);
+        drop(kept);
     }
 }

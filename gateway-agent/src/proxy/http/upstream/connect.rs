@@ -1,57 +1,177 @@
 //! A new connection to an endpoint.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::pool::{Connection, Key};
+use super::pool::{Key, Multiplexed};
 use super::tls;
 use crate::ir::http::Application;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::server::Executor;
 use crate::proxy::sockets;
 
-/// A SYN and its first retransmission (RFC 6298), and some time for an answer.
+/// A SYN and its first retransmission (RFC 6298), and some time for TLS and the first frames.
 const CONNECT: Duration = Duration::from_secs(2);
+/// Of a response that its client does not read, per HTTP/1.1 connection or HTTP/2 stream. Frames of HTTP/2 are small against it.
+const UNREAD: u32 = 64 << 10;
+/// So much for all streams, so that slow ones do not stop others.
+const UNREAD_OF_ALL: u32 = 8 << 20;
+/// Of a response.
+const HEADERS: usize = 256;
+const HEADER_BYTES: u32 = 64 << 10;
 
-/// Ready for a request, within the time that a backend has for it.
-pub async fn connect(key: &Key) -> io::Result<Connection> {
+/// What a PROXY protocol header says of a connection that a proxy made for itself: one has the requests of many clients, of whom
+/// X-Forwarded-For tells (version 2, LOCAL).
+const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
+
+/// One that is ready for requests.
+pub enum Connected {
+    Http1(http1::SendRequest<Body>),
+    Http2(Rc<Multiplexed>),
+}
+
+/// Within the time that a backend has for it.
+pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected> {
     let ready = async {
-        let stream = TcpStream::connect(key.address).await?;
+        let mut stream = TcpStream::connect(key.address).await?;
         sockets::tune(&stream)?;
+        if key.proxy_protocol {
+            stream.write_all(&LOCAL).await?;
+        }
         let Some(tls) = &key.tls else { return speak(stream, key.application == Application::H2c).await };
-        let stream = tls::connect(stream, tls, key.application).await?;
+        let stream = configs.connect(stream, tls, key.application).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2") || key.application == Application::H2c;
         speak(stream, h2).await
     };
     timeout(CONNECT, ready).await.map_err(io::Error::from)?
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connection> {
-    let stream = TokioIo::new(stream);
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connected> {
     if h2 {
-        let mut builder = http2::Builder::new(Executor);
-        builder.timer(TokioTimer::new()).adaptive_window(true);
-        let (sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection to a backend was broken off");
-            }
-        });
-        return Ok(Connection::Http2(sender));
+        return speak_http2(stream).await;
     }
+    let stream = TokioIo::new(stream);
     let mut builder = http1::Builder::new();
-    builder.preserve_header_case(false);
+    builder.max_buf_size(UNREAD as usize).max_headers(HEADERS);
     let (sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
     tokio::task::spawn_local(async move {
         if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%error, "a connection to a backend was broken off");
         }
     });
-    Ok(Connection::Http1(sender))
+    Ok(Connected::Http1(sender))
+}
+
+/// Waits for the backend's settings: before them nobody knows how many streams it takes.
+async fn speak_http2<S>(stream: S) -> io::Result<Connected>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let mut builder = http2::Builder::new(Executor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_max_send_streams(0)
+        .initial_stream_window_size(UNREAD)
+        .initial_connection_window_size(UNREAD_OF_ALL)
+        .max_header_list_size(HEADER_BYTES)
+        .max_send_buf_size(UNREAD as usize);
+    let heard = Rc::new(Notify::new());
+    let stream = TokioIo::new(Heard { stream, heard: Rc::clone(&heard) });
+    let (sender, connection) = builder.handshake::<_, Body>(stream).await.map_err(io::Error::other)?;
+    let connection = Rc::new(RefCell::new(Some(connection)));
+    let multiplexed = Multiplexed::new(sender, Rc::clone(&connection) as Rc<dyn Peer>);
+    let ended = Rc::clone(&heard);
+    tokio::task::spawn_local(async move {
+        let driven = poll_fn(|cx| match connection.borrow_mut().as_mut() {
+            Some(connection) => Pin::new(connection).poll(cx),
+            None => Poll::Ready(Ok(())),
+        });
+        if let Err(error) = driven.await {
+            tracing::debug!(%error, "a connection to a backend was broken off");
+        }
+        connection.take();
+        ended.notify_one();
+    });
+    while !multiplexed.has_room() {
+        if !multiplexed.is_open() {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the backend ended before its HTTP/2 settings",
+            ));
+        }
+        heard.notified().await;
+    }
+    Ok(Connected::Http2(multiplexed))
+}
+
+/// What the backend has said in its settings.
+pub trait Peer {
+    fn streams(&self) -> usize;
+    /// It takes extended CONNECT (RFC 8441).
+    fn takes_extended_connect(&self) -> bool;
+}
+
+impl<S> Peer for RefCell<Option<http2::Connection<TokioIo<S>, Body, Executor>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    fn streams(&self) -> usize {
+        self.borrow().as_ref().map_or(0, |connection| connection.current_max_send_streams())
+    }
+
+    fn takes_extended_connect(&self) -> bool {
+        self.borrow().as_ref().is_some_and(|connection| connection.is_extended_connect_protocol_enabled())
+    }
+}
+
+/// Tells whoever waits that something has come.
+struct Heard<S> {
+    stream: S,
+    heard: Rc<Notify>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, to));
+        self.heard.notify_one();
+        Poll::Ready(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

@@ -5,3 +5,6 @@ pub mod connect;
 pub mod pool;
 pub mod send;
 pub mod tls;
+
+#[cfg(test)]
+mod tests;

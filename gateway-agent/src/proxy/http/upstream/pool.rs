@@ -1,8 +1,10 @@
-//! Connections to endpoints that wait for their next request. A worker has its own.
+//! Connections to endpoints: those of HTTP/1.1 that wait for their next request, and those of HTTP/2 that have room for one. A worker has its
+//! own.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,39 +12,57 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use hyper::client::conn::{http1, http2};
-use tokio::time::Instant;
+use rustix::io::Errno;
+use tokio::sync::Notify;
 
-use super::balance::Ticket;
+use super::balance::{self, Ticket};
+use super::connect::{Connected, Peer, connect};
+use super::tls;
+use crate::ir::Endpoint;
 use crate::ir::http::{Application, BackendTls, Cluster};
 use crate::proxy::http::body::Body;
 
-/// Of an endpoint; more are closed.
-const IDLE: usize = 64;
-/// Shorter than what most servers wait for a request.
-const IDLE_TIME: Duration = Duration::from_secs(50);
+/// Of HTTP/1.1, of an endpoint; more are closed.
+const IDLE: usize = 1_024;
+/// How often connections are looked through that nobody asks for, such as those to endpoints that have gone.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Sweeps that a connection is kept without a request: 50 s, which is shorter than what most servers wait.
+const IDLE_SWEEPS: u32 = 10;
 
 /// What connections must have in common to be one another's stead.
 #[derive(Clone, Debug)]
 pub struct Key {
     pub address: SocketAddr,
     pub application: Application,
-    /// Compared by its place: the key holds it, so that no other comes there.
+    /// The endpoint wants a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     pub tls: Option<Arc<BackendTls>>,
 }
 
 impl Key {
-    pub fn new(cluster: &Cluster, address: SocketAddr) -> Key {
-        Key { address, application: cluster.application, tls: cluster.tls.clone() }
+    pub fn new(cluster: &Cluster, endpoint: &Endpoint) -> Key {
+        Key {
+            address: balance::address(endpoint),
+            application: cluster.application,
+            proxy_protocol: endpoint.proxy_protocol,
+            tls: cluster.tls.clone(),
+        }
     }
 
-    fn parts(&self) -> (SocketAddr, Application, Option<*const BackendTls>) {
-        (self.address, self.application, self.tls.as_ref().map(Arc::as_ptr))
+    fn hashed(&self) -> (SocketAddr, Application, bool, bool) {
+        (self.address, self.application, self.proxy_protocol, self.tls.is_some())
     }
 }
 
 impl PartialEq for Key {
     fn eq(&self, other: &Key) -> bool {
-        self.parts() == other.parts()
+        let tls = match (&self.tls, &other.tls) {
+            // The same place is nearly always the case; a connection by a policy that was replaced by its equal is as good.
+            (Some(own), Some(other)) => Arc::ptr_eq(own, other) || own == other,
+            (None, None) => true,
+            _ => false,
+        };
+        tls && self.hashed() == other.hashed()
     }
 }
 
@@ -50,98 +70,265 @@ impl Eq for Key {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
-    }
-}
-
-/// One that requests can be sent by.
-#[derive(Debug)]
-pub enum Connection {
-    Http1(http1::SendRequest<Body>),
-    /// Many at a time.
-    Http2(http2::SendRequest<Body>),
-}
-
-impl Connection {
-    fn is_ready(&self) -> bool {
-        match self {
-            Connection::Http1(sender) => sender.is_ready(),
-            Connection::Http2(sender) => sender.is_ready(),
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        match self {
-            Connection::Http1(sender) => sender.is_closed(),
-            Connection::Http2(sender) => sender.is_closed(),
-        }
+        self.hashed().hash(state);
     }
 }
 
 #[derive(Debug, Default)]
 pub struct Pool {
-    /// The longest unused first.
-    idle: RefCell<HashMap<Key, Vec<(Instant, Connection)>>>,
+    buckets: RefCell<HashMap<Key, Rc<Bucket>>>,
+    configs: tls::Configs,
+    /// Whether a task of its own does it.
+    sweeping: Cell<bool>,
+    sweeps: Rc<Cell<u32>>,
 }
 
 impl Pool {
-    /// One that waits, if there is one.
-    pub fn take(&self, key: &Key) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.get_mut(key)?;
-        let now = Instant::now();
-        connections.retain(|(since, connection)| !connection.is_closed() && now - *since < IDLE_TIME);
-        // The last response of one may be read to its end before hyper is done with it.
-        let at = connections.iter().rposition(|(_, connection)| connection.is_ready())?;
-        match &connections[at].1 {
-            Connection::Http2(sender) => Some(Connection::Http2(sender.clone())),
-            Connection::Http1(_) => Some(connections.remove(at).1),
+    /// A connection for a request: one that waits, or another. `fresh`: none that waits will do.
+    pub async fn lend(self: &Rc<Pool>, key: &Key, fresh: bool, ticket: Ticket) -> io::Result<Lease> {
+        let bucket = self.bucket(key);
+        while !fresh || bucket.multiplexes.get() {
+            if let Some(connection) = bucket.take() {
+                return Ok(Lease::new(bucket, connection, true, ticket));
+            }
+            let Some(connecting) = bucket.awaited() else { break };
+            connecting.ended().await?;
         }
+        let connecting = Guard::new(&bucket);
+        let connection = match connect(key, &self.configs).await {
+            Ok(Connected::Http1(sender)) => Connection::Http1(sender),
+            Ok(Connected::Http2(multiplexed)) => {
+                bucket.multiplexes.set(true);
+                bucket.shared.borrow_mut().push(Rc::clone(&multiplexed));
+                Connection::Http2(multiplexed)
+            }
+            Err(error) => {
+                if !is_own_fault(&error) {
+                    ticket.refused();
+                }
+                connecting.failed();
+                return Err(error);
+            }
+        };
+        ticket.accepted();
+        let lease = Lease::new(Rc::clone(&bucket), connection, false, ticket);
+        drop(connecting);
+        Ok(lease)
     }
 
-    /// For other requests at once. Connections of HTTP/2 are several only where they were made at the same time.
-    fn share(&self, key: &Key, sender: &http2::SendRequest<Body>) {
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(key.clone()).or_default();
-        let is_open = |(_, connection): &(Instant, Connection)| connection.is_ready();
-        if !connections.iter().any(is_open) {
-            connections.push((Instant::now(), Connection::Http2(sender.clone())));
+    fn bucket(self: &Rc<Pool>, key: &Key) -> Rc<Bucket> {
+        let mut buckets = self.buckets.borrow_mut();
+        if let Some(bucket) = buckets.get(key) {
+            return Rc::clone(bucket);
         }
+        let bucket = Rc::new(Bucket {
+            sweeps: Rc::clone(&self.sweeps),
+            multiplexes: Cell::new(key.application == Application::H2c),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            connecting: RefCell::default(),
+        });
+        buckets.insert(key.clone(), Rc::clone(&bucket));
+        if !self.sweeping.replace(true) {
+            let pool = Rc::downgrade(self);
+            tokio::task::spawn_local(async move {
+                loop {
+                    tokio::time::sleep(SWEEP).await;
+                    let Some(pool) = pool.upgrade() else { return };
+                    pool.sweep();
+                    if pool.buckets.borrow().is_empty() {
+                        pool.sweeping.set(false);
+                        return;
+                    }
+                }
+            });
+        }
+        bucket
     }
 
-    /// For the next request.
-    pub fn give_back(&self, key: Key, connection: Connection) {
-        if connection.is_closed() {
-            return;
-        }
-        let mut idle = self.idle.borrow_mut();
-        let connections = idle.entry(key).or_default();
-        if connections.len() < IDLE {
-            connections.push((Instant::now(), connection));
-        }
+    pub(super) fn sweep(&self) {
+        let now = self.sweeps.get().wrapping_add(1);
+        self.sweeps.set(now);
+        let is_recent = |since: u32| now.wrapping_sub(since) < IDLE_SWEEPS;
+        self.buckets.borrow_mut().retain(|_, bucket| {
+            bucket.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && is_recent(idle.since));
+            bucket
+                .shared
+                .borrow_mut()
+                .retain(|shared| shared.is_open() && (shared.streams.get() > 0 || is_recent(shared.since.get())));
+            Rc::strong_count(bucket) > 1 || !bucket.idle.borrow().is_empty() || !bucket.shared.borrow().is_empty()
+        });
     }
 }
 
-/// A connection while a request has it. It goes back to the pool when it is dropped after the answer has come; before that, the answer of
-/// a request that was given up would be that of the next.
+#[cfg(test)]
+impl Pool {
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.borrow().is_empty()
+    }
+}
+
+/// Out of descriptors, ports or memory: another endpoint would be no better.
+fn is_own_fault(error: &io::Error) -> bool {
+    let own = [Errno::MFILE, Errno::NFILE, Errno::ADDRNOTAVAIL, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| own.contains(&Errno::from_raw_os_error(code)))
+}
+
+/// The connections of a key.
+struct Bucket {
+    /// Of the pool, so far.
+    sweeps: Rc<Cell<u32>>,
+    /// The backend speaks HTTP/2, as far as is known.
+    multiplexes: Cell<bool>,
+    /// Of HTTP/1.1. The longest unused first.
+    idle: RefCell<Vec<Idle>>,
+    /// Of HTTP/2. The first that have room are taken, so that the last come to rest.
+    shared: RefCell<Vec<Rc<Multiplexed>>>,
+    /// What is on its way, for those who could share it.
+    connecting: RefCell<Option<Rc<Connecting>>>,
+}
+
+struct Idle {
+    /// Sweeps then.
+    since: u32,
+    sender: http1::SendRequest<Body>,
+}
+
+impl Bucket {
+    fn take(&self) -> Option<Connection> {
+        if self.multiplexes.get() {
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(|connection| connection.is_open());
+            if let Some(connection) = shared.iter().find(|connection| connection.has_room()) {
+                return Some(Connection::Http2(Rc::clone(connection)));
+            }
+        }
+        let mut idle = self.idle.borrow_mut();
+        // What has had its response before its request has gone whole.
+        let mut busy = Vec::new();
+        let mut found = None;
+        while let Some(last) = idle.pop() {
+            if last.sender.is_ready() {
+                found = Some(Connection::Http1(last.sender));
+                break;
+            }
+            if !last.sender.is_closed() {
+                busy.push(last);
+            }
+        }
+        idle.extend(busy);
+        found
+    }
+
+    fn give_back(&self, sender: http1::SendRequest<Body>) {
+        let mut idle = self.idle.borrow_mut();
+        if !sender.is_closed() && idle.len() < IDLE {
+            idle.push(Idle { since: self.sweeps.get(), sender });
+        }
+    }
+
+    /// A connection that is on its way, where it will have room for several requests.
+    fn awaited(&self) -> Option<Rc<Connecting>> {
+        self.connecting.borrow().clone().filter(|_| self.multiplexes.get())
+    }
+}
+
+/// One that requests can be sent by.
+pub enum Connection {
+    Http1(http1::SendRequest<Body>),
+    Http2(Rc<Multiplexed>),
+}
+
+/// A connection of HTTP/2.
+pub struct Multiplexed {
+    pub sender: RefCell<http2::SendRequest<Body>>,
+    streams: Cell<usize>,
+    peer: Rc<dyn Peer>,
+    /// Sweeps when its last stream ended.
+    since: Cell<u32>,
+}
+
+impl Multiplexed {
+    pub fn new(sender: http2::SendRequest<Body>, peer: Rc<dyn Peer>) -> Rc<Multiplexed> {
+        Rc::new(Multiplexed { sender: RefCell::new(sender), streams: Cell::new(0), peer, since: Cell::new(0) })
+    }
+
+    pub fn takes_extended_connect(&self) -> bool {
+        self.peer.takes_extended_connect()
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.sender.borrow().is_ready()
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.streams.get() < self.peer.streams()
+    }
+}
+
+/// A connection that one makes and others wait for.
+#[derive(Default)]
+struct Connecting {
+    failed: Cell<bool>,
+    notify: Notify,
+}
+
+impl Connecting {
+    async fn ended(&self) -> io::Result<()> {
+        self.notify.notified().await;
+        let error = || io::Error::new(io::ErrorKind::ConnectionRefused, "the connection of another request failed");
+        if self.failed.get() { Err(error()) } else { Ok(()) }
+    }
+}
+
+/// Who makes it; whoever waits goes on when it is dropped, also because the request was given up.
+struct Guard<'a>(&'a Bucket, Rc<Connecting>);
+
+impl Guard<'_> {
+    fn new(bucket: &Bucket) -> Guard<'_> {
+        let connecting = Rc::new(Connecting::default());
+        *bucket.connecting.borrow_mut() = Some(Rc::clone(&connecting));
+        Guard(bucket, connecting)
+    }
+
+    fn failed(self) {
+        self.1.failed.set(true);
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.connecting.borrow_mut().take_if(|connecting| Rc::ptr_eq(connecting, &self.1));
+        self.1.notify.notify_waiters();
+    }
+}
+
+/// A connection while a request has it. One of HTTP/1.1 goes back to the pool when it is dropped after the answer has come; before
+/// that, the answer of a request that was given up would be that of the next.
 pub struct Lease {
-    pool: Rc<Pool>,
-    lent: Option<(Key, Connection)>,
+    bucket: Rc<Bucket>,
+    connection: Option<Connection>,
+    /// It has had requests before.
+    pub reused: bool,
     answered: bool,
     _ticket: Ticket,
 }
 
 impl Lease {
-    pub fn new(pool: Rc<Pool>, key: Key, connection: Connection, ticket: Ticket) -> Lease {
-        if let Connection::Http2(sender) = &connection {
-            pool.share(&key, sender);
+    fn new(bucket: Rc<Bucket>, connection: Connection, reused: bool, ticket: Ticket) -> Lease {
+        if let Connection::Http2(shared) = &connection {
+            shared.streams.set(shared.streams.get() + 1);
         }
-        Lease { pool, lent: Some((key, connection)), answered: false, _ticket: ticket }
+        Lease { bucket, connection: Some(connection), reused, answered: false, _ticket: ticket }
     }
 
     /// `None`: it was forfeited.
     pub fn connection(&mut self) -> Option<&mut Connection> {
-        self.lent.as_mut().map(|(_, connection)| connection)
+        self.connection.as_mut()
+    }
+
+    pub fn is_http2(&self) -> bool {
+        matches!(self.connection, Some(Connection::Http2(_)))
     }
 
     /// The head of the response is there.
@@ -150,21 +337,36 @@ impl Lease {
     }
 
     /// It is in no state for another request.
-    pub fn forfeit(mut self) {
-        self.lent = None;
+    pub fn forfeit(&mut self) {
+        self.answered = false;
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some((key, connection @ Connection::Http1(_))) = self.lent.take_if(|_| self.answered) {
-            self.pool.give_back(key, connection);
+        match self.connection.take() {
+            Some(Connection::Http1(sender)) if self.answered => self.bucket.give_back(sender),
+            Some(Connection::Http2(shared)) => {
+                shared.streams.set(shared.streams.get() - 1);
+                shared.since.set(self.bucket.sweeps.get());
+            }
+            _ => {}
         }
     }
 }
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.lent).finish()
+        f.debug_struct("Lease").field("reused", &self.reused).field("answered", &self.answered).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let idle = self.idle.borrow().len();
+        f.debug_struct("Bucket")
+            .field("idle", &idle)
+            .field("shared", &self.shared.borrow().len())
+            .finish_non_exhaustive()
     }
 }

@@ -1,83 +1,193 @@
 //! A request to an endpoint. Who waits for it may go: then the connection goes with it.
 
 use std::rc::Rc;
+use std::sync::Mutex;
 
-use http::header::HOST;
+use bytes::Bytes;
+use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, Scheme, Uri};
-use http::{Method, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, response};
+use hyper::body::{Body as _, Incoming};
+use hyper::ext::on_informational;
+use tokio::sync::oneshot;
 
 use super::balance;
-use super::connect::connect;
 use super::pool::{Connection, Key, Lease};
 use crate::ir::http::Cluster;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::filters::{Request, Response};
 use crate::proxy::http::forwarded;
-use crate::proxy::http::retry::{self, Outcome};
+use crate::proxy::http::retry::{self, Outcome, Spare};
+use crate::proxy::http::upgrade::Asked;
 use crate::proxy::http::worker::Local;
 
 /// To any endpoint of a cluster, for filters that have requests of their own. Another one is tried while nothing was sent. `None`: there is none
 /// that serves, or none that answers.
 pub async fn to_any(local: &Rc<Local>, cluster: &Cluster, request: Request) -> Option<Response> {
     let method: Method = request.method().clone();
-    let (mut request, mut tried) = (Some(request), Vec::new());
-    loop {
-        let address = balance::address(balance::endpoint(cluster, &local.loads, local.random(), &tried)?);
-        match send(local, Key::new(cluster, address), &mut request).await {
-            Ok(response) => return Some(response),
+    let (mut request, mut tried, mut fresh) = (Some(request), Vec::new(), false);
+    for made in 1.. {
+        let endpoint = balance::endpoint(cluster, &local.loads, local.random(), &tried)?;
+        match send(local, &Key::new(cluster, endpoint), fresh, None, &mut request).await {
+            Ok(sent) => return Some(sent.response()),
             Err(outcome) => {
-                tried.push(address);
-                if request.is_none() || !retry::again(None, outcome, &method, tried.len() as u32, false) {
+                if request.is_none() || !retry::again(None, outcome, &method, made) {
                     return None;
+                }
+                fresh = outcome == Outcome::Stale;
+                if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {
+                    tried.push(balance::address(endpoint));
                 }
             }
         }
     }
+    None
 }
 
-/// Sends a request to an endpoint, and waits for the head of the response. Takes the request out when it sends it; what was not sent is put
-/// back. The request is as [`forward::prepare`](crate::proxy::http::forward) leaves it: a path and query, a Host, no header of one hop.
-pub async fn send(local: &Rc<Local>, key: Key, request: &mut Option<Request>) -> Result<Response, Outcome> {
-    let (secure, ticket) = (key.tls.is_some(), local.loads.begin(key.address));
-    let connection = match local.pool.take(&key) {
-        Some(connection) => connection,
-        None => connect(&key).await.map_err(|error| {
-            tracing::debug!(%error, address = %key.address, "a backend took no connection");
-            Outcome::Unsent
-        })?,
-    };
-    let mut lease = Lease::new(Rc::clone(&local.pool), key, connection, ticket);
-    let sending = request.take().ok_or(Outcome::Broken)?;
-    let Some(connection) = lease.connection() else { return Err(Outcome::Broken) };
-    let sent = match connection {
-        Connection::Http1(sender) => match sender.try_send_request(sending).await {
-            Ok(response) => Ok(response),
-            Err(mut error) => {
-                *request = error.take_message();
-                Err(error.into_error())
-            }
-        },
-        Connection::Http2(sender) => sender.send_request(as_http2(sending, secure)).await,
-    };
-    match sent {
-        Ok(response) => {
-            lease.answered();
-            let (mut parts, body) = response.into_parts();
-            forwarded::remove_hop_by_hop(&mut parts.headers);
-            // What is left of the request's body may still be on its way: the pool sees that the connection is not ready.
-            Ok(Response::from_parts(parts, Body::leased(body, lease)))
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a backend gave no answer");
-            lease.forfeit();
-            Err(if request.is_some() { Outcome::Unsent } else { Outcome::Broken })
-        }
+/// The head of a response, and what the rest comes by.
+#[derive(Debug)]
+pub struct Sent {
+    pub parts: response::Parts,
+    pub body: Incoming,
+    pub lease: Lease,
+}
+
+impl Sent {
+    pub fn response(self) -> Response {
+        Response::from_parts(self.parts, Body::leased(self.body, self.lease))
     }
 }
 
-/// With the pseudo-headers that HTTP/2 has for Host (RFC 9113 section 8.3.1).
+/// Sends a request to an endpoint, and waits for the head of the response. Takes the request out when it sends it; what can be sent again
+/// is put back. The request is as [`forward::prepare`](crate::proxy::http::forward) leaves it: a path and query, a Host, no header of
+/// one hop. `fresh`: not by a connection that has had requests before. `upgrade`: what the request asks for.
+pub async fn send(
+    local: &Rc<Local>,
+    key: &Key,
+    fresh: bool,
+    upgrade: Option<&Asked>,
+    request: &mut Option<Request>,
+) -> Result<Sent, Outcome> {
+    let ticket = local.loads.begin(key.address);
+    let mut lease = local.pool.lend(key, fresh, ticket).await.map_err(|error| {
+        tracing::debug!(%error, address = %key.address, "a backend took no connection");
+        Outcome::Unconnected
+    })?;
+    let Some(mut sending) = request.take() else { return Err(Outcome::Broken) };
+    let (reused, method) = (lease.reused, sending.method().clone());
+    // Connections that wait may end at any time.
+    let spare = if reused && sending.method().is_idempotent() { Spare::of_head(&sending) } else { None };
+    let sent = match lease.connection() {
+        Some(Connection::Http1(sender)) => {
+            if let Some(asked) = upgrade {
+                asked.by_http1(&mut sending);
+            }
+            sender.try_send_request(as_http1(sending)).await
+        }
+        Some(Connection::Http2(connection)) => {
+            let mut sending = as_http2(sending, key.tls.is_some());
+            if let Some(asked) = upgrade.filter(|_| connection.takes_extended_connect()) {
+                asked.by_http2(&mut sending);
+            }
+            let response = connection.sender.borrow_mut().try_send_request(sending);
+            response.await
+        }
+        None => return Err(Outcome::Broken),
+    };
+    let mut error = match sent {
+        Ok(response) => {
+            let (mut parts, body) = response.into_parts();
+            if parts.status != StatusCode::SWITCHING_PROTOCOLS {
+                lease.answered();
+                forwarded::remove_hop_by_hop(&mut parts.headers);
+            }
+            parts.version = Version::HTTP_11;
+            // What is left of the request's body may still be on its way: the pool sees that the connection is not ready.
+            return Ok(Sent { parts, body, lease });
+        }
+        Err(error) => error,
+    };
+    let unsent = error.take_message();
+    let error = error.into_error();
+    tracing::debug!(%error, address = %key.address, reused, "a backend gave no answer");
+    let outcome = match unsent {
+        Some(unsent) => {
+            *request = Some(as_it_was(unsent, method));
+            // The connection had ended, which nobody knew yet.
+            return Err(Outcome::Unprocessed);
+        }
+        None => outcome(&error, reused),
+    };
+    *request = spare.as_ref().and_then(Spare::request);
+    Err(outcome)
+}
+
+fn outcome(error: &hyper::Error, reused: bool) -> Outcome {
+    if error.is_parse() {
+        return Outcome::Invalid;
+    }
+    if error.is_user() {
+        return Outcome::Client;
+    }
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    if let Some(h2) = source {
+        // A GOAWAY that is told to a stream is one of those that the backend has not seen.
+        let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM) || h2.is_go_away();
+        if h2.is_remote() && refused {
+            return Outcome::Unprocessed;
+        }
+        // The connection goes on: it is this request that the backend did not like.
+        if h2.is_reset() {
+            return Outcome::Broken;
+        }
+    }
+    if reused { Outcome::Stale } else { Outcome::Broken }
+}
+
+/// With what hyper cannot know, and an eye on `100 Continue`.
+fn as_http1(mut request: Request) -> Request {
+    join_cookies(request.headers_mut());
+    if request.body().is_empty() {
+        request.headers_mut().remove(EXPECT);
+        return request;
+    }
+    // hyper sends no body of unknown length with these unless it is told so.
+    let is_unusual = matches!(*request.method(), Method::GET | Method::HEAD);
+    if is_unusual && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if request.headers().contains_key(EXPECT) {
+        let (ask, asked) = oneshot::channel();
+        let ask = Mutex::new(Some(ask));
+        on_informational(&mut request, move |response| {
+            let ask = ask.lock().ok().and_then(|mut ask| ask.take());
+            if let Some(ask) = ask.filter(|_| response.status() == StatusCode::CONTINUE) {
+                // The request may have been given up.
+                let _ = ask.send(());
+            }
+        });
+        return request.map(|body| body.held(asked));
+    }
+    request
+}
+
+/// HTTP/2 may bring each in a header of its own, of which HTTP/1.1 knows nothing (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let joined = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_maybe_shared(Bytes::from(joined)) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// With the pseudo-headers that HTTP/2 has for Host (RFC 9113 section 8.3.1). Its bodies wait for nothing: a backend that does not want
+/// one resets its stream.
 fn as_http2(mut request: Request, secure: bool) -> Request {
-    let host = request.headers_mut().remove(HOST);
+    let headers = request.headers_mut();
+    headers.remove(EXPECT);
+    let host = headers.remove(HOST);
     let authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.authority = Some(authority.unwrap_or_else(|| Authority::from_static("localhost")));
@@ -86,4 +196,36 @@ fn as_http2(mut request: Request, secure: bool) -> Request {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     *request.version_mut() = Version::HTTP_2;
     request
+}
+
+/// As it was before [`as_http1`] or [`as_http2`].
+fn as_it_was(mut request: Request, method: Method) -> Request {
+    *request.method_mut() = method;
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(authority) = parts.authority.take()
+        && let Ok(host) = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(authority.as_str().as_bytes()))
+    {
+        request.headers_mut().insert(HOST, host);
+    }
+    parts.scheme = None;
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().remove(TRANSFER_ENCODING);
+    request.extensions_mut().clear();
+    request.map(Body::released)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_are_one_header_in_http1() {
+        let mut headers = HeaderMap::new();
+        for (cookies, joined) in [("a=1", "a=1"), ("b=2; c=3", "a=1; b=2; c=3"), ("d=4", "a=1; b=2; c=3; d=4")] {
+            headers.append(COOKIE, HeaderValue::from_static(cookies));
+            join_cookies(&mut headers);
+            assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), [joined]);
+        }
+    }
 }
