@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +33,8 @@ pub struct Agent {
     index: Index,
     datapath: Datapath,
     proxy: proxy::Handle,
+    /// Sockets of the proxy's workers that the kernel does not know yet.
+    steered: Vec<OwnedFd>,
     tls: Tls,
     compiled: Compiled,
     /// What was made of its IR.
@@ -50,12 +53,14 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, tls: Tls) -> Agent {
+    /// `steered`: a socket of each worker of the proxy.
+    pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, steered: Vec<OwnedFd>, tls: Tls) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
         Agent {
             index: Index::new(node),
             datapath,
             proxy,
+            steered,
             tls,
             compiled: Compiled::default(),
             wanted: Wanted::default(),
@@ -93,13 +98,20 @@ impl Agent {
         Ok(())
     }
 
-    /// Says to the kernel where the proxy is: any address of the node will do.
+    /// Says to the kernel where the proxy is. For what is spliced any address of the node will do.
     fn place_proxy(&mut self) {
         for v6 in [false, true] {
             let address = self.datapath.addresses().iter().find(|address| address.is_ipv6() == v6);
             let socket = address.map(|address| SocketAddr::new(*address, self.proxy.port()));
             if let Err(error) = self.datapath.set_agent_socket(v6, socket) {
                 tracing::error!("connections that the agent must take itself are refused: {error}");
+            }
+        }
+        let sockets: Vec<_> = self.steered.iter().map(AsFd::as_fd).collect();
+        match self.datapath.steer(&sockets) {
+            Ok(()) => self.steered.clear(),
+            Err(error) => {
+                tracing::error!("connections to HTTP listeners are refused: cannot write AGENT_SOCKETS: {error}")
             }
         }
     }

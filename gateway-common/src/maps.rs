@@ -27,6 +27,7 @@ pub mod names {
     pub const COLLECTING: &str = "COLLECTING";
     pub const HELLOS: &str = "HELLOS";
     pub const COOKIE_KEY: &str = "COOKIE_KEY";
+    pub const AGENT_SOCKETS: &str = "AGENT_SOCKETS";
 }
 
 /// Default number of entries of each map; the agent's options change some of them at load.
@@ -57,6 +58,8 @@ pub mod sizes {
     pub const COLLECTING: usize = 2_048;
     /// ClientHellos under way at a time; a multiple of [`super::HELLO_CHOICE`].
     pub const HELLOS: usize = 512;
+    /// Workers of the agent that take connections.
+    pub const AGENT_SOCKETS: usize = 256;
 }
 
 macro_rules! map_types {
@@ -180,6 +183,8 @@ pub mod listener_kind {
     pub const SHARED: u8 = 3;
     /// TCP: accept, read the server name of the ClientHello, and look it up in SNI.
     pub const TLS: u8 = 4;
+    /// TCP: the node's stack takes it, and `steer` gives it to a socket in AGENT_SOCKETS.
+    pub const L7: u8 = 5;
 }
 
 /// LISTENERS: value.
@@ -241,6 +246,8 @@ pub mod sni_mode {
     pub const PASSTHROUGH: u8 = 1;
     /// To the agent ([`super::agent_backend`]), which ends TLS.
     pub const TERMINATE: u8 = 2;
+    /// To the agent, which ends TLS and reads HTTP: there is no set.
+    pub const HTTPS: u8 = 3;
 }
 
 /// BACKENDS ids of the agent's own sockets, one a family. Their port is the first of [`agent_backend::PORTS`] in a row, so that a
@@ -604,7 +611,8 @@ pub struct Config {
     pub hellos: u32,
     /// The first of the ports that the agent takes connections on, of this agent process and of the one before; 0: none.
     pub agent_ports: [u16; 2],
-    pub _pad: u32,
+    /// Elements of AGENT_SOCKETS that have a socket; 0: connections to L7 listeners are refused.
+    pub workers: u32,
 }
 
 impl Config {
@@ -630,7 +638,7 @@ impl Default for Config {
             events: 0,
             hellos: sizes::HELLOS as u32,
             agent_ports: [0; 2],
-            _pad: 0,
+            workers: 0,
         }
     }
 }

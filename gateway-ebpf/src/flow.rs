@@ -19,6 +19,7 @@ use crate::pick::{pick, refusal};
 use crate::redirect;
 use crate::refuse::{broken, refuse};
 use crate::splice;
+use crate::steer;
 
 /// Source ports towards backends: what the node's own ephemeral range (32768-60999) leaves.
 const LOW_PORTS: u32 = 32_768 - 1_024;
@@ -252,6 +253,15 @@ pub fn unwanted(packet: &Packet, reason: Reason) -> Reason {
     if packet.is_tcp() && packet.flags & RST != 0 { Reason::StrayReset } else { reason }
 }
 
+/// A packet that belongs to no flow and opens none, if it belongs to no socket either.
+#[inline(never)]
+pub fn refuse_unknown(frame: Tc, packet: &Packet, listener: u32, reason: Reason) -> i32 {
+    if steer::has_socket(frame, packet) {
+        return Tc::PASS;
+    }
+    refuse(frame, packet, listener, unwanted(packet, reason), 0)
+}
+
 /// A packet that belongs to no flow: opens one if a listener says so.
 #[inline(always)]
 fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 {
@@ -259,7 +269,7 @@ fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 
         if !listener::is_exclusive(&packet.key.destination) {
             return Tc::PASS;
         }
-        return refuse(frame, packet, 0, unwanted(packet, Reason::NoListener), 0);
+        return refuse_unknown(frame, packet, 0, Reason::NoListener);
     };
     if listener.kind == listener_kind::TLS {
         return splice::client(frame, packet, listener, now);
@@ -268,7 +278,7 @@ fn open(frame: Tc, packet: &mut Packet, now: u64, found: &mut *mut Flow) -> i32 
         return Tc::PASS;
     }
     if packet.is_tcp() && packet.flags & (SYN | ACK | RST | FIN) != SYN {
-        return refuse(frame, packet, listener.id, unwanted(packet, Reason::UnknownConnection), 0);
+        return refuse_unknown(frame, packet, listener.id, Reason::UnknownConnection);
     }
     if packet.ttl <= 1 {
         return refuse(frame, packet, listener.id, Reason::TtlExpired, 0);

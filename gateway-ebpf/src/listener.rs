@@ -23,7 +23,7 @@ pub fn is_gateway(address: &Address) -> bool {
 }
 
 #[inline(always)]
-fn lookup(address: Address, port: u16, protocol: u8) -> Option<&'static Listener> {
+pub fn lookup(address: Address, port: u16, protocol: u8) -> Option<&'static Listener> {
     let key = ListenerKey { address, port, protocol, _pad: [0; 5] };
     // SAFETY: the program only reads it; the agent replaces values, whose fields are read one by one at once.
     unsafe { LISTENERS.get(&key) }

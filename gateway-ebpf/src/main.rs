@@ -27,12 +27,13 @@ mod replay;
 mod rewrite;
 mod segment;
 mod splice;
+mod steer;
 mod sweep;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
-use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::macros::{classifier, sk_lookup, xdp};
+use aya_ebpf::programs::{SkLookupContext, TcContext, XdpContext};
 use gateway_common::cookie::Proof;
 use gateway_common::{Flow, Listener, Reason, flow_flags, flow_state, listener_kind, protocol, route_kind};
 
@@ -288,13 +289,23 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
     }
     match listener::find(packet) {
         Some(listener) if listener.kind == listener_kind::TLS => express_tls(frame, packet, listener),
+        Some(listener) if listener.kind == listener_kind::L7 => Xdp::PASS,
         Some(_) if packet.flags & (SYN | FIN | RST | headers::ACK) == SYN => Xdp::PASS,
-        Some(listener) => refuse(frame, packet, listener.id, flow::unwanted(packet, Reason::UnknownConnection), 0),
+        Some(listener) => express_refuse(frame, packet, listener.id, Reason::UnknownConnection),
         None if listener::is_exclusive(&packet.key.destination) => {
-            refuse(frame, packet, 0, flow::unwanted(packet, Reason::NoListener), 0)
+            express_refuse(frame, packet, 0, Reason::NoListener)
         }
         None => Xdp::PASS,
     }
+}
+
+/// A segment that belongs to no flow, if it belongs to no socket either.
+#[inline(always)]
+fn express_refuse(frame: Xdp, packet: &Packet, listener: u32, reason: Reason) -> i32 {
+    if steer::has_socket(frame, packet) {
+        return Xdp::PASS;
+    }
+    refuse(frame, packet, listener, flow::unwanted(packet, reason), 0)
 }
 
 /// SYN cookies, given out and checked: what a flood is made of ends here.
@@ -317,7 +328,7 @@ fn express_tls(frame: Xdp, packet: &Packet, listener: &Listener) -> i32 {
         Proof::Nothing => Reason::UnknownConnection,
     };
     let Some(scratch) = maps::scratch() else { return Xdp::PASS };
-    if splice::recall(packet, &mut scratch.handshake) != splice::known::NOTHING {
+    if splice::recall(packet, &mut scratch.handshake) != splice::known::NOTHING || steer::has_socket(frame, packet) {
         return Xdp::PASS;
     }
     refuse(frame, packet, listener.id, reason, 0)
@@ -357,6 +368,12 @@ fn express_established(frame: Xdp, packet: &Packet, flow: &mut Flow) -> i32 {
         return refuse::broken(frame);
     }
     maps::XDP_PORTS.redirect(flow.route.ifindex, Xdp::DROP as u64).unwrap_or(Xdp::DROP as u32) as i32
+}
+
+/// Which socket gets a connection that the node's stack takes.
+#[sk_lookup]
+pub fn steer(context: SkLookupContext) -> u32 {
+    steer::run(&context)
 }
 
 /// Ends what is idle or has lost its endpoint.

@@ -1,6 +1,6 @@
 //! The maps, with their default sizes, and what is only the programs' own.
 
-use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
     Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
@@ -60,6 +60,9 @@ pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 pub static INTERFACES: HashMap<u32, Interface, { sizes::INTERFACES }> = HashMap::new();
 #[btf_map]
 pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
+/// One for each worker of the agent. The kernel takes out sockets that are closed.
+#[btf_map]
+pub static AGENT_SOCKETS: SockMap<{ sizes::AGENT_SOCKETS }> = SockMap::new();
 
 /// Working memory that would not fit on the 512 bytes of stack. Programs run with bottom halves off: one user a CPU.
 #[repr(C)]

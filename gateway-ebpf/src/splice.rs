@@ -15,6 +15,7 @@ use gateway_common::{
 use crate::atomic;
 use crate::bind;
 use crate::count;
+use crate::flow::refuse_unknown;
 use crate::frame::{ETHERNET, Frame, Tc, opaque};
 use crate::headers::{ACK, FIN, PSH, RST, SYN};
 use crate::maps::{COLLECTING, CONFIG, COOKIE_KEY, HANDSHAKES, HELLOS, Released, Scratch, hello_cursor, scratch};
@@ -23,6 +24,7 @@ use crate::options;
 use crate::parse::{Packet, fragment};
 use crate::refuse::{broken, refuse};
 use crate::segment::{self, Segment};
+use crate::steer;
 
 /// A hello that fills the window but for so much is as full as it gets: the window is told in steps of this.
 const FULL: u32 = HELLO_BYTES as u32 - (1 << OWN_SCALE);
@@ -53,7 +55,7 @@ pub fn client(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 
         };
     }
     if packet.flags & RST != 0 {
-        return give_up(frame, packet);
+        return if steer::has_socket(frame, packet) { Tc::PASS } else { give_up(frame, packet) };
     }
     // It has the SYN-ACK, and says nothing yet.
     let bare = is_bare(packet);
@@ -71,8 +73,8 @@ pub fn client(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 
                 handshake.our_sequence = packet.acknowledgement;
                 handshake.options = options.0;
             }
-            Proof::Later => return refuse(frame, packet, listener.id, Reason::EarlySegment, 0),
-            Proof::Nothing => return refuse(frame, packet, listener.id, Reason::UnknownConnection, 0),
+            Proof::Later => return refuse_unknown(frame, packet, listener.id, Reason::EarlySegment),
+            Proof::Nothing => return refuse_unknown(frame, packet, listener.id, Reason::UnknownConnection),
         }
     } else if scratch.known == known::EVICTED {
         forget(&packet.key);
@@ -346,7 +348,7 @@ fn route(frame: Tc, packet: &Packet, listener: &Listener, slot: u32, length: u32
     if !entry.is_null() {
         name::hit(entry);
     }
-    if mode == sni_mode::TERMINATE {
+    if mode >= sni_mode::TERMINATE {
         return bind::later(slot, bind::to_agent(packet.v6), id);
     }
     if mode == sni_mode::PASSTHROUGH && set != 0 {

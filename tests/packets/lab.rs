@@ -20,7 +20,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
     Address, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey,
     FragmentTrack, Handshake, HeldKey, Interface, Listener, ListenerKey, Reason, SniKey, SniName, listener_kind, names,
-    reason::REASONS,
+    protocol, reason::REASONS,
 };
 
 pub use tls::wildcard_bit;
@@ -194,6 +194,15 @@ impl Lab {
         let value = Listener { kind: listener_kind::L4, id: self.listeners, backend_set, ..Listener::default() };
         self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?;
         Ok(self.listeners)
+    }
+
+    /// Adds a listener that the agent answers.
+    pub fn answered_listener(&mut self, at: SocketAddr) -> Result<()> {
+        self.listeners += 1;
+        let (address, port) = (map_address(at.ip()), at.port());
+        let key = ListenerKey { address, port, protocol: protocol::TCP, ..ListenerKey::default() };
+        let value = Listener { kind: listener_kind::L7, id: self.listeners, ..Listener::default() };
+        Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
     }
 
     /// Declares that an address belongs to Gateways alone.

@@ -65,6 +65,7 @@ pub fn listeners(snapshot: &Snapshot, writer: &mut Writer) -> io::Result<()> {
                 listener_kind::EXCLUSIVE => "exclusive",
                 listener_kind::SHARED => "shared",
                 listener_kind::TLS => "TLS",
+                listener_kind::L7 => "L7",
                 _ => "unknown",
             },
             id: value.id,
@@ -245,6 +246,7 @@ pub fn mode(mode: u8) -> &'static str {
     match mode {
         sni_mode::PASSTHROUGH => "passthrough",
         sni_mode::TERMINATE => "terminate",
+        sni_mode::HTTPS => "HTTPS",
         _ => "unknown",
     }
 }

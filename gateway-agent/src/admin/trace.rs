@@ -168,6 +168,11 @@ impl Tracer<'_> {
             }
             return Ok(trace);
         };
+        if value.kind == listener_kind::L7 {
+            trace.kind = Some("L7");
+            trace.outcome = Outcome::Other("the agent answers, by the Host of each request".to_owned());
+            return Ok(trace);
+        }
         if value.kind != listener_kind::TLS {
             trace.kind = Some("L4");
             let listener = self.snapshot.names.listener(value.id).unwrap_or_default();
@@ -252,6 +257,10 @@ impl Tracer<'_> {
     }
 
     fn follow(&self, name: &SniName, trace: &mut Trace) -> io::Result<()> {
+        if name.mode == sni_mode::HTTPS {
+            trace.outcome = self.agent()?;
+            return Ok(());
+        }
         if name.backend_set == 0 {
             trace.outcome = Outcome::Refused(Reason::UnrecognizedName.name());
             return Ok(());
@@ -261,17 +270,7 @@ impl Tracer<'_> {
         let (table, nested) = slots.split_at(usize::from(set.length));
         let set_of_name = Set { id: name.backend_set, members: members(self.snapshot, table, nested) };
         if name.mode == sni_mode::TERMINATE {
-            let id = if self.key.address.is_v4() { agent_backend::V4 } else { agent_backend::V6 };
-            let mut agent = None;
-            self.snapshot.contents.backends(|backend, value| {
-                if backend == id {
-                    agent = Some(socket(value.address, value.port));
-                }
-            })?;
-            trace.outcome = match agent {
-                Some(agent) => Outcome::Terminate(format!("the agent at {agent}")),
-                None => Outcome::Refused(Reason::NoBackend.name()),
-            };
+            trace.outcome = self.agent()?;
             trace.set = Some(set_of_name);
             return Ok(());
         }
@@ -284,6 +283,20 @@ impl Tracer<'_> {
         };
         trace.set = Some(set_of_name);
         Ok(())
+    }
+
+    fn agent(&self) -> io::Result<Outcome> {
+        let id = if self.key.address.is_v4() { agent_backend::V4 } else { agent_backend::V6 };
+        let mut agent = None;
+        self.snapshot.contents.backends(|backend, value| {
+            if backend == id {
+                agent = Some(socket(value.address, value.port));
+            }
+        })?;
+        Ok(match agent {
+            Some(agent) => Outcome::Terminate(format!("the agent at {agent}")),
+            None => Outcome::Refused(Reason::NoBackend.name()),
+        })
     }
 
     /// As the programs do it; `None`: that takes the client's port.

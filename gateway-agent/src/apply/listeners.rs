@@ -15,21 +15,31 @@ pub(super) struct Claims {
     pub ids: Vec<Option<u32>>,
     /// The first listener on each address and port.
     owners: HashMap<ListenerKey, usize>,
+    /// Where TLS passes, or is spliced to the agent, for one of the listeners.
+    spliced: HashSet<ListenerKey>,
 }
 
 impl Claims {
-    /// Whether the listener is served there: TLS listeners share an address and port with each other only.
+    /// Whether the listener is served there: TLS and HTTPS listeners share an address and port with each other only, and HTTP
+    /// listeners with HTTP listeners.
     pub fn has(&self, wanted: &Wanted, listener: usize, at: &ListenerKey) -> bool {
         let is_tls = |i: usize| wanted.listeners[i].tls.is_some();
-        let shares = |owner: usize| is_tls(owner) && is_tls(listener);
+        let is_http = |i: usize| wanted.listeners[i].answered && !is_tls(i);
+        let shares = |owner: usize| is_tls(owner) && is_tls(listener) || is_http(owner) && is_http(listener);
         self.owners.get(at).is_none_or(|owner| *owner == listener || shares(*owner))
+    }
+
+    /// Whether the names of TLS listeners are in SNI there: else the agent has every connection.
+    pub fn is_spliced(&self, at: &ListenerKey) -> bool {
+        self.spliced.contains(at)
     }
 }
 
 impl Applier {
     pub(super) fn put_ids(&mut self, wanted: &Wanted, store: &mut dyn MapStore, applied: &mut Applied) -> Claims {
         let mut bound: HashSet<u32> = self.listener_names.values().copied().collect();
-        let mut claims = Claims { ids: Vec::with_capacity(wanted.listeners.len()), owners: HashMap::new() };
+        let mut claims =
+            Claims { ids: Vec::with_capacity(wanted.listeners.len()), owners: HashMap::new(), spliced: HashSet::new() };
         for (i, listener) in wanted.listeners.iter().enumerate() {
             let id = self.listener_id(listener, &mut bound, store);
             claims.ids.push(id.as_ref().ok().copied());
@@ -45,6 +55,8 @@ impl Applier {
                     let owner = wanted.listeners[owner].name.clone();
                     let error = ProblemKind::Taken { address: ip(at.address), port: at.port, owner };
                     applied.problems.push(Problem { object: Object::Listener(listener.name.clone()), error });
+                } else if listener.tls.is_some() && !listener.answered {
+                    claims.spliced.insert(*at);
                 }
             }
         }
@@ -119,10 +131,13 @@ impl Applier {
         for (i, listener) in wanted.listeners.iter().enumerate() {
             for at in listener.addresses.iter().map(|address| &address.key) {
                 let (kind, place) = match &listener.tls {
-                    None => (listener_kind::L4, places.next().copied().flatten()),
+                    None => {
+                        let kind = if listener.answered { listener_kind::L7 } else { listener_kind::L4 };
+                        (kind, places.next().copied().flatten())
+                    }
                     Some(tls) => {
                         places.by_ref().take(tls.names.len()).for_each(drop);
-                        (listener_kind::TLS, None)
+                        (if claims.is_spliced(at) { listener_kind::TLS } else { listener_kind::L7 }, None)
                     }
                 };
                 let Some(id) = claims.ids[i].filter(|_| claims.owners.get(at) == Some(&i)) else { continue };

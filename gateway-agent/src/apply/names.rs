@@ -40,7 +40,7 @@ impl Applier {
             let mut failed: Failed = None;
             for at in listener.addresses.iter().map(|address| &address.key) {
                 let places = places.by_ref().take(tls.names.len());
-                if !claims.has(wanted, i, at) {
+                if !claims.has(wanted, i, at) || !claims.is_spliced(at) {
                     places.for_each(drop);
                     continue;
                 }

@@ -84,7 +84,7 @@ fn wanted(specs: &[Spec]) -> Wanted {
             if *n < FIRST_TLS { (u16::from(*n) + 1, set, None) } else { (443, None, Some(tls(*n, pairs))) };
         let at = |a| ListenerAddress { key: key(a, port), set: set.clone() };
         let addresses = addresses.into_iter().map(at).collect();
-        wanted.listeners.push(maps::Listener { name: name(*n), addresses, tls }.into());
+        wanted.listeners.push(maps::Listener { name: name(*n), addresses, tls, answered: false }.into());
     }
     wanted.addresses = specs
         .iter()
@@ -404,8 +404,44 @@ fn names_wanted(listeners: &[&[(u8, u8)]]) -> Wanted {
         name: name(n),
         addresses: vec![ListenerAddress { key: key(1, 443), set: None }],
         tls: Some(tls(n, names)),
+        answered: false,
     };
     Wanted { listeners: (FIRST_TLS..).zip(listeners).map(listener).map(Arc::new).collect(), addresses: Vec::new() }
+}
+
+#[test]
+fn agent_has_all_of_a_port_unless_tls_passes_there() {
+    let host = |name: &str| ServerName::new(HostName::Exact(name.into()), [None, None]);
+    let listener = |n, port, tls: Option<(u8, &str)>, answered| maps::Listener {
+        name: name(n),
+        addresses: vec![ListenerAddress { key: key(1, port), set: None }],
+        tls: tls.map(|(mode, name)| Tls { mode, names: vec![host(name).into()] }),
+        answered,
+    };
+    let listener = |n, port, tls, answered| Arc::new(listener(n, port, tls, answered));
+    let https = |n, name| listener(n, 443, Some((sni_mode::HTTPS, name)), true);
+    let pass = || listener(3, 443, Some((sni_mode::PASSTHROUGH, "c.example")), false);
+    let alone = vec![https(1, "a.example"), https(2, "b.example"), listener(4, 80, None, true)];
+    let mixed = [alone.clone(), vec![pass()]].concat();
+    let (mut store, mut applier) = adopted(CAPACITY);
+    for (listeners, kind, names) in [
+        (&alone, listener_kind::L7, 0),
+        (&mixed, listener_kind::TLS, 3),
+        (&alone, listener_kind::L7, 0),
+        (&vec![pass()], listener_kind::TLS, 1),
+    ] {
+        let wanted = Wanted { listeners: listeners.clone(), addresses: Vec::new() };
+        let applied = applier.apply(&wanted, path, &mut store);
+        assert_eq!(messages(&applied), Vec::<String>::new());
+        assert_eq!((store.listeners[&key(1, 443)].kind, store.names.len()), (kind, names));
+        let http = store.listeners.get(&key(1, 80)).map(|listener| listener.kind);
+        assert_eq!(http, (listeners.len() > 1).then_some(listener_kind::L7));
+    }
+    // Who came first has the port.
+    let conflict = vec![listener(1, 80, None, true), listener(2, 80, None, false)];
+    let applied = applier.apply(&Wanted { listeners: conflict, addresses: Vec::new() }, path, &mut store);
+    assert_eq!(messages(&applied).len(), 1);
+    assert_eq!(store.listeners[&key(1, 80)].kind, listener_kind::L7);
 }
 
 #[test]
@@ -417,7 +453,8 @@ fn a_changed_name_is_one_write_among_ten_thousand() {
         let names = (0..10_000).map(|n| ServerName::new(host(n), [Some(Arc::clone(set(n))), None]).into()).collect();
         let tls = Some(Tls { mode: sni_mode::PASSTHROUGH, names });
         let addresses = vec![ListenerAddress { key: key(1, 443), set: None }];
-        Wanted { listeners: vec![maps::Listener { name: name(0), addresses, tls }.into()], addresses: Vec::new() }
+        let listener = maps::Listener { name: name(0), addresses, tls, answered: false };
+        Wanted { listeners: vec![listener.into()], addresses: Vec::new() }
     };
     let (mut store, mut applier) = adopted(Capacity { names: 10_000, ..CAPACITY });
     store.unchecked = true;

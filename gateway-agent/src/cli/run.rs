@@ -217,12 +217,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let mut trace = datapath.take_trace();
     let origins = datapath.origins();
     let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
-    let proxy = Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
+    let mut proxy =
+        Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
     let mut config = options.config();
     config.agent_ports = datapath.agent_ports(proxy.handle().port()).context("cannot read map CONFIG")?;
+    config.workers = proxy.handle().workers() as u32;
     datapath.configure(&config).context("cannot write map CONFIG")?;
     let tls = Tls::new().context("cannot make keys for session tickets")?;
-    let agent = Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), tls)));
+    let agent =
+        Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls)));
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
@@ -369,6 +372,7 @@ impl Options {
             connections: *proxy_connections,
             handshake: Duration::from_secs(*proxy_handshake),
             drain: Duration::from_secs(*proxy_drain),
+            workers: std::thread::available_parallelism().map_or(1, usize::from),
             ..proxy::Options::default()
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 
 use aya::maps::MapType;
 use aya::programs::ProgramType;
-use aya::sys::{BpfHelper, is_helper_supported, is_map_supported};
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
 
 /// The oldest kernel that is supported.
 pub const OLDEST: &str = "6.1";
@@ -23,6 +23,7 @@ pub struct Feature {
 enum Probe {
     Helper(ProgramType, BpfHelper),
     Map(MapType),
+    Program(ProgramType),
 }
 
 /// Newest first.
@@ -33,9 +34,12 @@ pub const FEATURES: &[Feature] = &[
     helper("bpf_ktime_get_coarse_ns", "5.11", BpfHelper::BPF_FUNC_ktime_get_coarse_ns),
     helper("bpf_redirect_peer", "5.10", BpfHelper::BPF_FUNC_redirect_peer),
     helper("bpf_redirect_neigh", "5.10", BpfHelper::BPF_FUNC_redirect_neigh),
+    Feature { name: "sk_lookup programs", since: "5.9", probe: Probe::Program(ProgramType::SkLookup) },
     map("ring buffers", "5.8", MapType::RingBuf),
     map("devmap hashes", "5.4", MapType::DevMapHash),
+    helper("bpf_skc_lookup_tcp", "5.2", BpfHelper::BPF_FUNC_skc_lookup_tcp),
     helper("bpf_fib_lookup", "4.18", BpfHelper::BPF_FUNC_fib_lookup),
+    map("sockmaps", "4.14", MapType::SockMap),
     helper("bpf_skb_adjust_room", "4.13", BpfHelper::BPF_FUNC_skb_adjust_room),
     map("LRU hashes", "4.10", MapType::LruHash),
     helper("bpf_skb_change_tail", "4.9", BpfHelper::BPF_FUNC_skb_change_tail),
@@ -55,6 +59,7 @@ impl Feature {
         match self.probe {
             Probe::Helper(program, helper) => is_helper_supported(program, helper).unwrap_or(true),
             Probe::Map(kind) => is_map_supported(kind).unwrap_or(true),
+            Probe::Program(kind) => is_program_supported(kind).unwrap_or(true),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::maps::Maps;
 use super::netlink::Link;
 use super::network::Network;
 use super::pins::Pins;
-use super::programs::{EGRESS, Programs, TC, XDP};
+use super::programs::{EGRESS, Programs, STEER, TC, XDP};
 use super::raw::Map;
 
 /// Where XDP is used.
@@ -110,8 +110,8 @@ impl Interfaces {
 
     /// Links detach by themselves when their interface goes, but their pins stay.
     fn remove_stale_pins(&self, links: &[Link], pins: &Pins) {
-        for (_, ifindex, path) in pins.links().unwrap_or_default() {
-            if !links.iter().any(|l| l.index == ifindex) {
+        for (hook, ifindex, path) in pins.links().unwrap_or_default() {
+            if hook != STEER && !links.iter().any(|l| l.index == ifindex) {
                 unpin(&path);
             }
         }

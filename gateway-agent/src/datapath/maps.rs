@@ -124,6 +124,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
         of::<u32, Interface>(names::INTERFACES, MapType::Hash, sizes::INTERFACES, Lost("filled anew at once")),
         of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
+        of::<u32, u32>(names::AGENT_SOCKETS, MapType::SockMap, sizes::AGENT_SOCKETS, Lost("filled anew at once")),
     ]
 }
 
@@ -146,6 +147,8 @@ pub struct Maps {
     pub events_lost: Map<u32, u64>,
     pub interfaces: Map<u32, Interface>,
     pub xdp_ports: Map<u32, [u32; 2]>,
+    /// Values are descriptors.
+    pub agent_sockets: Map<u32, u32>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
     pub cpus: usize,
     /// Where they are pinned.
@@ -187,6 +190,7 @@ impl Maps {
             events_lost: map!(names::EVENTS_LOST),
             interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
+            agent_sockets: map!(names::AGENT_SOCKETS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
             directory: directory.to_owned(),
         })

@@ -14,11 +14,13 @@ mod origins;
 mod pins;
 mod programs;
 mod raw;
+mod steer;
 mod trace;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,6 +55,8 @@ pub enum DatapathError {
     Maps(io::Error),
     #[error("cannot ask the kernel for interfaces and routes: {0}")]
     Network(io::Error),
+    #[error("cannot attach program steer to the network namespace: {0}")]
+    Steer(io::Error),
     #[error("cannot read what an earlier agent left: {0}")]
     Adopt(#[from] StoreError),
 }
@@ -84,7 +88,8 @@ impl Datapath {
         for sysctl in features::forwarding_off() {
             tracing::warn!("{sysctl} is 0: the kernel forwards no packets of that family; set it to 1");
         }
-        let programs = Programs::load(&pins, sizes)?;
+        let mut programs = Programs::load(&pins, sizes)?;
+        steer::attach(&mut programs, &pins).map_err(DatapathError::Steer)?;
         let maps = Arc::new(Maps::open(pins.directory(), sizes).map_err(DatapathError::Maps)?);
         make_cookie_key(&maps).map_err(DatapathError::Maps)?;
         let network = Network::new().map_err(DatapathError::Network)?;
@@ -97,6 +102,8 @@ impl Datapath {
     /// Brings the maps to what is wanted. [`Datapath::sweep`] is for the caller, after backends were removed.
     pub fn apply(&mut self, wanted: &Wanted) -> Applied {
         let Datapath { maps, network, applier, .. } = self;
+        // Connections of a listener that goes end by themselves.
+        network.take_locally(&wanted.answered_addresses(), |address| wanted.is_exclusive(address));
         applier.apply(wanted, |address, local| network.path(address, local), &mut Store(maps))
     }
 
@@ -118,6 +125,11 @@ impl Datapath {
     pub fn set_agent_socket(&mut self, v6: bool, socket: Option<SocketAddr>) -> Result<(), StoreError> {
         let socket = socket.map(|socket| (address(socket.ip()), socket.port()));
         self.applier.set_agent_socket(v6, socket, &mut Store(&self.maps))
+    }
+
+    /// The sockets that take connections to listeners of the kind L7, one a worker.
+    pub fn steer(&self, sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+        steer::give(sockets, &self.maps)
     }
 
     /// Where the clients of the agent's sockets wanted to go.
@@ -256,7 +268,8 @@ pub fn uninstall(directory: &Path) -> Result<Removed, DatapathError> {
         return Err(DatapathError::Capabilities(missing));
     }
     let pins = Pins::take_existing(directory)?;
-    let network = Network::new().map_err(DatapathError::Network)?;
+    let mut network = Network::new().map_err(DatapathError::Network)?;
+    network.take_locally(&BTreeSet::new(), |_| false);
     let filters = interfaces::detach_filters(&network);
     let pins = pins.map_or(Ok(0), Pins::remove_all)?;
     Ok(Removed { pins, filters })

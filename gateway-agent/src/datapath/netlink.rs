@@ -3,10 +3,14 @@
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::tc::{TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -33,6 +37,13 @@ impl Link {
         self.kind.as_deref() == Some("veth")
     }
 }
+
+/// Marks our routes (`rtm_protocol` in rtnetlink(7); the kernel gives numbers from 5 on no meaning).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(81);
+/// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
+const LOCAL_TABLE: u8 = 255;
+/// `lo` in every network namespace (LOOPBACK_IFINDEX of the kernel).
+const LOOPBACK: u32 = 1;
 
 /// How packets get to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +143,52 @@ impl Client {
                 _ => Err(error),
             },
         }
+    }
+
+    /// Addresses that the node's stack takes packets for because of a route of ours.
+    pub fn local_routes(&mut self) -> io::Result<Vec<IpAddr>> {
+        let mut addresses = Vec::new();
+        for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header = RouteHeader { address_family, ..RouteHeader::default() };
+            self.dump(RouteNetlinkMessage::GetRoute(request), |message| {
+                let RouteNetlinkMessage::NewRoute(route) = message else { return };
+                if route.header.protocol != PROTOCOL || route.header.kind != RouteType::Local {
+                    return;
+                }
+                addresses.extend(route.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Destination(RouteAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
+                    RouteAttribute::Destination(RouteAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
+                    _ => None,
+                }));
+            })?;
+        }
+        Ok(addresses)
+    }
+
+    /// Makes or removes the route of ours by which the node's stack takes packets for an address.
+    pub fn set_local_route(&mut self, address: IpAddr, wanted: bool) -> io::Result<()> {
+        let (address_family, destination_prefix_length) = match address {
+            IpAddr::V4(_) => (AddressFamily::Inet, 32),
+            IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+        };
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family,
+            destination_prefix_length,
+            table: LOCAL_TABLE,
+            protocol: PROTOCOL,
+            scope: RouteScope::Host,
+            kind: RouteType::Local,
+            ..RouteHeader::default()
+        };
+        message.attributes = vec![RouteAttribute::Destination(address.into()), RouteAttribute::Oif(LOOPBACK)];
+        let (request, flags) = match wanted {
+            true => (RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE),
+            false => (RouteNetlinkMessage::DelRoute(message), 0),
+        };
+        self.send(request, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.receive(false, |_| {}).map(drop)
     }
 
     /// Removes the clsact queueing discipline of an interface if no filter is left in it; says whether it did.

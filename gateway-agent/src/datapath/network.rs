@@ -1,6 +1,7 @@
 //! The node's interfaces and addresses, kept until the kernel says that something changed, and its ways to backends.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -17,6 +18,8 @@ pub struct Network {
     /// The same without the interfaces, in order, each once.
     addresses: Vec<IpAddr>,
     default_route_links: Vec<u32>,
+    /// Addresses with a local route of ours.
+    local: BTreeSet<IpAddr>,
     complained: Cell<bool>,
 }
 
@@ -28,6 +31,7 @@ impl Network {
             link_addresses: Vec::new(),
             addresses: Vec::new(),
             default_route_links: Vec::new(),
+            local: BTreeSet::new(),
             complained: Cell::new(false),
         };
         network.refresh()?;
@@ -43,7 +47,27 @@ impl Network {
         self.addresses.sort_unstable();
         self.addresses.dedup();
         self.default_route_links = client.default_route_links()?;
+        self.local = client.local_routes()?.into_iter().collect();
         Ok(())
+    }
+
+    /// The node's stack takes packets for these addresses, and goes on to for those that it has taken any for, if they are to be kept. Tried
+    /// again by the next call where the kernel refuses.
+    pub fn take_locally(&mut self, addresses: &BTreeSet<IpAddr>, keep: impl Fn(IpAddr) -> bool) {
+        for address in self.local.symmetric_difference(addresses).copied().collect::<Vec<_>>() {
+            let is_new = addresses.contains(&address);
+            if !is_new && keep(address) {
+                continue;
+            }
+            match self.client.get_mut().set_local_route(address, is_new) {
+                Ok(()) if is_new => drop(self.local.insert(address)),
+                Ok(()) => drop(self.local.remove(&address)),
+                Err(error) if is_new => {
+                    tracing::error!(%address, %error, "cannot make a local route: HTTP at this address is not served");
+                }
+                Err(error) => tracing::warn!(%address, %error, "cannot remove a local route"),
+            }
+        }
     }
 
     pub fn links(&self) -> &[Link] {

@@ -73,15 +73,16 @@ impl Pins {
         fs::read_dir(self.directory.join(PROGRAMS))?.map(|entry| Ok(entry?.path())).collect()
     }
 
-    pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
-        self.directory.join(LINKS).join(format!("{hook}_{ifindex}"))
+    /// `target`: an interface, or the inode of a network namespace.
+    pub fn link(&self, hook: &str, target: u32) -> PathBuf {
+        self.directory.join(LINKS).join(format!("{hook}_{target}"))
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Hook and interface of every pinned link.
+    /// Hook and target of every pinned link.
     pub fn links(&self) -> io::Result<Vec<(String, u32, PathBuf)>> {
         let mut links = Vec::new();
         for entry in fs::read_dir(self.directory.join(LINKS))? {

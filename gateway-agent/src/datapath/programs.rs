@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use aya::maps::MapInfo;
-use aya::programs::{Program, ProgramError, SchedClassifier, TestRun, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, SchedClassifier, SkLookup, TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use aya_obj::programs::XdpAttachType;
 
@@ -21,6 +21,7 @@ use gateway_common::names;
 pub const TC: &str = "ingress_tc";
 pub const EGRESS: &str = "egress_tc";
 pub const XDP: &str = "ingress_xdp";
+pub const STEER: &str = "steer";
 const SWEEP: &str = "sweep";
 
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,7 @@ pub struct Programs {
     pub tc: SchedClassifier,
     pub egress: SchedClassifier,
     pub xdp: Xdp,
+    pub steer: SkLookup,
     sweep: SchedClassifier,
     pub trace: Option<Trace>,
 }
@@ -89,6 +91,7 @@ impl Programs {
             tc: load_tc(&mut ebpf, TC, object, pins)?,
             egress: load_tc(&mut ebpf, EGRESS, object, pins)?,
             xdp: load_xdp(&mut ebpf, object, pins)?,
+            steer: load_steer(&mut ebpf, object, pins)?,
             sweep: load_tc(&mut ebpf, SWEEP, object, pins)?,
             trace: Trace::of(&mut ebpf),
         };
@@ -111,10 +114,12 @@ impl Programs {
             tc: classifier(TC)?,
             egress: classifier(EGRESS)?,
             xdp: Xdp::from_pin(pins.program(&pin_name(XDP, object)), XdpAttachType::Interface).ok()?,
+            steer: SkLookup::from_pin(pins.program(&pin_name(STEER, object))).ok()?,
             sweep: classifier(SWEEP)?,
             trace: None,
         };
-        let infos = [programs.tc.info(), programs.egress.info(), programs.xdp.info(), programs.sweep.info()];
+        let Programs { tc, egress, xdp, steer, sweep, .. } = &programs;
+        let infos = [tc.info(), egress.info(), xdp.info(), steer.info(), sweep.info()];
         let mut used = Vec::new();
         for info in infos {
             used.extend(info.ok()?.map_ids().ok()??);
@@ -138,12 +143,13 @@ impl Programs {
             let (name, program) = match &*hook {
                 TC => (TC, self.tc.fd()),
                 EGRESS => (EGRESS, self.egress.fd()),
+                STEER => (STEER, self.steer.fd()),
                 _ => (XDP, self.xdp.fd()),
             };
             let program = program.map_err(|error| LoadError::Program { program: name, error: error.to_string() })?;
             let updated = raw::open(&path).and_then(|link| {
-                if raw::link_ifindex(link.as_fd())? != ifindex {
-                    return Err(io::Error::other("its interface has gone"));
+                if raw::link_target(link.as_fd())? != ifindex {
+                    return Err(io::Error::other("what it was attached to has gone"));
                 }
                 raw::update_link(link.as_fd(), program.as_fd())
             });
@@ -249,6 +255,15 @@ fn load_xdp(ebpf: &mut Ebpf, object: u64, pins: &Pins) -> Result<Xdp, LoadError>
     Xdp::from_pin(&pin, XdpAttachType::Interface).map_err(refused)
 }
 
+fn load_steer(ebpf: &mut Ebpf, object: u64, pins: &Pins) -> Result<SkLookup, LoadError> {
+    let refused = |error| refused(STEER, error);
+    let program = ebpf.program_mut(STEER).ok_or(LoadError::NoProgram(STEER))?;
+    let Program::SkLookup(program) = program else { return Err(LoadError::NoProgram(STEER)) };
+    program.load().map_err(refused)?;
+    let pin = pin(pins, &pin_name(STEER, object), |path| program.pin(path))?;
+    SkLookup::from_pin(&pin).map_err(refused)
+}
+
 fn refused(program: &'static str, error: ProgramError) -> LoadError {
     match features::missing() {
         Some(missing) => LoadError::Missing(missing),
@@ -272,7 +287,7 @@ fn pin_name(program: &str, object: u64) -> String {
 
 /// Pins of programs from other objects.
 fn other_programs(pins: &Pins, object: u64) -> Result<Vec<std::path::PathBuf>, LoadError> {
-    let own = [TC, EGRESS, XDP, SWEEP].map(|name| pins.program(&pin_name(name, object)));
+    let own = [TC, EGRESS, XDP, STEER, SWEEP].map(|name| pins.program(&pin_name(name, object)));
     let all = pins.programs().map_err(failed("read the programs in", pins.directory()))?;
     Ok(all.into_iter().filter(|path| !own.contains(path)).collect())
 }

@@ -71,7 +71,7 @@ struct InfoByFd {
     info: u64,
 }
 
-/// The start of `struct bpf_link_info`, for links to an interface.
+/// The start of `struct bpf_link_info`, for links to an interface or a network namespace.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct LinkInfo {
@@ -79,7 +79,7 @@ struct LinkInfo {
     id: u32,
     program_id: u32,
     _pad: u32,
-    ifindex: u32,
+    target: u32,
     attach_type: u32,
 }
 
@@ -256,15 +256,15 @@ pub fn memory(map: BorrowedFd<'_>) -> io::Result<u64> {
     memory.ok_or_else(|| io::Error::other("the kernel does not say how large a map is"))
 }
 
-/// The interface that a tcx or XDP link is attached to; 0 once that has gone.
-pub fn link_ifindex(link: BorrowedFd<'_>) -> io::Result<u32> {
+/// The interface that a tcx or XDP link is attached to, or the inode of the network namespace of another; 0 once that has gone.
+pub fn link_target(link: BorrowedFd<'_>) -> io::Result<u32> {
     // SAFETY: plain integers.
     let mut info: LinkInfo = unsafe { zeroed() };
     let length = size_of::<LinkInfo>() as u32;
     let bpf_fd = link.as_raw_fd() as u32;
     let mut attributes = InfoByFd { bpf_fd, length, info: std::ptr::from_mut(&mut info) as u64 };
     bpf(Command::InfoByFd, &mut attributes)?;
-    Ok(info.ifindex)
+    Ok(info.target)
 }
 
 /// Puts another program behind a link; no packet finds none in between.

@@ -10,6 +10,7 @@ use gateway_common::{Address, ListenerKey, SniKey, protocol, server_name, sni_mo
 use hashbrown::HashSet;
 
 use super::shares::{Family, Set, spread};
+use crate::ir::http::Security;
 use crate::ir::{self, HostName, Ir, ListenerName, Protocol, Target, TlsMode, Traffic};
 
 /// The wanted content of LISTENERS, SNI, BACKEND_SETS, SLOTS and BACKENDS. What did not change in the IR stays the same `Arc`.
@@ -27,6 +28,9 @@ pub struct Listener {
     pub addresses: Vec<ListenerAddress>,
     /// `None`: connections are forwarded whatever their server name.
     pub tls: Option<Tls>,
+    /// The agent answers. Where all listeners of an address and port are such, it has its connections from the node's own stack
+    /// (kind L7); where others let TLS pass, it has them by their server name, as [`Listener::tls`] says.
+    pub answered: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +118,21 @@ fn looked_up(host: &HostName) -> &str {
     }
 }
 
+impl Wanted {
+    /// Addresses that belong to Gateways alone, and where the agent answers: packets for them must come to the node's stack.
+    pub fn answered_addresses(&self) -> BTreeSet<IpAddr> {
+        let answered = self.listeners.iter().filter(|listener| listener.answered);
+        let addresses = answered.flat_map(|listener| listener.addresses.iter().map(|at| ip(at.key.address)));
+        addresses.filter(|ip| self.is_exclusive(*ip)).collect()
+    }
+
+    /// Whether the address belongs to Gateways alone.
+    pub fn is_exclusive(&self, ip: IpAddr) -> bool {
+        let found = self.addresses.binary_search_by_key(&address(ip), |a| a.address);
+        found.is_ok_and(|i| self.addresses[i].exclusive)
+    }
+}
+
 /// An address that Gateways use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GatewayAddress {
@@ -147,6 +166,7 @@ fn listener(listener: &Arc<ir::Listener>, old: Old, sets: &mut Sets) -> Arc<List
     };
     let number = number(listener.protocol());
     let families = [true, false].map(|v4| listener.addresses.iter().any(|ip| ip.is_ipv4() == v4));
+    let answered = matches!(listener.traffic, Traffic::Http(_));
     let (of_family, tls) = match &listener.traffic {
         Traffic::Forward { backends, .. } => {
             let old = old.as_ref().and_then(|(old, wanted)| match &old.traffic {
@@ -169,16 +189,18 @@ fn listener(listener: &Arc<ir::Listener>, old: Old, sets: &mut Sets) -> Arc<List
             };
             ([None, None], Some(Tls { mode, names: server_names(names, old, of_same_addresses, families, sets) }))
         }
-        // Of no concern to packets.
-        Traffic::Http(_) => {
-            return Arc::new(Listener { name: listener.name.clone(), addresses: Vec::new(), tls: None });
+        Traffic::Http(http) => {
+            let name = || Arc::new(ServerName::new(http.hostname.clone(), [None, None]));
+            let tls = matches!(http.security, Security::Https { .. });
+            ([None, None], tls.then(|| Tls { mode: sni_mode::HTTPS, names: vec![name()] }))
         }
     };
     let at = |ip: &IpAddr| ListenerAddress {
         key: ListenerKey { address: address(*ip), port: listener.port, protocol: number, _pad: [0; 5] },
         set: of_family[Family::of(*ip) as usize].clone(),
     };
-    Arc::new(Listener { name: listener.name.clone(), addresses: listener.addresses.iter().map(at).collect(), tls })
+    let addresses = listener.addresses.iter().map(at).collect();
+    Arc::new(Listener { name: listener.name.clone(), addresses, tls, answered })
 }
 
 type OldNames<'a> = (&'a [Arc<ir::ServerName>], Vec<Arc<ServerName>>);

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::ir::http::{Clients, Security};
 use crate::ir::{Ir, TlsMode, Traffic};
-use crate::proxy::{Table, Tls};
+use crate::proxy::{Inside, Table, Tls};
 
 /// The table for this IR. `before` is the table before it: a listener whose certificates are the same is taken from there, so
 /// that the cost is that of what has changed.
@@ -16,10 +17,21 @@ pub fn table(ir: &Arc<Ir>, before: &Table, tls: &Tls) -> Table {
     let mut old = before.ir().listeners.iter().enumerate().peekable();
     for (i, listener) in ir.listeners.iter().enumerate() {
         while old.next_if(|(_, old)| old.name < listener.name).is_some() {}
-        let Traffic::Tls { mode: TlsMode::Terminate { certificates }, .. } = &listener.traffic else { continue };
+        let (certificates, clients, inside) = match &listener.traffic {
+            Traffic::Tls { mode: TlsMode::Terminate { certificates }, .. } => {
+                (certificates, &Clients::Anonymous, Inside::Anything)
+            }
+            Traffic::Http(http) => match &http.security {
+                Security::Https { certificates, clients } if !certificates.is_empty() => {
+                    (certificates, clients, Inside::Http)
+                }
+                Security::Https { .. } | Security::Http => continue,
+            },
+            Traffic::Tls { mode: TlsMode::Passthrough, .. } | Traffic::Forward { .. } => continue,
+        };
         let same = old.peek().filter(|(_, old)| old.name == listener.name);
         let of_before = same.and_then(|(i, _)| before.terminator(*i));
-        terminators.insert(i, tls.terminator(certificates, of_before));
+        terminators.insert(i, tls.terminator(certificates, clients, inside, of_before));
     }
     Table::new(Arc::clone(ir), terminators)
 }

@@ -9,8 +9,10 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::front::{self, Front};
+use super::table::Port;
 use super::worker::Kept;
-use super::{Origin, Refusal, Shared, Terminator, backend, hello, relay, sockets, terminate};
+use super::{Origin, Refusal, Shared, Terminator, To, backend, hello, preface, relay, sockets, terminate};
 use crate::emit::maps::address;
 use crate::ir::{BackendSet, Endpoint};
 
@@ -19,29 +21,102 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// What it may have sent by then.
 const UNREAD: usize = 256 * 1024;
 
-pub async fn serve(mut client: TcpStream, shared: &Shared, kept: &Kept) {
-    match forward(&mut client, shared, kept).await {
-        Ok(()) => {}
-        Err(Refused { reason, answer }) => {
-            shared.counters.refuse(reason);
-            tracing::debug!(reason = reason.name(), "a connection to the agent was refused");
-            answer.give(client).await;
+/// How the kernel hands a connection over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The client's connection to the Gateway is spliced to one to a port of the agent.
+    Splice,
+    /// `steer` gives the client's connection to a socket of the agent.
+    Steering,
+}
+
+pub async fn serve(mut client: TcpStream, by: By, shared: &Shared, kept: &Kept) {
+    let deadline = Instant::now() + shared.options.handshake;
+    let (refused, client) = match find(&mut client, by, deadline, shared, kept).await {
+        // Boxed, so that connections that are forwarded need not have the room for it.
+        Ok(Found::Clear(front, origin)) => return Box::pin(front::clear(client, front, origin, kept)).await,
+        Ok(Found::Secure(front, origin, read)) => {
+            match Box::pin(front::secure(client, read, deadline, front, origin, shared, kept)).await {
+                Ok(()) => return,
+                Err(refused) => refused,
+            }
         }
+        Ok(Found::Tcp(way, terminator, read)) => {
+            match forward(&mut client, read, deadline, terminator, way, shared, kept).await {
+                Ok(()) => return,
+                Err(refused) => (refused, Some(client)),
+            }
+        }
+        Err(refusal) => (refusal.into(), Some(client)),
+    };
+    let Refused { reason, answer } = refused;
+    shared.counters.refuse(reason);
+    tracing::debug!(reason = reason.name(), "a connection to the agent was refused");
+    if let Some(client) = client {
+        answer.give(client).await;
     }
 }
 
-async fn forward(client: &mut TcpStream, shared: &Shared, kept: &Kept) -> Result<(), Refused> {
-    let deadline = Instant::now() + shared.options.handshake;
-    let origin = origin(client, shared)?;
+/// Where a connection leads, and what has been read of it.
+enum Found {
+    Clear(Front, Origin),
+    Secure((Front, Arc<Terminator>), Origin, Vec<u8>),
+    /// `None`: TLS passes.
+    Tcp(Way, Option<Arc<Terminator>>, Vec<u8>),
+}
+
+async fn find(
+    client: &mut TcpStream,
+    by: By,
+    deadline: Instant,
+    shared: &Shared,
+    kept: &Kept,
+) -> Result<Found, Refusal> {
+    let mut origin = origin(client, by, shared)?;
+    let (clear, is_proxied) = {
+        let table = shared.table.load();
+        let port = table.port(origin.gateway);
+        if port.is_none() && by == By::Steering {
+            return Err(Refusal::Unexplained);
+        }
+        (port.and_then(Port::clear), port.is_some_and(Port::is_proxied) && by == By::Steering)
+    };
+    if is_proxied {
+        let from = timeout_at(deadline, preface::client(client)).await.map_err(|_| Refusal::HelloTimeout)??;
+        origin.client = from.map_or(origin.client, sockets::canonical);
+    }
+    if let Some(front) = clear {
+        return Ok(Found::Clear(front, origin));
+    }
     let hello = timeout_at(deadline, hello::read(client, &kept.room)).await.map_err(|_| Refusal::HelloTimeout)??;
     // The one look at the table, which does not live on with the connection.
     let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
-    let way = Way { backends: found.backends, random: random(&origin), origin };
-    let ended = match found.terminator {
-        None => pass(client, hello.bytes, way, shared, kept).await?,
+    Ok(match found.to {
+        To::Backends(backends) => {
+            Found::Tcp(Way { backends, random: random(&origin), origin }, found.terminator, hello.bytes)
+        }
+        To::Http(front) => {
+            let terminator = found.terminator.ok_or(Refusal::UnrecognizedName)?;
+            Found::Secure((front, terminator), origin, hello.bytes)
+        }
+    })
+}
+
+async fn forward(
+    client: &mut TcpStream,
+    read: Vec<u8>,
+    deadline: Instant,
+    terminator: Option<Arc<Terminator>>,
+    way: Way,
+    shared: &Shared,
+    kept: &Kept,
+) -> Result<(), Refused> {
+    let origin = way.origin;
+    let ended = match terminator {
+        None => pass(client, read, way, shared, kept).await?,
         Some(terminator) => {
             // Boxed, so that connections that are passed need not have the room for it.
-            Box::pin(terminate(client, hello.bytes, deadline, terminator, way, shared, kept)).await?
+            Box::pin(terminate(client, read, deadline, terminator, way, shared, kept)).await?
         }
     };
     if let Err(error) = ended {
@@ -117,11 +192,14 @@ impl Way {
     }
 }
 
-fn origin(client: &TcpStream, shared: &Shared) -> Result<Origin, Refusal> {
+fn origin(client: &TcpStream, by: By, shared: &Shared) -> Result<Origin, Refusal> {
     let addresses = sockets::tune(client).and_then(|()| Ok((client.local_addr()?, client.peer_addr()?)));
     // It has gone before it was accepted.
     let Ok((local, peer)) = addresses else { return Err(Refusal::HelloAbandoned) };
     let (local, client) = (sockets::canonical(local), sockets::canonical(peer));
+    if by == By::Steering {
+        return Ok(Origin { client, gateway: local });
+    }
     match (shared.gateway_of)(local, client) {
         Ok(Some(gateway)) => Ok(Origin { client, gateway }),
         Ok(None) => Err(Refusal::Unexplained),
@@ -145,9 +223,9 @@ fn random(origin: &Origin) -> u64 {
 }
 
 /// A connection that was not forwarded.
-struct Refused {
-    reason: Refusal,
-    answer: Answer,
+pub struct Refused {
+    pub reason: Refusal,
+    pub answer: Answer,
 }
 
 impl From<Refusal> for Refused {
@@ -157,7 +235,7 @@ impl From<Refusal> for Refused {
 }
 
 /// What the client gets.
-enum Answer {
+pub enum Answer {
     /// RST.
     Reset,
     /// A fatal TLS alert (RFC 8446 section 6.2), then the end.
@@ -181,7 +259,8 @@ impl Answer {
             | Refusal::InvalidBackend
             | Refusal::NoBackend
             | Refusal::HandshakeFailed
-            | Refusal::HandshakeTimeout => Answer::Reset,
+            | Refusal::HandshakeTimeout
+            | Refusal::NotProxied => Answer::Reset,
         }
     }
 

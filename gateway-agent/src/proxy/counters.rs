@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Refusal {
-    /// The kernel has not spliced it: somebody has found the port.
+    /// The kernel has neither spliced nor steered it: somebody has found the port.
     Unexplained,
     TooManyConnections,
     NotTls,
@@ -25,10 +25,12 @@ pub enum Refusal {
     /// The client does not accept the certificate, has no version or cipher in common, or has gone.
     HandshakeFailed,
     HandshakeTimeout,
+    /// The listener wants a PROXY protocol header first, and what came is none.
+    NotProxied,
 }
 
 impl Refusal {
-    pub const ALL: [Refusal; 14] = [
+    pub const ALL: [Refusal; 15] = [
         Refusal::Unexplained,
         Refusal::TooManyConnections,
         Refusal::NotTls,
@@ -43,6 +45,7 @@ impl Refusal {
         Refusal::BackendSilent,
         Refusal::HandshakeFailed,
         Refusal::HandshakeTimeout,
+        Refusal::NotProxied,
     ];
 
     /// The metric label.
@@ -62,6 +65,7 @@ impl Refusal {
             Refusal::BackendSilent => "backend_silent",
             Refusal::HandshakeFailed => "handshake_failed",
             Refusal::HandshakeTimeout => "handshake_timeout",
+            Refusal::NotProxied => "not_proxied",
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What the kernel hands to the agent: connections whose TLS ends here, and passthrough connections whose ClientHello the
-//! kernel does not keep. The way of a connection is: accept → origin → hello → table → pick → connect → forward.
+//! What the kernel hands to the agent: connections to HTTP listeners, those whose TLS ends here, and passthrough connections whose
+//! ClientHello the kernel does not keep. The way of a connection is: accept → origin → (hello) → table → pick → connect → forward, or
+//! `http` from the table on.
 //!
 //! A connection reads exactly one snapshot of the table, so that every change is whole for it and none closes it. Nothing on
 //! its way takes a lock: workers have what they need to themselves, and share atomics only.
@@ -10,9 +11,12 @@ mod backend;
 mod connection;
 mod copy;
 mod counters;
+mod front;
 mod hello;
 pub mod http;
+mod preface;
 mod relay;
+mod rewound;
 mod sockets;
 mod table;
 mod terminate;
@@ -20,20 +24,22 @@ mod tls;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use gateway_common::sizes;
 
 pub use counters::{Counters, Refusal};
-pub use table::{Found, Table};
-pub use tls::{Terminator, Tls};
+pub use table::{Found, Table, To};
+pub use tls::{Inside, Terminator, Tls};
 
 use http::snapshot::Snapshot;
-use worker::Worker;
+use worker::{Listeners, Worker};
 
-/// The two ends of a connection as they were before the kernel spliced it to a socket of the agent.
+/// The two ends of a connection as the client has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub client: SocketAddr,
@@ -55,6 +61,8 @@ pub struct Options {
     pub connections: usize,
     /// Of ClientHellos over 16 KiB that are under way, of a worker.
     pub hello_bytes: usize,
+    /// Threads.
+    pub workers: usize,
 }
 
 impl Default for Options {
@@ -64,6 +72,7 @@ impl Default for Options {
             drain: Duration::from_secs(10),
             connections: 10_000,
             hello_bytes: 32 << 20,
+            workers: 1,
         }
     }
 }
@@ -81,6 +90,7 @@ struct Shared {
 pub struct Proxy {
     handle: Handle,
     workers: Vec<Worker>,
+    steered: Vec<OwnedFd>,
 }
 
 /// What the rest of the agent has of it.
@@ -94,7 +104,8 @@ impl Proxy {
     /// Listens, and serves by an empty table.
     pub fn start(mut options: Options, gateway_of: Lookup) -> io::Result<Proxy> {
         options.connections = sockets::room_for(options.connections);
-        let (port, listeners) = sockets::bind()?;
+        options.workers = options.workers.clamp(1, sizes::AGENT_SOCKETS);
+        let (port, spliced) = sockets::bind()?;
         let shared = Arc::new(Shared {
             options,
             table: ArcSwap::default(),
@@ -102,8 +113,21 @@ impl Proxy {
             counters: Counters::new(options.connections),
             gateway_of,
         });
-        let workers = vec![Worker::start(0, listeners, Arc::clone(&shared))?];
-        Ok(Proxy { handle: Handle { shared, port }, workers })
+        let mut proxy =
+            Proxy { handle: Handle { shared: Arc::clone(&shared), port }, workers: Vec::new(), steered: Vec::new() };
+        for number in 0..options.workers {
+            let steered = sockets::steered()?;
+            proxy.steered.push(steered.try_clone()?.into());
+            // The kernel splices all to the first port that is free towards a client: each worker listens on all of them.
+            let spliced = spliced.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+            proxy.workers.push(Worker::start(number, Listeners { spliced, steered }, Arc::clone(&shared))?);
+        }
+        Ok(proxy)
+    }
+
+    /// For `steer`, one a worker. Whoever has them closes them: they would listen on when the workers have stopped.
+    pub fn take_steered(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.steered)
     }
 
     pub fn handle(&self) -> Handle {
@@ -122,7 +146,7 @@ impl Proxy {
 }
 
 impl Handle {
-    /// The first of the ports that it listens on.
+    /// The first of the ports that the kernel splices connections to.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -141,6 +165,10 @@ impl Handle {
     pub fn publish(&self, table: Table, http: Snapshot) {
         self.shared.table.store(Arc::new(table));
         self.shared.http.store(Arc::new(http));
+    }
+
+    pub fn workers(&self) -> usize {
+        self.shared.options.workers
     }
 
     pub fn counters(&self) -> &Counters {

@@ -1,4 +1,4 @@
-//! The ports that the kernel splices connections to.
+//! The sockets that connections come to: ports that the kernel splices them to, and those that `steer` gives them to.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
@@ -59,6 +59,11 @@ fn run(first: u16) -> io::Result<Option<(u16, Vec<TcpListener>)>> {
         }
     }
     Ok(Some((base, listeners)))
+}
+
+/// A socket for `steer`, of both families: any port will do, for its own is nowhere told.
+pub fn steered() -> io::Result<TcpListener> {
+    Ok(listen(0)?)
 }
 
 /// Ports of connections in TIME_WAIT will do: a busy node has hardly eight others in a row.

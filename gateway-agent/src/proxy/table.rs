@@ -1,22 +1,63 @@
 //! What a connection is decided by: the IR itself, which is sorted, with a way in by address and port.
 
-use std::cmp::Ordering;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::Terminator;
-use crate::ir::{BackendSet, HostName, Ir, ServerName, Traffic};
+use super::front::Front;
+use super::http::table::Hosts;
+use crate::ir::http::Security;
+use crate::ir::{BackendSet, HostName, Ir, Listener, Traffic};
 
 /// One state of everything. Made by `emit`, never changed.
 #[derive(Debug, Default)]
 pub struct Table {
     ir: Arc<Ir>,
-    /// Of the TLS listeners that have this address and port, the indexes in the IR.
-    ports: HashMap<SocketAddr, Vec<usize>>,
+    ports: HashMap<SocketAddr, Port>,
     /// By the index in the IR, of the listeners where TLS ends.
     terminators: HashMap<usize, Arc<Terminator>>,
+}
+
+/// The listeners of an address and port that connections come to the agent for.
+#[derive(Debug, Default)]
+pub struct Port {
+    /// TLS listeners, by their indexes in the IR.
+    tls: Vec<usize>,
+    /// HTTPS listeners, by their indexes in the IR.
+    https: Hosts<usize>,
+    /// The first of the HTTP listeners, which share the port with no others.
+    clear: Option<Front>,
+    is_proxied: bool,
+}
+
+impl Port {
+    /// `None`: TLS is spoken here.
+    pub fn clear(&self) -> Option<Front> {
+        self.clear.clone()
+    }
+
+    /// Whether connections begin with a PROXY protocol header: where one of the HTTP and HTTPS listeners wants it.
+    pub fn is_proxied(&self) -> bool {
+        self.is_proxied
+    }
+
+    fn add(&mut self, i: usize, listener: &Listener) {
+        let http = match &listener.traffic {
+            Traffic::Forward { .. } => return,
+            Traffic::Tls { .. } => return self.tls.push(i),
+            Traffic::Http(http) => http,
+        };
+        self.is_proxied |= http.settings.proxy_protocol;
+        match http.security {
+            Security::Https { .. } => self.https.set(&http.hostname, i),
+            Security::Http => {
+                let front = || Front { name: listener.name.clone(), listener: Arc::clone(http) };
+                self.clear.get_or_insert_with(front);
+            }
+        }
+    }
 }
 
 /// What a server name leads to.
@@ -24,21 +65,33 @@ pub struct Table {
 pub struct Found {
     /// Where TLS ends, if it ends here.
     pub terminator: Option<Arc<Terminator>>,
-    pub backends: Arc<BackendSet>,
+    pub to: To,
+}
+
+#[derive(Clone, Debug)]
+pub enum To {
+    Backends(Arc<BackendSet>),
+    /// `terminator` is there unless the listener is there to refuse its hostname.
+    Http(Front),
 }
 
 impl Table {
     /// `terminators`: for every listener of the IR where TLS ends.
     pub fn new(ir: Arc<Ir>, terminators: HashMap<usize, Arc<Terminator>>) -> Table {
-        let mut ports: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
+        let mut ports: HashMap<SocketAddr, Port> = HashMap::new();
         for (i, listener) in ir.listeners.iter().enumerate() {
-            if let Traffic::Tls { .. } = listener.traffic {
-                for ip in &listener.addresses {
-                    ports.entry(SocketAddr::new(*ip, listener.port)).or_default().push(i);
-                }
+            if let Traffic::Forward { .. } = listener.traffic {
+                continue;
+            }
+            for ip in &listener.addresses {
+                ports.entry(SocketAddr::new(*ip, listener.port)).or_default().add(i, listener);
             }
         }
         Table { ir, ports, terminators }
+    }
+
+    pub fn port(&self, gateway: SocketAddr) -> Option<&Port> {
+        self.ports.get(&gateway)
     }
 
     /// The terminator of the listener with this index.
@@ -53,25 +106,43 @@ impl Table {
     /// By the most specific name that fits: exact, then the longest wildcard, then any. `name` is in lower case; a hello without
     /// one only finds the last. `None`: refused.
     pub fn find(&self, gateway: SocketAddr, name: Option<&[u8]>) -> Option<Found> {
-        let listeners = self.ports.get(&gateway)?;
+        let port = self.ports.get(&gateway)?;
         let name = name.unwrap_or_default();
+        let https = std::str::from_utf8(name).ok().and_then(|name| port.https.of(name).next());
+        let https = https.map(|i| (key(self.hostname(*i)), *i));
         let exact = (!name.is_empty()).then_some((EXACT, name));
         let dots = name.iter().enumerate().filter(|(_, byte)| **byte == b'.');
         let wildcards = dots.map(|(i, _)| (WILDCARD, &name[i + 1..]));
         let mut wanted = exact.into_iter().chain(wildcards).chain([(ANY, &[][..])]);
-        wanted.find_map(|key| listeners.iter().find_map(|i| self.of_listener(*i, gateway.ip(), key)))?
+        wanted.find_map(|key| match https {
+            Some((of_https, i)) if of_https == key => Some(self.https(i)),
+            _ => port.tls.iter().find_map(|i| self.of_listener(*i, gateway.ip(), key)),
+        })?
+    }
+
+    fn hostname(&self, listener: usize) -> &HostName {
+        match &self.ir.listeners[listener].traffic {
+            Traffic::Http(http) => &http.hostname,
+            Traffic::Tls { .. } | Traffic::Forward { .. } => &HostName::Any,
+        }
+    }
+
+    fn https(&self, listener: usize) -> Option<Found> {
+        let Listener { name, traffic: Traffic::Http(http), .. } = &*self.ir.listeners[listener] else { return None };
+        let front = Front { name: name.clone(), listener: Arc::clone(http) };
+        Some(Found { terminator: self.terminators.get(&listener).cloned(), to: To::Http(front) })
     }
 
     /// `None`: the listener does not know the name; `Some(None)`: it refuses it.
     fn of_listener(&self, listener: usize, address: IpAddr, key: Key) -> Option<Option<Found>> {
         let Traffic::Tls { names, .. } = &self.ir.listeners[listener].traffic else { return None };
-        let found = &names[names.binary_search_by(|name| order(name, key)).ok()?];
+        let found = &names[names.binary_search_by(|name| self::key(&name.host).cmp(&key)).ok()?];
         if found.not_on.contains(&address) {
             return None;
         }
         Some(found.backends.as_ref().map(|backends| Found {
             terminator: self.terminators.get(&listener).cloned(),
-            backends: Arc::clone(backends),
+            to: To::Backends(Arc::clone(backends)),
         }))
     }
 }
@@ -83,13 +154,12 @@ const EXACT: u8 = 0;
 const WILDCARD: u8 = 1;
 const ANY: u8 = 2;
 
-fn order(name: &ServerName, key: Key) -> Ordering {
-    let of_name: Key = match &name.host {
+fn key(host: &HostName) -> Key<'_> {
+    match host {
         HostName::Exact(name) => (EXACT, name.as_bytes()),
         HostName::Wildcard(suffix) => (WILDCARD, suffix.as_bytes()),
         HostName::Any => (ANY, &[]),
-    };
-    of_name.cmp(&key)
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +171,10 @@ mod tests {
     /// The route that a name leads to.
     fn route(table: &Table, gateway: &str, name: Option<&str>) -> Option<String> {
         let found = table.find(gateway.parse().unwrap(), name.map(str::as_bytes))?;
-        Some(found.backends.route.to_string())
+        match found.to {
+            To::Backends(backends) => Some(backends.route.to_string()),
+            To::Http(front) => Some(front.name.to_string()),
+        }
     }
 
     fn table() -> Table {

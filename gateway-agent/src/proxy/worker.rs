@@ -8,15 +8,25 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
+use super::connection::By;
 use super::copy::Buffers;
 use super::hello::Room;
+use super::http::worker::Local;
 use super::relay::Pipes;
 use super::{Refusal, Shared, connection, sockets};
+
+/// What a worker accepts from.
+pub struct Listeners<T = StdListener> {
+    /// Shared with the other workers.
+    pub spliced: Vec<T>,
+    pub steered: T,
+}
 
 pub struct Worker {
     stop: watch::Sender<bool>,
@@ -24,16 +34,19 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn start(number: usize, listeners: Vec<StdListener>, shared: Arc<Shared>) -> io::Result<Worker> {
+    pub fn start(number: usize, listeners: Listeners, shared: Arc<Shared>) -> io::Result<Worker> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listeners = {
             let _entered = runtime.enter();
-            listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?
+            Listeners {
+                spliced: listeners.spliced.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?,
+                steered: TcpListener::from_std(listeners.steered)?,
+            }
         };
         let (stop, stopped) = watch::channel(false);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(listeners, shared, stopped));
+            LocalSet::new().block_on(&runtime, run(number, listeners, shared, stopped));
             // Whoever waited may have gone.
             let _ = end.send(());
         })?;
@@ -50,18 +63,28 @@ impl Worker {
     }
 }
 
-/// What a worker keeps for the next connection that needs it.
+/// What a worker has for all its connections.
 pub struct Kept {
     pub room: Room,
     pub pipes: Pipes,
     pub buffers: Buffers,
+    pub http: Rc<Local>,
+    /// Becomes true when no more requests are to be taken.
+    pub stopped: watch::Receiver<bool>,
 }
 
-async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+async fn run(
+    number: usize,
+    listeners: Listeners<TcpListener>,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
         buffers: Buffers::default(),
+        http: Local::new(Arc::clone(&shared.http), number as u64),
+        stopped: stopped.clone(),
     });
     let mut connections = JoinSet::new();
     loop {
@@ -76,23 +99,17 @@ async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watc
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok(client) if connections.len() >= shared.options.connections => {
-                shared.counters.accepted.add(1);
-                shared.counters.refuse(Refusal::TooManyConnections);
-                sockets::reset_on_close(&client);
-                shared.counters.closed.add(1);
-            }
-            Ok(client) => {
-                let live = Live::new(&shared);
-                let kept = Rc::clone(&kept);
-                connections.spawn_local(async move { connection::serve(client, &live.0, &kept).await });
-            }
+            Ok((client, by)) => take(client, by, &shared, &kept, &mut connections),
             Err(error) => {
                 // Out of descriptors, say: the next one may go better.
                 tracing::warn!(%error, "the agent took no connection from the kernel");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+    // The kernel has said to their clients that they are connected.
+    while let Some(Ok((client, by))) = accept(&listeners).now_or_never() {
+        take(client, by, &shared, &kept, &mut connections);
     }
     drop(listeners);
     if !connections.is_empty() {
@@ -104,11 +121,23 @@ async fn run(listeners: Vec<TcpListener>, shared: Arc<Shared>, mut stopped: watc
     }
 }
 
+fn take(client: TcpStream, by: By, shared: &Arc<Shared>, kept: &Rc<Kept>, connections: &mut JoinSet<()>) {
+    let live = Live::new(shared);
+    if shared.counters.live() > shared.options.connections as u64 {
+        shared.counters.refuse(Refusal::TooManyConnections);
+        return sockets::reset_on_close(&client);
+    }
+    let kept = Rc::clone(kept);
+    connections.spawn_local(async move { connection::serve(client, by, &live.0, &kept).await });
+}
+
 /// From whichever has one first.
-async fn accept(listeners: &[TcpListener]) -> io::Result<TcpStream> {
+async fn accept(listeners: &Listeners<TcpListener>) -> io::Result<(TcpStream, By)> {
+    let all =
+        || [(By::Steering, &listeners.steered)].into_iter().chain(listeners.spliced.iter().map(|l| (By::Splice, l)));
     poll_fn(|cx| {
-        let ready = listeners.iter().find_map(|listener| match listener.poll_accept(cx) {
-            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| stream)),
+        let ready = all().find_map(|(by, listener)| match listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Some(accepted.map(|(stream, _)| (stream, by))),
             Poll::Pending => None,
         });
         ready.map_or(Poll::Pending, Poll::Ready)

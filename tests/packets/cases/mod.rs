@@ -1,5 +1,6 @@
 //! The tests, by subject.
 
+mod answered;
 mod events;
 mod fragments;
 mod headers;
@@ -27,6 +28,7 @@ use crate::pool::Pool;
 pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     let mut cases = Cases { pool: pool.clone(), trials: Vec::new() };
     cases.one("object/release_carries_no_trace", no_trace);
+    answered::add(&mut cases);
     events::add(&mut cases);
     fragments::add(&mut cases);
     headers::add(&mut cases);

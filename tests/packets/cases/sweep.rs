@@ -28,7 +28,7 @@ const IDLE: Config = Config {
     events: 0,
     hellos: 0,
     agent_ports: [0; 2],
-    _pad: 0,
+    workers: 0,
 };
 
 pub fn add(cases: &mut Cases) {

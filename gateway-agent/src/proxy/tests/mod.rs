@@ -1,6 +1,7 @@
 //! The proxy as a whole, with real TLS clients over the loopback interface; and what its tests share.
 
 pub mod bed;
+mod front;
 pub mod hello;
 pub mod ir;
 mod limits;
