@@ -309,6 +309,7 @@ impl admin::Subject for Agent {
             backends,
             refused_packets: drops.map(|(reason, packets)| (reason.name(), packets)).collect(),
             proxy: self.proxy.counters().into(),
+            http: admin::http_status(&self.proxy.http()),
             maps: view::fill(&applier.fill(), &applier.capacity()),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),

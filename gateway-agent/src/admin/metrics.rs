@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::requests::Requests;
 use super::stream::Writer;
 use super::{BackendName, Snapshot, view};
 use crate::emit::maps::ip;
@@ -55,6 +56,7 @@ struct Scrape {
     problems: usize,
     proxy: view::Proxy,
     proxy_refused: Vec<(&'static str, u64)>,
+    requests: Requests,
 }
 
 impl Scrape {
@@ -93,6 +95,7 @@ impl Scrape {
             problems: snapshot.problems,
             proxy: proxy.into(),
             proxy_refused: Refusal::ALL.iter().map(|reason| (reason.name(), proxy.refused(*reason))).collect(),
+            requests: Requests::read(&snapshot.proxy.http()),
         })
     }
 }
@@ -149,7 +152,8 @@ impl Collector for Scrape {
         }
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
         single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
-        proxy(&mut encoder, &self.proxy, &self.proxy_refused)
+        proxy(&mut encoder, &self.proxy, &self.proxy_refused)?;
+        self.requests.encode(&mut encoder)
     }
 }
 

@@ -7,9 +7,11 @@ mod dump;
 mod events;
 mod http;
 mod metrics;
+mod requests;
 mod socket;
 mod stream;
 mod trace;
+mod trace_http;
 pub mod view;
 
 use std::rc::Rc;
@@ -27,8 +29,10 @@ pub use dump::Routes;
 pub use events::{Watchers, line as event_line};
 pub use http::serve as serve_http;
 pub use metrics::Durations;
+pub use requests::status as http_status;
 pub use socket::{Query, serve as serve_socket};
 pub use trace::Question;
+pub use trace_http::HttpQuestion;
 
 /// What can be asked for. It is made at the time of the question, so that keeping it up to date costs nothing.
 pub trait Subject {

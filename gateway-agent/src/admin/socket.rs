@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::stream::{Reader, stream};
-use super::{Subject, dump, trace};
+use super::{Subject, dump, trace, trace_http};
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Query {
     Handshakes,
     Hellos,
     Trace(trace::Question),
+    #[serde(rename = "trace-http")]
+    TraceHttp(trace_http::HttpQuestion),
     /// Events as they come, a JSON object a line, until the asker hangs up.
     Live,
 }
@@ -107,6 +109,10 @@ fn respond(query: Query, subject: &impl Subject) -> Reader {
         Query::Flows => dump::flows(&snapshot, writer),
         Query::Handshakes => dump::handshakes(&snapshot, writer),
         Query::Hellos => dump::hellos(&snapshot, writer),
+        Query::TraceHttp(question) => match trace_http::trace(&snapshot.proxy.http(), &question) {
+            Ok(stories) => dump::json(writer, &stories),
+            Err(error) => dump::json(writer, &serde_json::json!({ "error": error })),
+        },
         Query::Trace(question) => dump::json(writer, &trace::trace(&snapshot, &routes, &question)?),
         // Answered otherwise.
         Query::Status | Query::Live => Ok(()),

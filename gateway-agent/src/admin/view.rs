@@ -7,6 +7,7 @@ use std::sync::Arc;
 use gateway_common::{Counter, agent_backend, flow_state, names, protocol};
 use serde::{Serialize, Serializer};
 
+use super::requests::Http;
 use crate::apply::{Capacity, Fill};
 use crate::datapath::Interface;
 use crate::emit::status::ObjectStatus;
@@ -29,6 +30,7 @@ pub struct Status {
     /// Packets refused or dropped, by reason; reasons that did not occur are left out.
     pub refused_packets: BTreeMap<&'static str, u64>,
     pub proxy: Proxy,
+    pub http: Http,
     pub maps: Vec<MapFill>,
     #[serde(serialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,

@@ -16,14 +16,14 @@ use crate::datapath::Events;
 
 pub struct AccessLog {
     events: Events,
-    to: Option<BufWriter<Box<dyn Write>>>,
+    to: Option<BufWriter<Box<dyn Write + Send>>>,
 }
 
 /// Most events written at a time, so that other work goes on.
 const BURST: usize = 4096;
 
 /// Where to write; `-` is standard output.
-pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
+pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
     Ok(if path == Path::new("-") {
         Box::new(io::stdout())
     } else {
@@ -33,7 +33,7 @@ pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write>> {
 
 impl AccessLog {
     /// Without a place to write to it is for those who watch only.
-    pub fn new(to: Option<Box<dyn Write>>, events: Events) -> AccessLog {
+    pub fn new(to: Option<Box<dyn Write + Send>>, events: Events) -> AccessLog {
         AccessLog { events, to: to.map(BufWriter::new) }
     }
 

@@ -10,6 +10,7 @@ pub mod output;
 mod run;
 mod status;
 mod trace;
+mod trace_http;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -23,6 +23,7 @@ use crate::admin::{self, Subject};
 use crate::agent::Agent;
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
+use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::{self, Proxy, Tls};
 use crate::source::files::Watcher;
 
@@ -46,6 +47,12 @@ pub struct Options {
     /// Write a JSON line a connection opened, closed or refused; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
+    /// Write a JSON line a request of HTTP; `-` is standard output.
+    #[arg(long, value_name = "FILE")]
+    http_access_log: Option<PathBuf>,
+    /// Which requests: `all`, one in so many as `1/100`, or from a class of status on as `4xx`.
+    #[arg(long, value_name = "WHICH", default_value = "all", requires = "http_access_log")]
+    http_access_log_of: Which,
     #[arg(long, value_enum, default_value_t)]
     log_format: LogFormat,
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -212,6 +219,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
     let (socket, _socket_file) = bind_socket(&options.socket)?;
     let log = options.access_log.as_deref().map(access_log::open).transpose()?;
+    let http_log = options.http_access_log.as_deref().map(access_log::open).transpose()?;
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
@@ -219,6 +227,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
     let mut proxy =
         Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
+    if let Some(to) = http_log {
+        let log = Log::start(options.http_access_log_of, to).context("cannot start the access log of requests")?;
+        // Nobody else sets it.
+        let _ = proxy.handle().http().shared.log.set(log);
+    }
     let mut config = options.config();
     config.agent_ports = datapath.agent_ports(proxy.handle().port()).context("cannot read map CONFIG")?;
     config.workers = proxy.handle().workers() as u32;

@@ -30,6 +30,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
         let _ = writeln!(text, "\nrefused packets: {}", refused.join(", "));
     }
     text += &proxy(&status["proxy"]);
+    text += &http(&status["http"]);
     for problem in array(&status["problems"]) {
         let _ = writeln!(text, "{}", paint(&cell(problem), Color::FG_YELLOW, coloured));
     }
@@ -157,6 +158,40 @@ fn proxy(proxy: &Value) -> String {
     )
 }
 
+/// Listeners of HTTP with their rules, and where requests went.
+fn http(http: &Value) -> String {
+    let listeners = array(&http["listeners"]);
+    if listeners.is_empty() {
+        return String::new();
+    }
+    let header = ["HTTP", "REQUESTS", "ACTIVE", "4XX", "5XX", "RETRIES", "FIRST BYTE", "OUT"];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
+    let mut push = |title: String, counts: &Value| {
+        let mut row = vec![title];
+        row.extend(["requests", "active", "clientErrors", "serverErrors", "retries"].map(|field| cell(&counts[field])));
+        row.push(format!("{:.1} ms", counts["meanFirstByte"].as_f64().unwrap_or_default()));
+        row.push(bytes(&counts["bytes"]));
+        table.push(row);
+    };
+    for listener in listeners {
+        let [name, protocol, hostname] = ["name", "protocol", "hostname"].map(|field| cell(&listener[field]));
+        push(format!("{name} ({protocol}, {hostname})"), listener);
+        for rule in array(&listener["rules"]) {
+            push(format!("  {}, rule {}", cell(&rule["route"]), cell(&rule["rule"])), rule);
+            for (backend, counts) in fields(&rule["backends"]) {
+                push(format!("    {backend}"), counts);
+            }
+        }
+    }
+    let refused: Vec<_> = fields(&http["refused"]).map(|(reason, n)| format!(", {reason} {n}")).collect();
+    let [connections, live, abandoned] = ["connections", "live", "abandoned"].map(|field| cell(&http[field]));
+    format!(
+        "\n{}\nHTTP: {connections} connections opened, {live} live, {abandoned} requests given up by their clients{}\n",
+        aligned(table),
+        refused.concat()
+    )
+}
+
 fn array(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
@@ -182,6 +217,33 @@ fn bytes(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn rules_are_below_their_listener_and_backends_below_their_rule() {
+        let counts = json!({
+            "requests": 3, "active": 1, "clientErrors": 1, "serverErrors": 0, "retries": 2, "meanFirstByte": 1.25, "bytes": 2048,
+        });
+        let with = |more: Value| {
+            let mut all = counts.as_object().unwrap().clone();
+            all.extend(more.as_object().unwrap().clone());
+            Value::Object(all)
+        };
+        let rule = with(json!({"route": "HTTPRoute ns/r", "rule": "0", "backends": {"ns/web:80": counts}}));
+        let listener = with(json!({"name": "ns/gw/web", "protocol": "HTTP", "hostname": "a.example", "rules": [rule]}));
+        let told = http(&json!({
+            "connections": 5, "live": 2, "abandoned": 1, "refused": {"no_route": 4}, "listeners": [listener],
+        }));
+        let expected = "
+HTTP                         REQUESTS  ACTIVE  4XX  5XX  RETRIES  FIRST BYTE  OUT
+ns/gw/web (HTTP, a.example)  3         1       1    0    2        1.2 ms      2.0 KiB
+  HTTPRoute ns/r, rule 0     3         1       1    0    2        1.2 ms      2.0 KiB
+    ns/web:80                3         1       1    0    2        1.2 ms      2.0 KiB
+
+HTTP: 5 connections opened, 2 live, 1 requests given up by their clients, no_route 4
+";
+        assert_eq!(told, expected);
+        assert_eq!(http(&json!({"listeners": []})), "");
+    }
 
     #[test]
     fn what_is_wrong_is_said_below_its_object() {

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::maps::cell;
 use super::output::{self, Output};
-use super::{AgentSocket, client};
-use crate::admin::{Query, Question};
+use super::{AgentSocket, client, trace_http};
+use crate::admin::{HttpQuestion, Query, Question};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -23,6 +23,12 @@ pub struct Options {
     /// The Gateway [default: every address and port with a TLS listener].
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = gateway_address)]
     to: Option<SocketAddr>,
+    /// A request of HTTP in place of a TLS connection.
+    #[arg(long, num_args = 2, value_names = ["METHOD", "URL"], conflicts_with_all = ["sni", "from", "live"])]
+    http: Option<Vec<String>>,
+    /// A header of that request; may be repeated.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE", requires = "http", value_parser = trace_http::header)]
+    header: Vec<(String, String)>,
     /// Tell the story of each new connection that comes, until interrupted.
     #[arg(long)]
     live: bool,
@@ -48,6 +54,15 @@ fn gateway_address(text: &str) -> Result<SocketAddr, String> {
 pub fn trace(options: &Options) -> anyhow::Result<ExitCode> {
     if options.live {
         return live(options);
+    }
+    if let Some([method, url]) = options.http.as_deref() {
+        let (method, url, headers) = (method.clone(), url.clone(), options.header.clone());
+        let question = HttpQuestion { method, url, headers, to: options.to };
+        let answer = client::ask(&options.agent.socket, Query::TraceHttp(question))?;
+        return output::print(&match output::structured(&answer, options.output)? {
+            Some(text) => text,
+            None => trace_http::stories(&answer),
+        });
     }
     if let (Some((from, _)), Some(to)) = (options.from, options.to)
         && from.is_ipv4() != to.is_ipv4()
@@ -316,6 +331,8 @@ mod tests {
             sni: Some(sni.to_owned()),
             from: Some(client_address("198.18.0.1").unwrap()),
             to: None,
+            http: None,
+            header: Vec::new(),
             live: true,
             agent: AgentSocket { socket: "/s".into() },
             output: Output::Table,

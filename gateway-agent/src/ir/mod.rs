@@ -105,6 +105,16 @@ pub enum HostName {
     Any,
 }
 
+impl HostName {
+    pub fn takes(&self, host: &str) -> bool {
+        match self {
+            HostName::Exact(name) => **name == *host,
+            HostName::Wildcard(suffix) => host.strip_suffix(&**suffix).is_some_and(|rest| rest.ends_with('.')),
+            HostName::Any => true,
+        }
+    }
+}
+
 impl fmt::Display for HostName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

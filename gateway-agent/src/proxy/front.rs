@@ -62,5 +62,5 @@ where
     let client = Client { local: Rc::clone(&kept.http), origin, security };
     let settings = Arc::clone(&front.listener.settings);
     drop(front);
-    server::serve(stream, client, &settings.limits, kept.stopped.clone()).await;
+    server::serve(stream, client, &settings, kept.stopped.clone()).await;
 }

@@ -66,7 +66,7 @@ fn left_behind(lab: &mut Lab, version: Version, hook: Hook, reason: Reason) -> R
     let server = listener.accept()?.0;
     // Nobody listens any more.
     drop(listener);
-    let segment = |from, flags| Packet::tcp(from, at, flags, 1, 2).data(b"GET");
+    let segment = |from, flags| scene.sent_by_client(Packet::tcp(from, at, flags, 1, 2).data(b"GET"));
     for flags in ["A", "PA", "FA", "R"] {
         let packet = segment(client.local_addr()?, flags);
         lab.run(hook, Port::Ext0, &packet.frame())?.untouched();

@@ -42,9 +42,14 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No host, two of them, a path that has two readings.
+    /// No host, two of them, a path or a framing that has two readings.
     BadRequest "bad_request" BAD_REQUEST Internal,
     RequestTimeout "request_timeout" REQUEST_TIMEOUT DeadlineExceeded,
+    /// A body that is chunked and something else beside.
+    UnsupportedCoding "unsupported_coding" NOT_IMPLEMENTED Unimplemented,
+    UnsupportedVersion "unsupported_version" HTTP_VERSION_NOT_SUPPORTED Unimplemented,
+    /// The client takes nothing of an answer under way: it is broken off.
+    ClientStalled "client_stalled" REQUEST_TIMEOUT DeadlineExceeded,
     UriTooLong "uri_too_long" URI_TOO_LONG Internal,
     HeadersTooLarge "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE ResourceExhausted,
     /// No listener of this address and port, or no rule, takes the request.

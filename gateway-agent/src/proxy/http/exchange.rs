@@ -7,6 +7,7 @@ use http::HeaderValue;
 use tokio::time::Instant;
 
 use super::filters::Told;
+use super::meter::Meter;
 use super::worker::Local;
 use crate::proxy::Origin;
 
@@ -26,6 +27,8 @@ pub struct Exchange {
     pub grpc: bool,
     /// 64 bits that decide what is left to chance.
     pub random: u64,
+    /// What is counted of it.
+    pub meter: Box<Meter>,
     /// What filters have to know of the request when its response comes.
     pub told: Told,
     /// The last that the request was sent to.

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -22,36 +21,22 @@ use super::table::{Found, canonical};
 use super::upgrade::{self, Asked};
 use super::upstream::pool::Key;
 use super::upstream::{balance, send};
+use super::worker::Seen;
 use super::{forwarded, path};
-use crate::ir::http::{Application, Backend, Cluster, Persistence, Rule, Target};
+use crate::ir::http::{Application, Backend, Cluster, Persistence, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: http::Request<Incoming>, client: &Client) -> Response {
-    client.local.metrics.requests.add(1);
-    let mut exchange = Exchange {
-        local: Rc::clone(&client.local),
-        origin: client.origin,
-        scheme: client.scheme(),
-        came: Instant::now(),
-        requested_host: Box::default(),
-        host: None,
-        matched_prefix: 0,
-        grpc: answer::is_grpc(request.headers()),
-        random: client.local.random(),
-        told: filters::Told::default(),
-        endpoint: None,
-        attempts: 0,
-    };
-    let response = match route(request, client, &mut exchange).await {
+pub async fn respond(request: http::Request<Incoming>, client: &Client, exchange: &mut Exchange) -> Response {
+    match route(request, client, exchange).await {
         Ok(response) => response,
-        Err(reason) => refuse(reason, &exchange),
-    };
-    client.local.metrics.responded(response.status());
-    response
+        Err(reason) => refuse(reason, exchange),
+    }
 }
 
-fn refuse(reason: Reason, exchange: &Exchange) -> Response {
-    exchange.local.metrics.answer(reason);
+pub fn refuse(reason: Reason, exchange: &Exchange) -> Response {
+    // Where the client's body was broken off, it is not the backend's fault that there is no answer.
+    let reason = exchange.meter.broken().unwrap_or(reason);
+    exchange.meter.refused(reason);
     tracing::debug!(reason = reason.name(), client = %exchange.origin.client, "the agent answered");
     answer::answer(reason, exchange.grpc)
 }
@@ -71,20 +56,25 @@ async fn route(
     let snapshot = client.local.snapshot();
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
+    exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
     if let Security::Tls { listener: of_connection, .. } = &client.security
         && listener.name != *of_connection
     {
         return Err(Reason::Misdirected);
     }
     let (parts, body) = request.into_parts();
-    let Found { rule, matched_prefix, .. } =
+    let Found { route, rule, matched_prefix } =
         listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute)?;
+    exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
     exchange.matched_prefix = matched_prefix;
     let mut request = Request::from_parts(parts, body);
     let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
     let response = match step {
-        Step::Continue => to_backend(Ready { request, upgrade, session }, listener, rule, exchange).await,
+        Step::Continue => {
+            let ready = Ready { request, upgrade, session, snapshot: &snapshot, route };
+            to_backend(ready, listener, rule, exchange).await
+        }
         Step::Answer(response) => Ok(*response),
         Step::Refuse(reason) => Err(reason),
     };
@@ -97,6 +87,8 @@ struct Ready<'a> {
     request: Request,
     upgrade: Option<Asked>,
     session: Option<Shown<'a>>,
+    snapshot: &'a Seen,
+    route: &'a Route,
 }
 
 /// What the client shows of its session, and what it takes to tell it of another.
@@ -180,6 +172,8 @@ async fn to_backend(
         (Step::Refuse(reason), _) => Err(reason),
         (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
         (Step::Continue, Target::Cluster(cluster)) => {
+            let course = ready.snapshot.course(&exchange.local, listener, Some((ready.route, rule)), Some(cluster));
+            exchange.meter.follow(course);
             prepare(&mut ready.request, listener, exchange)?;
             attempts(ready, cluster, rule, exchange).await
         }
@@ -217,7 +211,7 @@ async fn attempts(
     rule: &Rule,
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
-    let Ready { mut request, upgrade, session } = ready;
+    let Ready { mut request, upgrade, session, .. } = ready;
     let method = request.method().clone();
     let retry = rule.retry.as_ref().filter(|retry| retry.attempts > 0 && upgrade.is_none());
     // Kept only where another attempt may want it.
@@ -259,6 +253,7 @@ async fn attempts(
                 if let Ok(sent) = answered {
                     sent.response().into_body().discard();
                 }
+                exchange.meter.retried();
                 fresh = outcome == Outcome::Stale;
                 // By a new connection the same endpoint may do.
                 if !matches!(outcome, Outcome::Stale | Outcome::Unprocessed) {

@@ -31,33 +31,69 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
         headers.remove(name);
     }
-    if headers.get(TE).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"trailers")) {
-        headers.remove(TE);
+    if let Some(value) = headers.get(TE)
+        && !value.as_bytes().eq_ignore_ascii_case(b"trailers")
+    {
+        let mut codings = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+            headers.insert(TE, HeaderValue::from_static("trailers"));
+        } else {
+            headers.remove(TE);
+        }
     }
 }
 
-/// Says who asked for what. `trusted`: proxies in front of the agent; without such, what the client says of itself goes.
+/// Says who asked for what. `trusted`: so many proxies are in front of the agent. What they have said stays: as many entries of X-Forwarded-For from the
+/// right, and the other headers. What a client says of itself goes. There is no Via: as with other gateways, backends are not to change what they
+/// send because of one (some then send nothing compressed).
 pub fn announce(headers: &mut HeaderMap, exchange: &Exchange, trusted: u8) {
+    let before = (trusted > 0).then(|| entries(headers)).map(|all| {
+        let first = all.len().saturating_sub(usize::from(trusted));
+        all[first..].join(", ")
+    });
     if trusted == 0 {
-        for name in [FOR, PROTO, PORT, FORWARDED_HOST, FORWARDED] {
+        for name in [PROTO, PORT, FORWARDED_HOST] {
             headers.remove(name);
         }
     }
+    // Nobody here adds to it, so that it would say less than the others.
+    headers.remove(FORWARDED);
     let origin = &exchange.origin;
-    if let Ok(client) = HeaderValue::try_from(origin.client.ip().to_string()) {
-        headers.append(FOR, client);
+    let client = origin.client.ip();
+    let all = match before {
+        Some(before) if !before.is_empty() => format!("{before}, {client}"),
+        _ => client.to_string(),
+    };
+    if let Ok(all) = HeaderValue::try_from(all) {
+        headers.insert(FOR, all);
     }
-    let proto = || HeaderValue::from_static(exchange.scheme.as_str());
-    headers.entry(PROTO).or_insert_with(proto);
+    headers.entry(PROTO).or_insert_with(|| HeaderValue::from_static(exchange.scheme.as_str()));
     headers.entry(PORT).or_insert_with(|| HeaderValue::from(origin.gateway.port()));
     if let Ok(host) = HeaderValue::try_from(&*exchange.requested_host) {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
 }
 
+/// Of all X-Forwarded-For headers, in their order; what is no text is nobody's address.
+fn entries(headers: &HeaderMap) -> Vec<&str> {
+    let values = headers.get_all(FOR).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|entry| !entry.is_empty()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_te_trailers_alone_go_on() {
+        for (value, left) in
+            [("trailers, gzip;q=0.5", Some("trailers")), ("gzip", None), ("Trailers", Some("Trailers"))]
+        {
+            let mut headers = HeaderMap::from_iter([(TE, HeaderValue::from_static(value))]);
+            remove_hop_by_hop(&mut headers);
+            assert_eq!(headers.get(TE).map(|value| value.to_str().unwrap()), left, "{value}");
+        }
+    }
 
     #[test]
     fn what_is_for_one_hop_does_not_go_on() {

@@ -13,9 +13,13 @@ pub mod exchange;
 pub mod filters;
 pub mod forward;
 pub mod forwarded;
+pub mod framing;
+pub mod guard;
 pub mod matches;
+pub mod meter;
 pub mod metrics;
 pub mod path;
+pub mod places;
 pub mod retry;
 pub mod server;
 pub mod session;
@@ -27,4 +31,4 @@ pub mod upstream;
 pub mod worker;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,20 +1,34 @@
 //! A connection of a client, from its first byte of HTTP to its end.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
-use super::exchange::Scheme;
+use super::access_log;
+use super::answer::{self, Reason};
+use super::exchange::{Exchange, Scheme};
+use super::filters::Told;
 use super::forward;
+use super::guard::{Guard, Signal, Speaks};
+use super::meter::{Logged, Meter, Metered, Takers};
+use super::places::{Place, Present};
 use super::worker::Local;
 use crate::ir::ListenerName;
-use crate::ir::http::Limits;
+use crate::ir::http::{Limits, Settings};
 use crate::proxy::Origin;
 
 /// What is known of a connection before its first request.
@@ -45,53 +59,280 @@ impl Client {
             Security::Tls { .. } => Scheme::Https,
         }
     }
-}
 
-/// Until the connection ends, or has no request under way after `stop` was set. In the clear, HTTP/2 is what begins with its preface (RFC 9113
-/// section 3.3).
-pub async fn serve<S>(stream: S, client: Client, limits: &Limits, mut stop: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let builder = builder(limits, &client.security);
-    let client = Rc::new(client);
-    let service = service_fn(|request| {
-        let client = Rc::clone(&client);
-        async move { Ok::<_, Infallible>(forward::respond(request, &client).await) }
-    });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stop.wait_for(|stop| *stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error, client = %client.origin.client, "a connection was broken off");
+    fn place(&self) -> Place {
+        let listener = match &self.security {
+            Security::Clear => None,
+            Security::Tls { listener, .. } => Some(listener.clone()),
+        };
+        Place { gateway: self.origin.gateway, listener }
     }
 }
 
-fn builder(limits: &Limits, security: &Security) -> auto::Builder<Executor> {
-    let mut builder = auto::Builder::new(Executor);
+/// Until the connection ends. After `stop` was set, or its listener has gone, requests under way have the time that the listener gives them.
+/// In the clear, HTTP/2 is what begins with its preface (RFC 9113 section 3.3).
+pub async fn serve<S>(stream: S, client: Client, settings: &Settings, stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    client.local.tend();
+    client.local.metrics.connections.add(1);
+    let present = client.local.places.join(client.place(), &client.local.shared.lives);
+    let too_many = present.number > settings.limits.connections;
+    let mut ends = Ends { stop, present };
+    if too_many {
+        ends.present.leave();
+    }
+    let signal = Arc::new(Signal::default());
+    let speaks = match client.security {
+        Security::Clear => None,
+        Security::Tls { h2: true, .. } => Some(Speaks::Http2),
+        Security::Tls { h2: false, .. } => Some(Speaks::Http1),
+    };
+    let mut guard = Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal));
+    if too_many && speaks == Some(Speaks::Http2) {
+        client.local.metrics.answer(Reason::TooManyConnections);
+        client.local.metrics.closed.add(1);
+        return;
+    }
+    if too_many {
+        guard.refuse(Reason::TooManyConnections);
+    }
+    let local = Rc::clone(&client.local);
+    let begun = tokio::select! {
+        begun = poll_fn(|cx| guard.poll_begun(cx)) => begun,
+        () = ends.come() => Ok(Speaks::Nothing),
+    };
+    let connection = Rc::new(Connection {
+        client,
+        signal,
+        trusted: settings.trusted_hops > 0,
+        limits: settings.limits.clone(),
+        requests: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+        takers: Rc::default(),
+    });
+    let ended = match begun {
+        Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
+        Ok(Speaks::Http2) => Box::pin(http2(guard, &connection, settings, &mut ends)).await,
+        Ok(Speaks::Nothing) | Err(_) => Ok(()),
+    };
+    if let Err(error) = ended {
+        // hyper has answered that.
+        if error.is_parse() {
+            local.metrics.answer(Reason::BadRequest);
+        }
+        tracing::debug!(%error, client = %connection.client.origin.client, "a connection was broken off");
+    }
+    if connection.signal.is_stalled() {
+        local.metrics.answer(Reason::ClientStalled);
+    }
+    local.metrics.closed.add(1);
+}
+
+/// Why a connection is to end.
+struct Ends {
+    stop: watch::Receiver<bool>,
+    present: Present,
+}
+
+impl Ends {
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.stop.wait_for(|stop| *stop) => {}
+            _ = self.present.gone.wait_for(|gone| *gone) => {}
+        }
+    }
+}
+
+/// What the requests of a connection share.
+struct Connection {
+    client: Client,
+    signal: Arc<Signal>,
+    limits: Limits,
+    /// A proxy in front may name requests.
+    trusted: bool,
+    /// That have come.
+    requests: Cell<u64>,
+    idle_since: Cell<Instant>,
+    takers: Rc<Takers>,
+}
+
+async fn http1<S>(
+    guard: Guard<S>,
+    connection: &Rc<Connection>,
+    settings: &Settings,
+    ends: &mut Ends,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &settings.limits;
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_time)
+        // The guard knows better when a request begins, and what to answer.
+        .header_read_timeout(None)
         .max_headers(limits.headers)
-        .max_buf_size(limits.header_bytes.max(8 << 10))
-        .http2()
+        .max_buf_size((limits.header_bytes + limits.uri_bytes + 1024).max(128 << 10));
+    let of = Rc::clone(connection);
+    let service = service_fn(move |request| {
+        let of = Rc::clone(&of);
+        async move { Ok::<_, Infallible>(respond(request, &of).await) }
+    });
+    let serving = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    drive(pin!(serving), http1::UpgradeableConnection::graceful_shutdown, connection, settings, ends).await
+}
+
+/// Of a stream, and of a connection: what clients may send before a backend takes it. Envoy's advice for proxies at the edge.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Of a response, what waits for the client's window.
+const SEND_BUFFER: usize = 64 << 10;
+
+async fn http2<S>(
+    guard: Guard<S>,
+    connection: &Rc<Connection>,
+    settings: &Settings,
+    ends: &mut Ends,
+) -> hyper::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let limits = &settings.limits;
+    let mut builder = http2::Builder::new(Executor);
+    builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
-    match security {
-        Security::Clear => builder,
-        Security::Tls { h2: true, .. } => builder.http2_only(),
-        Security::Tls { h2: false, .. } => builder.http1_only(),
+    let of = Rc::clone(connection);
+    let service = service_fn(move |request| {
+        let of = Rc::clone(&of);
+        async move { Ok::<_, Infallible>(respond(request, &of).await) }
+    });
+    let serving = builder.serve_connection(TokioIo::new(guard), service);
+    drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await
+}
+
+/// To its end: its own, or the one that it is brought to.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    mut serving: Pin<&mut C>,
+    shut: impl Fn(Pin<&mut C>),
+    connection: &Connection,
+    settings: &Settings,
+    ends: &mut Ends,
+) -> hyper::Result<()> {
+    let idle = settings.limits.idle;
+    let patience = settings.limits.body_idle;
+    let mut unused = pin!(sleep_until(connection.idle_since.get() + idle));
+    let mut untaken = pin!(sleep_until(connection.idle_since.get() + patience));
+    let ended = loop {
+        tokio::select! {
+            ended = serving.as_mut() => return ended,
+            () = ends.come() => break false,
+            () = untaken.as_mut() => match connection.takers.slowest() {
+                Some(since) if since + patience <= Instant::now() => {
+                    connection.signal.stall();
+                    return Ok(());
+                }
+                since => untaken.as_mut().reset(since.unwrap_or_else(Instant::now) + patience),
+            },
+            // Pings keep no connection.
+            () = unused.as_mut() => match connection.unused_until(idle) {
+                until if until <= Instant::now() => break true,
+                until => unused.as_mut().reset(until),
+            }
+        }
+    };
+    tracing::trace!(idle = ended, "a connection is brought to its end");
+    shut(serving.as_mut());
+    match tokio::time::timeout(settings.drain.0, serving).await {
+        Ok(ended) => ended,
+        Err(_) => Ok(()),
     }
+}
+
+impl Connection {
+    /// When it will have been without a request for so long.
+    fn unused_until(&self, idle: std::time::Duration) -> Instant {
+        let is_used = self.signal.answered() < self.requests.get();
+        let since = if is_used { Instant::now() } else { self.idle_since.get() };
+        since + idle
+    }
+}
+
+/// There is always an answer.
+async fn respond(mut request: http::Request<Incoming>, connection: &Connection) -> Response<Metered> {
+    let client = &connection.client;
+    let local = &client.local;
+    let number = connection.requests.get();
+    connection.requests.set(number + 1);
+    local.metrics.requests.add(1);
+    let random = local.random();
+    let came = Instant::now();
+    connection.idle_since.set(came);
+    let refused = connection.signal.refused(number).or_else(|| too_large(&request, &connection.limits));
+    let logged = local.shared.log.get().map(|_| logged(&mut request, connection, random));
+    let mut exchange = Exchange {
+        local: Rc::clone(local),
+        origin: client.origin,
+        scheme: client.scheme(),
+        came,
+        requested_host: Box::default(),
+        host: None,
+        matched_prefix: 0,
+        grpc: answer::is_grpc(request.headers()),
+        random,
+        told: Told::default(),
+        endpoint: None,
+        attempts: 0,
+        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, logged),
+    };
+    if request.version() == Version::HTTP_2 {
+        exchange.meter.watch(Rc::clone(&connection.takers), number);
+    }
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = match refused {
+        Some(reason) => forward::refuse(reason, &exchange),
+        None => forward::respond(request, client, &mut exchange).await,
+    };
+    if is_http1 && (refused.is_some() || exchange.meter.broken().is_some()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        connection.signal.tunnel();
+    }
+    Metered::response(response, exchange.meter)
+}
+
+/// HTTP/2 has limits of its own for some of it, not for all.
+fn too_large(request: &http::Request<Incoming>, limits: &Limits) -> Option<Reason> {
+    if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > limits.uri_bytes) {
+        return Some(Reason::UriTooLong);
+    }
+    (request.headers().len() > limits.headers).then_some(Reason::HeadersTooLarge)
+}
+
+fn logged(request: &mut http::Request<Incoming>, connection: &Connection, random: u64) -> Box<Logged> {
+    let client = &connection.client;
+    let identity = access_log::identify(request.headers_mut(), connection.trusted, || client.local.random());
+    let authority = request.uri().authority().map(|authority| authority.as_str());
+    let host = authority.or_else(|| request.headers().get(http::header::HOST)?.to_str().ok()).unwrap_or_default();
+    Box::new(Logged {
+        identity,
+        origin: client.origin,
+        scheme: client.scheme(),
+        version: request.version(),
+        method: request.method().clone(),
+        host: host.into(),
+        uri: request.uri().clone(),
+        random,
+    })
 }
 
 /// Tasks stay on the worker of their connection.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::metrics::{Labels, Shared};
+use super::places::Place;
 use super::session;
 use super::table::{Hosts, Table};
 use crate::ir::{self, Ir, ListenerName, Traffic};
@@ -14,6 +16,8 @@ use crate::ir::{self, Ir, ListenerName, Traffic};
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
+    /// The same for every snapshot that was built upon another.
+    pub shared: Arc<Shared>,
     /// Sessions are signed with it; of the first snapshot, so that no change ends them.
     pub sessions: session::Key,
 }
@@ -35,7 +39,8 @@ pub struct Listener {
 impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
-        let mut snapshot = Snapshot { sessions: before.sessions.clone(), ..Snapshot::default() };
+        let (shared, sessions) = (Arc::clone(&before.shared), before.sessions.clone());
+        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), shared, sessions };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };
@@ -57,6 +62,30 @@ impl Snapshot {
         }
         let table = Table::build(before.map(|before| (&before.ir.routes[..], &before.table)), &http.routes);
         Arc::new(Listener { name: name.clone(), ir: Arc::clone(http), table })
+    }
+
+    /// Whether connections that wanted to go there still would find it.
+    pub fn serves(&self, place: &Place) -> bool {
+        self.ports.contains_key(&place.gateway)
+            && place.listener.as_ref().is_none_or(|listener| self.listeners.contains_key(listener))
+    }
+
+    /// Whether there still are such requests.
+    pub fn has(&self, labels: &Labels) -> bool {
+        let Some(listener) = self.listeners.get(&labels.listener) else { return false };
+        labels.route.as_ref().is_none_or(|(route, rule)| {
+            let named = listener.ir.routes.iter().find(|attachment| attachment.route.name == *route);
+            named.is_some_and(|attachment| attachment.route.rules.iter().any(|other| other.name == *rule))
+        })
+    }
+
+    /// Addresses and ports with listeners.
+    pub fn gateways(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ports.keys().copied()
+    }
+
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.values().map(|listener| &**listener)
     }
 
     pub fn port(&self, gateway: SocketAddr) -> Option<&Port> {

@@ -18,6 +18,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+mod http2;
+mod limits;
+mod metering;
+
 use super::answer::Reason;
 use super::body::Body;
 use super::exchange::Scheme;
@@ -38,7 +42,7 @@ use crate::proxy::tests::ir::endpoint;
 
 pub(super) const GATEWAY: &str = "198.18.0.1:80";
 
-pub(super) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
+pub(crate) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
     Rule {
         name: prefix.into(),
         matches: vec![Match::path(PathMatch::Prefix(prefix.into()))],
@@ -66,7 +70,7 @@ pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Ba
 }
 
 /// A worker that serves these rules for example.com.
-pub(super) fn serving(rules: Vec<Rule>) -> Rc<Local> {
+pub(crate) fn serving(rules: Vec<Rule>) -> Rc<Local> {
     serving_at(HostName::Exact("example.com".into()), rules)
 }
 
@@ -79,15 +83,28 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
         routes: vec![Attachment { hosts: vec![hostname], route }],
         settings: Arc::default(),
     };
+    let other = ir::Listener {
+        hostname: HostName::Exact("other.example.com".into()),
+        security: ir::Security::Http,
+        routes: Vec::new(),
+        settings: Arc::default(),
+    };
+    let snapshot = snapshot(vec![("http", http), ("other", other)], &Snapshot::default());
+    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
+}
+
+fn snapshot(listeners: Vec<(&str, ir::Listener)>, before: &Snapshot) -> Snapshot {
     let gateway: SocketAddr = GATEWAY.parse().unwrap();
-    let listener = Listener {
-        name: listener_name("http"),
+    let listener = |(section, http): (&str, ir::Listener)| Listener {
+        name: listener_name(section),
         addresses: vec![gateway.ip()],
         port: gateway.port(),
         traffic: Traffic::Http(Arc::new(http)),
     };
-    let snapshot = Snapshot::build(&Ir { listeners: vec![listener.into()], ..Ir::default() }, &Snapshot::default());
-    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
+    Snapshot::build(
+        &Ir { listeners: listeners.into_iter().map(listener).map(Arc::new).collect(), ..Ir::default() },
+        before,
+    )
 }
 
 fn listener_name(section: &str) -> ListenerName {
@@ -96,16 +113,22 @@ fn listener_name(section: &str) -> ListenerName {
 
 /// A connection of a client to the worker.
 pub(super) async fn client(local: &Rc<Local>, security: Security) -> TcpStream {
+    let (client, going) = client_of(local, security, ir::Settings::default()).await;
+    // The agent goes on.
+    std::mem::forget(going);
+    client
+}
+
+/// With what tells the agent to stop.
+async fn client_of(local: &Rc<Local>, security: Security, settings: ir::Settings) -> (TcpStream, watch::Sender<bool>) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     let (served, peer) = socket.accept().await.unwrap();
     let origin = Origin { client: peer, gateway: GATEWAY.parse().unwrap() };
     let of = Client { local: Rc::clone(local), origin, security };
-    tokio::task::spawn_local(async move {
-        let (_going, stop) = watch::channel(false);
-        server::serve(served, of, &ir::Limits::default(), stop).await;
-    });
-    client
+    let (going, stop) = watch::channel(false);
+    tokio::task::spawn_local(async move { server::serve(served, of, &settings, stop).await });
+    (client, going)
 }
 
 /// So many heads.

@@ -5,15 +5,23 @@ use std::fmt;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use gateway_common::hash::mix;
+use tokio::time::MissedTickBehavior;
 
 use super::filters::mirror::UnderWay;
-use super::metrics::Metrics;
-use super::snapshot::Snapshot;
+use super::meter::{Course, Courses};
+use super::metrics::{Labels, Metrics, Shared};
+use super::places::Places;
+use super::snapshot::{Listener, Snapshot};
 use super::upstream::balance::Loads;
 use super::upstream::pool::Pool;
+use crate::ir::http::{Cluster, Route, Rule};
+
+/// How soon the connections of a listener that has gone learn of it, and lines of the access log are written.
+const TEND: Duration = Duration::from_millis(100);
 
 pub struct Local {
     published: Arc<ArcSwap<Snapshot>>,
@@ -21,35 +29,74 @@ pub struct Local {
     seen: RefCell<Rc<Seen>>,
     pub pool: Rc<Pool>,
     pub loads: Rc<Loads>,
-    pub metrics: Metrics,
     pub mirrored: UnderWay,
+    pub places: Places,
+    pub shared: Arc<Shared>,
+    pub metrics: Arc<Metrics>,
+    /// Of the access log.
+    pub lines: RefCell<Vec<u8>>,
     random: Cell<u64>,
+    is_tended: Cell<bool>,
 }
 
 impl Local {
     /// `seed`: another for each worker.
     pub fn new(published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Rc<Local> {
-        let seen = RefCell::new(Rc::new(Seen(published.load_full())));
-        let (pool, loads) = (Rc::default(), Rc::default());
+        let first = published.load_full();
+        let shared = Arc::clone(&first.shared);
+        let metrics = shared.join();
         Rc::new(Local {
             published,
-            seen,
-            pool,
-            loads,
-            metrics: Metrics::default(),
+            seen: RefCell::new(Rc::new(Seen::new(first))),
+            pool: Rc::default(),
+            loads: Rc::default(),
             mirrored: UnderWay::default(),
+            places: Places::default(),
+            shared,
+            metrics,
+            lines: RefCell::default(),
             random: Cell::new(mix(seed)),
+            is_tended: Cell::new(false),
         })
+    }
+
+    /// Looks after what no request does. With the first connection of the worker it begins.
+    pub fn tend(self: &Rc<Local>) {
+        if self.is_tended.replace(true) {
+            return;
+        }
+        let local = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let mut ticks = tokio::time::interval(TEND);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(local) = local.upgrade() else { return };
+                local.places.leave_gone(&local.snapshot());
+                local.flush_log();
+            }
+        });
+    }
+
+    fn flush_log(&self) {
+        if let Some(log) = self.shared.log.get() {
+            self.metrics.lines_lost.add(log.hand_on(&mut self.lines.borrow_mut()));
+        }
     }
 
     /// What a request that begins now goes by.
     pub fn snapshot(&self) -> Rc<Seen> {
         let mut seen = self.seen.borrow_mut();
         let now = self.published.load();
-        if !Arc::ptr_eq(&now, &seen.0) {
-            *seen = Rc::new(Seen(Arc::clone(&now)));
+        if !Arc::ptr_eq(&now, &seen.snapshot) {
+            *seen = Rc::new(Seen::new(Arc::clone(&now)));
         }
         Rc::clone(&seen)
+    }
+
+    #[cfg(test)]
+    pub fn publish_for_test(&self, snapshot: Snapshot) {
+        self.published.store(Arc::new(snapshot));
     }
 
     pub fn random(&self) -> u64 {
@@ -60,14 +107,53 @@ impl Local {
     }
 }
 
+impl Drop for Local {
+    /// Lines that are left are written.
+    fn drop(&mut self) {
+        self.flush_log();
+    }
+}
+
 /// A snapshot as a worker counts it.
-pub struct Seen(Arc<Snapshot>);
+#[derive(Debug)]
+pub struct Seen {
+    snapshot: Arc<Snapshot>,
+    courses: Courses,
+}
+
+impl Seen {
+    fn new(snapshot: Arc<Snapshot>) -> Seen {
+        Seen { snapshot, courses: Courses::default() }
+    }
+
+    /// How far a request has come: to a listener, a rule, a backend, all of this snapshot.
+    pub fn course(
+        &self,
+        local: &Local,
+        listener: &Listener,
+        rule: Option<(&Route, &Rule)>,
+        cluster: Option<&Cluster>,
+    ) -> Rc<Course> {
+        fn at<T>(place: Option<&T>) -> usize {
+            place.map_or(0, |place| std::ptr::from_ref(place).addr())
+        }
+        let places = [at(Some(listener)), at(rule.map(|(_, rule)| rule)), at(cluster)];
+        self.courses.get(places, || {
+            let labels = Labels {
+                listener: listener.name.clone(),
+                route: rule.map(|(route, rule)| (route.name.clone(), Arc::clone(&rule.name))),
+                backend: cluster.map(|cluster| Arc::clone(&cluster.service)),
+            };
+            Course { series: local.shared.series(&local.metrics, labels.clone()), labels }
+        })
+    }
+}
 
 impl Deref for Seen {
     type Target = Snapshot;
 
     fn deref(&self) -> &Snapshot {
-        &self.0
+        &self.snapshot
     }
 }
 

@@ -240,8 +240,7 @@ fn large(size: usize, sent: &Arc<AtomicUsize>) -> Body {
 }
 
 /// Reads it, and sees that little is held on its way.
-async fn read_slowly(mut body: Incoming, sent: Arc<AtomicUsize>) -> usize {
-    sleep(Duration::from_millis(300)).await;
+async fn read(mut body: Incoming, sent: Arc<AtomicUsize>) -> usize {
     let mut read = 0;
     loop {
         let under_way = sent.load(Relaxed) - read;
@@ -255,7 +254,7 @@ async fn read_slowly(mut body: Incoming, sent: Arc<AtomicUsize>) -> usize {
 #[test]
 fn large_bodies_go_either_way_and_little_of_them_is_held() {
     run(async {
-        for (application, size) in [(Application::Http, 1 << 30), (Application::H2c, 128 << 20)] {
+        for (application, size) in [(Application::Http, 1 << 30), (Application::H2c, 64 << 20)] {
             let sent: Arc<AtomicUsize> = Arc::default();
             let (down, up) = (Arc::clone(&sent), Arc::clone(&sent));
             let server = server(100, move |request| {
@@ -264,17 +263,41 @@ fn large_bodies_go_either_way_and_little_of_them_is_held() {
                     if request.method() == http::Method::GET {
                         return http::Response::new(large(size, &down));
                     }
-                    let read = read_slowly(request.into_body(), up).await;
-                    http::Response::new(Body::of(read.to_string().into()))
+                    let got = read(request.into_body(), up).await;
+                    http::Response::new(Body::of(got.to_string().into()))
                 }
             })
             .await;
             let gateway = Gateway::speaking(application, &server.endpoint);
             let body = gateway.send(get("/")).await.into_body();
-            assert_eq!(read_slowly(body, Arc::clone(&sent)).await, size);
+            assert_eq!(read(body, Arc::clone(&sent)).await, size);
             sent.store(0, Relaxed);
             let request = http::Request::post("/").header("host", "example.com").body(large(size, &sent)).unwrap();
             assert_eq!(whole(gateway.send(request).await).await, (200, size.to_string()));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_reads_nothing_stops_its_backend() {
+    run(async {
+        for application in [Application::Http, Application::H2c] {
+            let sent: Arc<AtomicUsize> = Arc::default();
+            let of_server = Arc::clone(&sent);
+            let server = server(100, move |_| {
+                let body = large(1 << 30, &of_server);
+                async move { http::Response::new(body) }
+            })
+            .await;
+            let response = Gateway::speaking(application, &server.endpoint).send(get("/")).await;
+            let mut before = 0;
+            // Until no more goes.
+            while sent.load(Relaxed) > before {
+                before = sent.load(Relaxed);
+                sleep(Duration::from_millis(300)).await;
+            }
+            assert!(before > 0 && before < UNDER_WAY, "{before} bytes under way");
+            drop(response);
         }
     });
 }

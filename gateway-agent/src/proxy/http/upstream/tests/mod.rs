@@ -24,14 +24,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
 
 use crate::ir::http::{
-    Application, Attachment, Backend, BackendTls, Balance, Cluster, Created, Limits, Listener, Match, PathMatch, Retry,
-    Route, RouteKind, RouteName, Rule, Security, Target, Timeouts,
+    Application, Attachment, Backend, BackendTls, Balance, Cluster, Created, Listener, Match, PathMatch, Retry, Route,
+    RouteKind, RouteName, Rule, Security, Settings, Target, Timeouts,
 };
 use crate::ir::{self, Endpoint, HostName, Ir, ListenerName, Traffic};
 use crate::proxy::Origin;
@@ -42,6 +42,7 @@ use crate::proxy::http::worker::Local;
 use crate::proxy::tests::ir::endpoint;
 
 const GATEWAY: &str = "198.18.0.1:80";
+const ROOM: u32 = 1 << 20;
 
 /// With what a test needs of a worker.
 fn run(test: impl Future<Output = ()>) {
@@ -79,7 +80,10 @@ where
 }
 
 async fn accepting<F: Future<Output = ()> + 'static>(serve: impl Fn(TcpStream) -> F + 'static) -> Server {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(ROOM).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let socket = socket.listen(100).unwrap();
     let endpoint = endpoint(&socket.local_addr().unwrap().to_string());
     let connections = Rc::new(Cell::new(0));
     let count = Rc::clone(&connections);
@@ -179,7 +183,10 @@ impl Gateway {
     /// A connection of a client.
     async fn connect(&self) -> TcpStream {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        // Segments of the loopback interface are as large as what sockets have room for: then each waits for the one before.
+        client.set_recv_buffer_size(ROOM).unwrap();
+        let client = client.connect(socket.local_addr().unwrap()).await.unwrap();
         let (served, peer) = socket.accept().await.unwrap();
         for socket in [&client, &served] {
             socket.set_nodelay(true).unwrap();
@@ -188,7 +195,7 @@ impl Gateway {
         let client_of = Client { local: Rc::clone(&self.local), origin, security: server::Security::Clear };
         tokio::task::spawn_local(async move {
             let (_going, stop) = watch::channel(false);
-            server::serve(served, client_of, &Limits::default(), stop).await;
+            server::serve(served, client_of, &Settings::default(), stop).await;
         });
         client
     }

@@ -1,0 +1,259 @@
+//! What becomes of one request, from its head to the last byte of its answer: for counters and the access log. However a request ends, its
+//! meter is dropped, and that is when it counts.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use http::{Method, StatusCode, Uri, Version};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::access_log::{Identity, Line};
+use super::answer::Reason;
+use super::body::{Body, BodyError};
+use super::exchange::Scheme;
+use super::guard::Signal;
+use super::metrics::{Labels, Series};
+use super::worker::Local;
+use crate::proxy::Origin;
+
+/// How far requests come: the same one for all that come as far, on one worker and by one snapshot.
+#[derive(Debug)]
+pub struct Course {
+    pub labels: Labels,
+    pub series: Arc<Series>,
+}
+
+pub struct Meter {
+    local: Rc<Local>,
+    signal: Arc<Signal>,
+    came: Instant,
+    course: Option<Rc<Course>>,
+    reason: Cell<Option<Reason>>,
+    retries: Cell<u32>,
+    /// Status, and when it was known.
+    answered: Option<(StatusCode, Duration)>,
+    bytes: u64,
+    whole: bool,
+    /// Of a connection of HTTP/2, with the number of the request there.
+    takers: Option<(Rc<Takers>, u64)>,
+    logged: Option<Box<Logged>>,
+}
+
+/// The answers of a connection of HTTP/2 that have given a piece and were not asked for the next: so long their clients have taken nothing.
+/// What the connection as a whole does not take, the guard sees; this is for streams whose window stays closed.
+#[derive(Debug, Default)]
+pub struct Takers(RefCell<HashMap<u64, Instant>>);
+
+impl Takers {
+    /// Since when the slowest has taken nothing.
+    pub fn slowest(&self) -> Option<Instant> {
+        self.0.borrow().values().min().copied()
+    }
+}
+
+/// What the access log wants to know beyond that.
+#[derive(Debug)]
+pub struct Logged {
+    pub identity: Identity,
+    pub origin: Origin,
+    pub scheme: Scheme,
+    pub version: Version,
+    pub method: Method,
+    pub uri: Uri,
+    pub host: Box<str>,
+    pub random: u64,
+}
+
+impl Meter {
+    pub fn new(local: Rc<Local>, signal: Arc<Signal>, came: Instant, logged: Option<Box<Logged>>) -> Box<Meter> {
+        Box::new(Meter {
+            local,
+            signal,
+            came,
+            course: None,
+            reason: Cell::new(None),
+            retries: Cell::new(0),
+            answered: None,
+            bytes: 0,
+            whole: false,
+            takers: None,
+            logged,
+        })
+    }
+
+    /// The answer goes by a stream of its own.
+    pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
+        self.takers = Some((takers, request));
+    }
+
+    fn given(&self) {
+        if let Some((takers, request)) = &self.takers {
+            takers.0.borrow_mut().insert(*request, Instant::now());
+        }
+    }
+
+    fn asked(&self) {
+        if let Some((takers, request)) = &self.takers {
+            takers.0.borrow_mut().remove(request);
+        }
+    }
+
+    /// The request has come further.
+    pub fn follow(&mut self, course: Rc<Course>) {
+        if let Some(before) = &self.course {
+            before.series.begun.take_back();
+        }
+        course.series.begun.add(1);
+        self.course = Some(course);
+    }
+
+    /// The agent answers by itself, or breaks off.
+    pub fn refused(&self, reason: Reason) {
+        self.local.metrics.answer(reason);
+        self.reason.set(Some(reason));
+    }
+
+    /// Another attempt is made.
+    pub fn retried(&self) {
+        self.retries.set(self.retries.get() + 1);
+    }
+
+    /// Why the agent has broken off the request's body: the client was too slow, or sent what is no body. What went wrong after that is the
+    /// client's doing, not the backend's.
+    pub fn broken(&self) -> Option<Reason> {
+        self.signal.broken()
+    }
+
+    fn log(&self, logged: &Logged, status: StatusCode, first_byte: Duration, took: Duration) {
+        let Some(log) = self.local.shared.log.get().filter(|log| log.which.takes(status, logged.random)) else {
+            return;
+        };
+        let labels = self.course.as_ref().map(|course| &course.labels);
+        let route = labels.and_then(|labels| labels.route.as_ref());
+        let line = Line {
+            time: Line::now(),
+            id: logged.identity.id.to_str().unwrap_or_default(),
+            trace: logged.identity.trace.to_str().unwrap_or_default(),
+            client: logged.origin.client.ip(),
+            gateway: logged.origin.gateway,
+            scheme: logged.scheme.as_str(),
+            protocol: match logged.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
+            method: logged.method.as_str(),
+            host: &logged.host,
+            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
+            status: status.as_u16(),
+            reason: self.reason.get().map(Reason::name),
+            listener: labels.map(|labels| labels.listener.to_string()),
+            route: route.map(|(route, _)| route.to_string()),
+            rule: route.map(|(_, rule)| &**rule),
+            backend: labels.and_then(|labels| labels.backend.as_deref()),
+            retries: self.retries.get(),
+            bytes: self.bytes,
+            first_byte_ms: Line::milliseconds(first_byte),
+            took_ms: Line::milliseconds(took),
+            aborted: !self.whole,
+        };
+        let lost = log.write(&line, &mut self.local.lines.borrow_mut());
+        self.local.metrics.lines_lost.add(lost);
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.asked();
+        let took = self.came.elapsed();
+        // The client has gone before there was an answer: 499, as others have it.
+        let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
+        let (status, first_byte) = self.answered.unwrap_or_else(gone);
+        if let Some(course) = &self.course {
+            course.series.end(status, first_byte, took, self.bytes);
+            course.series.retries.add(u64::from(self.retries.get()));
+        }
+        if self.answered.is_none() {
+            self.local.metrics.abandoned.add(1);
+        }
+        if let Some(logged) = &self.logged {
+            self.log(logged, status, first_byte, took);
+        }
+        self.signal.done();
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meter").field("course", &self.course).finish_non_exhaustive()
+    }
+}
+
+/// The body of an answer, with what is counted of it.
+pub struct Metered {
+    body: Body,
+    /// As it was announced.
+    length: Option<u64>,
+    meter: Box<Meter>,
+}
+
+impl Metered {
+    pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
+        meter.answered = Some((response.status(), meter.came.elapsed()));
+        meter.local.metrics.responded(response.status());
+        meter.given();
+        response.map(|body| Metered { length: body.size_hint().exact(), body, meter })
+    }
+}
+
+impl HttpBody for Metered {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.meter.asked();
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.meter.given();
+        match &frame {
+            Some(Ok(frame)) => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(_)) => {}
+            None => self.meter.whole = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        // What has all its bytes need not be asked for more.
+        self.meter.whole |= self.body.is_end_stream() || self.length == Some(self.meter.bytes);
+    }
+}
+
+/// The courses that requests of a worker have taken through a snapshot.
+#[derive(Debug, Default)]
+pub struct Courses(RefCell<HashMap<[usize; 3], Rc<Course>>>);
+
+impl Courses {
+    /// The course to these places, each told by where it is in the snapshot: it stays there for as long as the snapshot does.
+    pub fn get(&self, places: [usize; 3], make: impl FnOnce() -> Course) -> Rc<Course> {
+        let mut courses = self.0.borrow_mut();
+        Rc::clone(courses.entry(places).or_insert_with(|| Rc::new(make())))
+    }
+}
