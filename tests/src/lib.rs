@@ -5,4 +5,5 @@
 pub mod client;
 pub mod lab;
 pub mod server;
+pub mod smuggling;
 pub mod tls;

@@ -70,6 +70,9 @@ const LAB: &[Need] = &[
 ];
 
 const CLIENTS: &[Need] = &[
+    command("curl", "curl"),
+    command("h2load", "nghttp2-client"),
+    command("nghttp", "nghttp2-client"),
     command("openssl", "openssl"),
     command("python3", "python3"),
     command("nstat", "iproute2"),
@@ -86,6 +89,9 @@ const BENCH: &[Need] = &[
     file("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
     command("nft", "nftables"),
     command("iperf3", "iperf3"),
+    command("wrk", "wrk"),
+    command("h2load", "nghttp2-client"),
+    command("taskset", "util-linux"),
 ];
 
 /// The tool chain of Debian's packages.
