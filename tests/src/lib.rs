@@ -6,4 +6,6 @@ pub mod client;
 pub mod lab;
 pub mod server;
 pub mod smuggling;
+pub mod soak;
 pub mod tls;
+pub mod web;

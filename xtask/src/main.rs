@@ -11,6 +11,7 @@ mod lab;
 mod setup;
 mod shell;
 mod smuggling;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Task {
     Test { stages: Vec<test::Stage> },
     /// Send malformed requests to Sluice, nginx and haproxy, and show where they differ.
     Smuggling(smuggling::Options),
+    /// Mixed HTTP traffic while everything changes: nothing may fail.
+    Soak(soak::Options),
     /// Measure against peers; writes target/bench/NAME.json and NAME.svg, and prints a table.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -90,6 +93,7 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(Lab::Enter { node, command }) => lab::enter(&node, &command),
         Task::Test { stages } => test::run(&stages),
         Task::Smuggling(options) => smuggling::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Bench(bench) => bench::run(&bench),
     }
 }

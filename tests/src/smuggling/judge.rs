@@ -22,7 +22,9 @@ pub enum Verdict {
     Wanted,
     /// In another way, but nothing reached the backend that should not have.
     Other,
-    /// The backend got more requests than were sent, or what is no plain HTTP, or somebody got another's answer.
+    /// A request reached the backend that was to be refused. By itself it harms nobody: it does where the next one reads the same in another way.
+    Taken,
+    /// The backend got a request that was hidden in another, or what is no plain HTTP, or somebody got another's answer.
     Unsafe,
 }
 
@@ -51,10 +53,14 @@ pub fn judge(
     }
     let as_wanted = case.wanted.iter().any(|sequence| holds(case, sequence, &answers, &requests));
     let most = case.wanted.iter().map(|sequence| forwarded(sequence).count()).max().unwrap_or_default();
-    let verdict = if !violations.is_empty() || bystander.is_err() || requests.len() > most {
+    // By its name.
+    let hidden = |request: &Request| request.target.starts_with(b"/smuggled");
+    let verdict = if !violations.is_empty() || bystander.is_err() || requests.iter().any(hidden) {
         Verdict::Unsafe
     } else if as_wanted {
         Verdict::Wanted
+    } else if requests.len() > most {
+        Verdict::Taken
     } else {
         Verdict::Other
     };
@@ -179,7 +185,7 @@ mod tests {
         assert_eq!(verdict(refused(), &[200, 404], true, vec![request("/a")]), Verdict::Other);
         assert_eq!(verdict(refused(), &[200], true, vec![request("/a")]), Verdict::Other);
         assert_eq!(verdict(refused(), &[200, 400], true, vec![request("/b")]), Verdict::Other);
-        assert_eq!(verdict(refused(), &[200, 200], true, vec![request("/a"), request("/b")]), Verdict::Unsafe);
+        assert_eq!(verdict(refused(), &[200, 200], true, vec![request("/a"), request("/b")]), Verdict::Taken);
         assert_eq!(verdict(vec![Wanted::Aborted], &[], true, vec![]), Verdict::Wanted);
         assert_eq!(verdict(vec![Wanted::Aborted], &[], false, vec![]), Verdict::Other);
         assert_eq!(verdict(vec![Wanted::Aborted], &[200], true, vec![]), Verdict::Other);

@@ -129,6 +129,7 @@ fn show(contenders: &[Contender], columns: &[Vec<(Case, Outcome)>], all: bool) {
             let cell = |outcome: &Outcome| match outcome.verdict {
                 Verdict::Wanted => format!("✓ {outcome}"),
                 Verdict::Other => format!("~ {outcome}"),
+                Verdict::Taken => format!("! {outcome}"),
                 Verdict::Unsafe => format!("✗ {outcome}"),
             };
             builder.push_record([case.name.clone()].into_iter().chain(outcomes.into_iter().map(cell)));
@@ -138,14 +139,16 @@ fn show(contenders: &[Contender], columns: &[Vec<(Case, Outcome)>], all: bool) {
     table.with(Style::sharp()).modify(Columns::new(..), Width::wrap(60));
     println!("{table}");
     println!(
-        "✓ a safe answer that the case has  ~ another one  ✗ more requests than were sent, or what is no plain HTTP, got through"
+        "✓ a safe answer that the case has  ~ another one  ! taken where it is to be refused  ✗ a request that was hidden in another, or \
+         what is no plain HTTP, got through"
     );
     for (contender, column) in contenders.iter().zip(columns) {
         let of = |wanted: Verdict| count(column, |verdict| verdict == wanted);
-        let [wanted, other, harmful] = [Verdict::Wanted, Verdict::Other, Verdict::Unsafe].map(of);
+        let verdicts = [Verdict::Wanted, Verdict::Other, Verdict::Taken, Verdict::Unsafe];
+        let [wanted, other, taken, harmful] = verdicts.map(of);
+        let cases = column.len();
         println!(
-            "{contender:?}: of {} cases {wanted} as wanted, {other} in another way, {harmful} unsafe",
-            column.len()
+            "{contender:?}: of {cases} cases {wanted} as wanted, {other} in another way, {taken} taken, {harmful} unsafe"
         );
     }
 }

@@ -151,7 +151,7 @@ impl Answering {
             ("web_port", WEB.to_string()),
             ("grpc_port", GRPC.to_string()),
             ("small", "x".repeat(SMALL)),
-            ("large", "x".repeat(LARGE)),
+            ("large", "$kib".repeat(LARGE / SMALL)),
             // As long as an empty message; nobody between reads it.
             ("message", "00000".to_owned()),
         ];
