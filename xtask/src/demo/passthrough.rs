@@ -1,6 +1,5 @@
 //! The demo's TLS: names that pass through the kernel, and one that ends at the gateway.
 
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::{Agent, World, address};
