@@ -29,7 +29,7 @@ pub enum Part {
     Bench,
     /// The peer that Debian does not have.
     Envoy,
-    /// TLS clients for the network tests, but the browser ([`browser`]).
+    /// TLS and HTTP clients for the network tests, but the browser ([`browser`]).
     Clients,
 }
 
@@ -73,6 +73,7 @@ const CLIENTS: &[Need] = &[
     command("curl", "curl"),
     command("h2load", "nghttp2-client"),
     command("nghttp", "nghttp2-client"),
+    command("wrk", "wrk"),
     command("openssl", "openssl"),
     command("python3", "python3"),
     command("nstat", "iproute2"),
