@@ -2,6 +2,7 @@
 
 mod browser;
 mod change;
+mod checked;
 mod clients;
 mod h2;
 mod kinds;

@@ -91,7 +91,7 @@ pub fn statuses(got: &[u8], streams: usize) -> Vec<u16> {
     let mut answers: Vec<Option<u16>> = vec![None; streams];
     let mut rest = got;
     while let Some((head, after)) = rest.split_at_checked(9) {
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let length = (usize::from(head[0]) << 16) | (usize::from(head[1]) << 8) | usize::from(head[2]);
         let Some((payload, after)) = after.split_at_checked(length) else { break };
         rest = after;
         let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) as usize;
@@ -138,8 +138,9 @@ fn digits(text: &[u8], huffman: bool) -> Option<u16> {
         return std::str::from_utf8(text).ok()?.parse().ok();
     }
     // RFC 7541 Appendix B: 0, 1 and 2 have five bits (0 to 2), 3 to 9 have six (25 to 31).
-    let bits: Vec<u16> = text.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from(byte >> bit & 1))).collect();
-    let value = |bits: &[u16]| bits.iter().fold(0, |value, bit| value << 1 | bit);
+    let bits: Vec<u16> =
+        text.iter().flat_map(|byte| (0..8).rev().map(move |bit| u16::from((byte >> bit) & 1))).collect();
+    let value = |bits: &[u16]| bits.iter().fold(0, |value, bit| (value << 1) | bit);
     let (mut rest, mut number) = (&bits[..], 0);
     for _ in 0..3 {
         let (digit, length) = match (value(rest.get(..5)?), rest.get(..6).map(value)) {

@@ -1,6 +1,5 @@
 //! The demo's TLS: names that pass through the kernel, and one that ends at the gateway.
 
-
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::{Agent, World, address};
 use tabled::settings::Style;

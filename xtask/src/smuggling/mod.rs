@@ -74,10 +74,8 @@ impl Contender {
                 let configuration = rendered(&each(include_str!("peers/nginx.conf")), &[], ".conf")?;
                 let mut nginx = node.command("unshare");
                 nginx.args(["--pid", "--fork", "--kill-child=KILL", "nginx", "-e", "stderr", "-c"]);
-                let process = node.spawn("nginx", {
-                    nginx.arg(configuration.path());
-                    nginx
-                })?;
+                nginx.arg(configuration.path());
+                let process = node.spawn("nginx", nginx)?;
                 at_proxy(place, process)
             }
             Contender::Haproxy => {

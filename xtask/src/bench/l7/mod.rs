@@ -27,8 +27,8 @@ const CONTENDERS: &[Contender] = &[Contender::Sluice, Contender::Nginx, Contende
 /// What a reader must know beside what every bench has.
 const METHOD: [&str; 3] = [
     "load generators (wrk, h2load, rustls for new TLS connections) and backends (nginx) on core 0; the contender on core 1, one worker",
-    "CPU: all that core 1 did (user, system, interrupts), per 100,000 requests; where core 0 is the one that is full, requests per second \
-     say less than this",
+    "CPU: all that core 1 did (user, system, interrupts, and whatever other processes of the machine did there), per 100,000 requests; where \
+     core 0 is the one that is full, requests per second say less than this",
     "10 and 10,000 routes: HTTP/1.1, 1 KiB, prefixes of the path; nginx has locations, HAProxy a map, Envoy a list",
 ];
 
