@@ -87,6 +87,7 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
         service: "default/recorder:80".into(),
         endpoints: [endpoint].into(),
         application: Application::Http,
+        balance: ir::Balance::default(),
         tls: None,
     };
     let rule = Rule {
@@ -109,5 +110,5 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
     let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() };
     let traffic = Traffic::Http(Arc::new(http));
     let listener = Listener { name, addresses: vec![at.ip()], port: at.port(), traffic };
-    Ir { listeners: vec![listener], ..Ir::default() }
+    Ir { listeners: vec![listener.into()], ..Ir::default() }
 }

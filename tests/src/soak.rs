@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
@@ -44,7 +45,10 @@ pub fn run(duration: Duration) -> Result<Report> {
     web.publish_routes(&numbered(0))?;
     let mut agent = web.agent()?;
     let clients = clients(&web, duration)?;
-    let trust = Arc::new(web.authority.client()?);
+    let mut trust = web.authority.client()?;
+    // Who resumes is shown no certificate.
+    trust.resumption = Resumption::disabled();
+    let trust = Arc::new(trust);
     let stop = AtomicBool::new(false);
     let (mut changes, mut resident) = (0, [0; 2]);
     let watched = std::thread::scope(|scope| -> Result<[Watched; 2]> {

@@ -96,7 +96,9 @@ fn bodies_come_whole_both_ways() {
         (http()[1], "http", "--http2-prior-knowledge"),
         (https()[0], "https", "--http2"),
     ] {
-        for (path, more) in [("/echo", &[][..]), ("/h2/echo", &[]), ("/echo", &["-H", "Transfer-Encoding: chunked"])] {
+        // HTTP/2 has no chunks.
+        let in_chunks: &[&str] = if option == "--http1.1" { &["-H", "Transfer-Encoding: chunked"] } else { &[] };
+        for (path, more) in [("/echo", &[][..]), ("/h2/echo", &[]), ("/echo", in_chunks)] {
             let got = file(&web, "got");
             let output = got.display().to_string();
             let url = format!("{scheme}://{SHOP}{path}");
@@ -168,5 +170,5 @@ fn expect_100_continue_is_answered_before_the_body_is_sent() {
         "-",
     ];
     let said = curl(&web, http()[0], &format!("http://{SHOP}/echo"), &arguments).unwrap();
-    assert!(said.contains("HTTP/1.1 100 Continue") && said.ends_with("abc"), "{said}");
+    assert!(said.contains("HTTP/1.1 100 Continue") && said.contains("\nabc"), "{said}");
 }
