@@ -10,6 +10,7 @@ mod floods;
 mod forwarding;
 mod fragments;
 mod generator;
+mod http;
 mod http_sockets;
 mod icmp;
 mod lifecycle;

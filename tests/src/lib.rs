@@ -5,4 +5,7 @@
 pub mod client;
 pub mod lab;
 pub mod server;
+pub mod smuggling;
+pub mod soak;
 pub mod tls;
+pub mod web;

@@ -65,10 +65,19 @@ impl Authority {
 
     /// A certificate for these names and addresses, in files called after `file`.
     pub fn identity(&self, file: &str, names: &[&str]) -> Result<Identity> {
+        self.identity_of(file, names, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// The same for a client to show.
+    pub fn client_identity(&self, file: &str) -> Result<Identity> {
+        self.identity_of(file, &[], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn identity_of(&self, file: &str, names: &[&str], purpose: ExtendedKeyUsagePurpose) -> Result<Identity> {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).with_context(|| format!("names of certificate {file}"))?;
         params.distinguished_name.push(DnType::CommonName, file);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![purpose];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;

@@ -1,12 +1,14 @@
 //! deploy/examples, ready to be used: a copy that may be changed, the certificates that the manifests do not carry, and the
 //! servers that they are about.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gateway_tests::lab::{Node, Process, World, address, binary, wait_for};
 use gateway_tests::tls::{Authority, Identity};
+use gateway_tests::web;
 
 use crate::shell;
 
@@ -16,6 +18,10 @@ pub const APP: &str = "one.apps.example";
 pub const AUDIT: &str = "audit.apps.example";
 pub const WWW: &str = "www.example";
 pub const NOBODY: &str = "nobody.example";
+/// Those of the HTTP listeners' routes.
+pub const STORE: &str = "store.example";
+pub const ADMIN: &str = "admin.example";
+pub const RPC: &str = "rpc.example";
 
 /// A folder with everything in it.
 pub struct Examples {
@@ -43,9 +49,16 @@ impl Examples {
             std::fs::copy(entry.path(), examples.manifests().join(entry.file_name()))?;
         }
         std::fs::write(examples.manifests().join("www-certificate.yaml"), secret("www-certificate", &www)?)?;
+        for (name, host) in [("store-certificate", STORE), ("admin-certificate", ADMIN)] {
+            let identity = examples._authority.identity(host, &[host])?;
+            std::fs::write(examples.manifests().join(format!("{name}.yaml")), secret(name, &identity)?)?;
+        }
         std::fs::copy(examples._authority.file(), examples.ca())?;
-        let names = [SHOP, APP, AUDIT, WWW, NOBODY].join(" ");
-        let hosts = address::GATEWAY.map(|address| format!("{address} {names}\n")).concat();
+        let hosts = |addresses: [IpAddr; 2], names: &[&str]| {
+            addresses.map(|address| format!("{address} {}\n", names.join(" "))).concat()
+        };
+        let hosts = hosts(address::GATEWAY, &[SHOP, APP, AUDIT, WWW, NOBODY])
+            + &hosts(address::GATEWAY_2, &[STORE, ADMIN, RPC]);
         std::fs::write(examples.folder.join("hosts"), hosts)?;
         Ok(examples)
     }
@@ -65,7 +78,7 @@ impl Examples {
         client.run(&format!("mount --bind {} /etc/hosts", hosts.display())).map(drop)
     }
 
-    /// What answers behind the gateway: TCP on 8080 everywhere, DNS on the pods, and TLS.
+    /// What answers behind the gateway: TCP on 8080 everywhere, DNS on the pods, TLS, and HTTP and gRPC, which are Go's.
     pub fn start_servers(&self, world: &World, file: Option<&Path>) -> Result<Vec<Process>> {
         let [pod_1, pod_2] = &world.pods;
         let mut servers = Vec::new();
@@ -87,6 +100,14 @@ impl Examples {
             options.extend(["--certificate".to_owned(), certificate.display().to_string()]);
             options.extend(["--key".to_owned(), key.display().to_string()]);
             servers.push(server(node, name, &options)?);
+        }
+        for (node, kind, name, port) in [
+            (pod_1, "web", "store-stable", 8081),
+            (pod_2, "web", "store-canary", 8081),
+            (&world.remote, "web", "admin", 8081),
+            (pod_1, "rpc-serve", "rpc", 8090),
+        ] {
+            servers.push(web::server(node, kind, name, port)?);
         }
         for server in &mut servers {
             wait_for("a lab-server to be ready", Duration::from_secs(5), || match server.ended()? {

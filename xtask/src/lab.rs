@@ -103,7 +103,7 @@ pub fn enter(node: &str, command: &[String]) -> Result<()> {
 
 /// Sets up and builds what a lab runs.
 pub fn prepare() -> Result<build::Built> {
-    setup::ensure(&[Part::Lab])?;
+    setup::ensure(&[Part::Lab, Part::Clients])?;
     build::sluice(false)
 }
 

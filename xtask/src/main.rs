@@ -10,6 +10,8 @@ mod examples;
 mod lab;
 mod setup;
 mod shell;
+mod smuggling;
+mod soak;
 mod test;
 
 use std::process::ExitCode;
@@ -44,6 +46,10 @@ enum Task {
     Lab(Lab),
     /// Run the tests; without a stage, all of them.
     Test { stages: Vec<test::Stage> },
+    /// Send malformed requests to Sluice, nginx and haproxy, and show where they differ.
+    Smuggling(smuggling::Options),
+    /// Mixed HTTP traffic while everything changes: nothing may fail.
+    Soak(soak::Options),
     /// Measure against peers; writes target/bench/NAME.json and NAME.svg, and prints a table.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -86,6 +92,8 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(Lab::Down) => lab::down(),
         Task::Lab(Lab::Enter { node, command }) => lab::enter(&node, &command),
         Task::Test { stages } => test::run(&stages),
+        Task::Smuggling(options) => smuggling::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Bench(bench) => bench::run(&bench),
     }
 }

@@ -29,7 +29,7 @@ pub enum Part {
     Bench,
     /// The peer that Debian does not have.
     Envoy,
-    /// TLS clients for the network tests, but the browser ([`browser`]).
+    /// TLS and HTTP clients for the network tests, but the browser ([`browser`]).
     Clients,
 }
 
@@ -70,6 +70,10 @@ const LAB: &[Need] = &[
 ];
 
 const CLIENTS: &[Need] = &[
+    command("curl", "curl"),
+    command("h2load", "nghttp2-client"),
+    command("nghttp", "nghttp2-client"),
+    command("wrk", "wrk"),
     command("openssl", "openssl"),
     command("python3", "python3"),
     command("nstat", "iproute2"),
@@ -86,6 +90,9 @@ const BENCH: &[Need] = &[
     file("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
     command("nft", "nftables"),
     command("iperf3", "iperf3"),
+    command("wrk", "wrk"),
+    command("h2load", "nghttp2-client"),
+    command("taskset", "util-linux"),
 ];
 
 /// The tool chain of Debian's packages.

@@ -22,11 +22,13 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: clients ask|serve OPTIONS")
+		log.Fatal("usage: clients ask|serve|web|socket|rpc|rpc-serve OPTIONS")
 	}
-	run := map[string]func([]string) error{"ask": ask, "serve": serve}[os.Args[1]]
+	run := map[string]func([]string) error{
+		"ask": ask, "serve": serve, "web": web, "socket": socket, "rpc": rpc, "rpc-serve": rpcServe,
+	}[os.Args[1]]
 	if run == nil {
-		log.Fatalf("%q is neither ask nor serve", os.Args[1])
+		log.Fatalf("%q is none of them", os.Args[1])
 	}
 	if err := run(os.Args[2:]); err != nil {
 		log.Fatal(err)

@@ -15,9 +15,8 @@ mod xdp;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::process::Stdio;
+use std::sync::Arc;
 
 use gateway_tests::client::{Answer, PATIENCE};
 use gateway_tests::lab::{
@@ -234,19 +233,9 @@ pub fn run(node: &Node, program: &str, arguments: &[&str], input: &str) -> Resul
     Err(format!("{program} {arguments:?} ended with {}:\n{said}{error}", output.status))
 }
 
-/// The program of tests/clients/go, built once.
+/// The program of tests/clients/go.
 pub fn go_program() -> &'static str {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    let path = BUILT.get_or_init(|| {
-        let target = std::env::current_exe().unwrap().with_file_name("go-clients");
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/go");
-        let mut build = Command::new("go");
-        build.current_dir(folder).args(["build", "-o"]).arg(&target).arg(".");
-        let output = build.output().expect("cannot start `go`; see `cargo xtask setup`");
-        assert!(output.status.success(), "go build: {}", String::from_utf8_lossy(&output.stderr));
-        target
-    });
-    path.to_str().unwrap()
+    gateway_tests::lab::go_program().unwrap()
 }
 
 /// The HTTP/2 server of tests/clients/go on port [`OWN`] of a site.

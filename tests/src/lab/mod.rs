@@ -2,6 +2,7 @@
 //! stands for it is dropped, also in a panic; and when our own process is killed, the kernel undoes it.
 
 mod agent;
+mod go;
 mod limits;
 mod manifests;
 mod node;
@@ -12,6 +13,7 @@ mod wire;
 mod world;
 
 pub use agent::{Agent, binary, sluice};
+pub use go::go_program;
 pub use limits::raise_open_files;
 pub use manifests::{
     Endpoint, Manifests, TlsListener, gateway, namespace, proxied, route, service, slice, tls_gateway, tls_route,

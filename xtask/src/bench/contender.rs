@@ -1,5 +1,6 @@
 //! Who is measured, and how each is put in place and taken away again. Only one is there at a time.
 
+use std::ffi::OsStr;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::Command;
@@ -79,20 +80,21 @@ impl Contender {
             Contender::Direct => Ok(Running::Nothing),
             Contender::Sluice => {
                 let program = state.program.as_deref().context("its program was not built")?;
-                Sluice::start(&network.gateway, program, state.manifests.path()).map(Running::Sluice)
+                let command = state.command(network, program);
+                Sluice::start(&network.gateway, program, command, state.manifests.path()).map(Running::Sluice)
             }
             Contender::Nftables => {
                 let rules = state.nftables.as_ref().context("it takes no part in this bench")?;
                 Rules::load(network, rules).map(Running::Rules)
             }
             Contender::Haproxy => {
-                let mut haproxy = network.gateway.command("haproxy");
+                let mut haproxy = state.command(network, "haproxy");
                 haproxy.arg("-db").arg("-f").arg(state.haproxy.path());
                 proxy(network, self, haproxy, state.ports)
             }
             Contender::Nginx => {
                 // Its workers outlive a master that is killed; in a process namespace the kernel takes them along.
-                let mut nginx = network.gateway.command("unshare");
+                let mut nginx = state.command(network, "unshare");
                 nginx
                     .args(["--pid", "--fork", "--kill-child=KILL", "nginx", "-e", "stderr", "-c"])
                     .arg(state.nginx.path());
@@ -100,8 +102,16 @@ impl Contender {
             }
             Contender::Envoy => {
                 let Envoy { program, configuration } = state.envoy()?;
-                let mut envoy = network.gateway.command(program);
-                envoy.args(["--concurrency", "2", "--disable-hot-restart", "--log-level", "error", "--config-path"]);
+                let mut envoy = state.command(network, program);
+                let workers = if state.core.is_some() { "1" } else { "2" };
+                envoy.args([
+                    "--concurrency",
+                    workers,
+                    "--disable-hot-restart",
+                    "--log-level",
+                    "error",
+                    "--config-path",
+                ]);
                 envoy.arg(configuration.path());
                 proxy(network, self, envoy, state.ports)
             }
@@ -122,9 +132,23 @@ pub struct State {
     pub nftables: Option<Nftables>,
     /// That a proxy opens.
     pub ports: &'static [u16],
+    /// The one core that it gets; without one it gets all.
+    pub core: Option<usize>,
 }
 
 impl State {
+    /// A command on the gateway's node, on the core that it may use.
+    fn command(&self, network: &Network, program: impl AsRef<OsStr>) -> Command {
+        match self.core {
+            None => network.gateway.command(program),
+            Some(core) => {
+                let mut command = network.gateway.command("taskset");
+                command.args(["--cpu-list", &core.to_string()]).arg(program);
+                command
+            }
+        }
+    }
+
     fn envoy(&self) -> Result<&Envoy> {
         self.envoy.as_ref().context("Envoy takes no part in this bench, or was not installed")
     }

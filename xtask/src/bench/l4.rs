@@ -255,6 +255,7 @@ fn state(program: Option<PathBuf>, network: &Network) -> Result<State> {
         envoy: None,
         nftables: Some(Nftables::new(network, rules, flowtable)?),
         ports: &[PORT, BULK_PORT],
+        core: None,
     })
 }
 

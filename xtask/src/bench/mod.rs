@@ -4,6 +4,7 @@
 mod contender;
 mod interrupt;
 mod l4;
+mod l7;
 mod machine;
 mod memory;
 mod network;
@@ -20,12 +21,16 @@ use anyhow::{Result, bail, ensure};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub use self::contender::rendered;
+
 #[derive(Subcommand)]
 pub enum Bench {
     /// TCP and UDP forwarding against haproxy, nginx, nftables and no gateway at all.
     L4(l4::Options),
     /// TLS passthrough by server name against haproxy, nginx, Envoy and no gateway at all.
     Sni(sni::Options),
+    /// HTTP against nginx, haproxy and Envoy.
+    L7(l7::Options),
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
@@ -33,6 +38,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     let result = match bench {
         Bench::L4(options) => l4::run(options),
         Bench::Sni(options) => sni::run(options),
+        Bench::L7(options) => l7::run(options),
     };
     // What was interrupted fails in one way or another: this is the reason for all of them.
     if interrupt::came() { bail!("interrupted; nothing was left behind and nothing was written") } else { result }

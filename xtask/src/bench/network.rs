@@ -118,6 +118,21 @@ impl Network {
         serde_json::from_slice(&output.stdout).context("bench-load gave no report")
     }
 
+    /// Runs a load generator that is not ours, from the client; the report says how long `core` was busy meanwhile.
+    pub fn around(&self, core: usize, command: &[String]) -> Result<serde_json::Value> {
+        let mut load = self.client.command(&self.load);
+        load.args(["--core", CLIENT_CORE, "around", "--watch-core", &core.to_string(), "--"]).args(command);
+        let output = load.output().context("cannot start bench-load")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{}` ended with {}:\n{}", command.join(" "), output.status, error.trim_end());
+        serde_json::from_slice(&output.stdout).context("bench-load gave no report")
+    }
+
+    /// `bench-load`.
+    pub fn load_program(&self) -> &Path {
+        &self.load
+    }
+
     /// A load that was not started yet.
     pub fn client(&self, kind: &str, targets: &[SocketAddrV4]) -> Command {
         let mut load = self.client.command(&self.load);

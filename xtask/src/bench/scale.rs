@@ -96,7 +96,7 @@ pub fn run(
             };
             let manifests = case.manifests()?;
             let mut programs = Programs::before();
-            let agent = Sluice::start(&network.gateway, sluice, manifests.path())?;
+            let agent = Sluice::start(&network.gateway, sluice, network.gateway.command(sluice), manifests.path())?;
             programs.find()?;
             let (measure, cost) = case.cost(&network, effort.times, noise)?;
             note(case.scenario, measure, cost);

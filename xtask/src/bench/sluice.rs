@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -20,9 +21,8 @@ pub struct Sluice<'n> {
 }
 
 impl<'n> Sluice<'n> {
-    /// Starts the agent and waits until the manifests are in the maps.
-    pub fn start(node: &'n Node, program: &'n Path, manifests: &Path) -> Result<Sluice<'n>> {
-        let mut command = node.command(program);
+    /// Starts the agent and waits until the manifests are in the maps. `command`: the program on the node, before its arguments.
+    pub fn start(node: &'n Node, program: &'n Path, mut command: Command, manifests: &Path) -> Result<Sluice<'n>> {
         command.arg("run").arg("--manifests").arg(manifests).args(["--admin-address", ADMIN]);
         let mut sluice = Sluice { node, program, process: Some(node.spawn("sluice run", command)?) };
         sluice.wait().with_context(|| format!("its log:\n{}", sluice.log()))?;

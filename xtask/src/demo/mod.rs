@@ -1,5 +1,7 @@
-//! `cargo xtask demo`: real TCP, UDP and TLS traffic through the gateway, in network namespaces of its own.
+//! `cargo xtask demo`: real TCP, UDP, TLS and HTTP traffic through the gateway, in network namespaces of its own.
 
+mod client;
+mod http;
 mod passthrough;
 
 use std::io::{IsTerminal, Read, Write};
@@ -70,6 +72,7 @@ pub fn run() -> Result<()> {
     note("The download that ran meanwhile came whole: its sha256 is right.");
 
     passthrough::show(&world, &agent, &files.examples)?;
+    http::show(&world, &files.examples)?;
 
     title("sluice status");
     print!("{}", agent.sluice("status")?);

@@ -1,12 +1,11 @@
 //! The demo's TLS: names that pass through the kernel, and one that ends at the gateway.
 
-use std::process::{Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
 use gateway_tests::lab::{Agent, World, address};
 use tabled::settings::Style;
 use tabled::{Table, Tabled};
 
+use super::client::{Client, Share, share_of_ten};
 use super::{entry_with, note, title};
 use crate::examples::{APP, AUDIT, Examples, NOBODY, SHOP, WWW};
 
@@ -56,11 +55,6 @@ pub fn show(world: &World, agent: &Agent, examples: &Examples) -> Result<()> {
     Ok(())
 }
 
-struct Client<'a> {
-    world: &'a World,
-    examples: &'a Examples,
-}
-
 #[derive(Tabled)]
 struct Certificate {
     name: &'static str,
@@ -69,48 +63,7 @@ struct Certificate {
     version: String,
 }
 
-#[derive(Tabled)]
-struct Share {
-    backend: &'static str,
-    #[tabled(rename = "wanted %")]
-    wanted: u32,
-    #[tabled(rename = "measured %")]
-    measured: String,
-    connections: usize,
-}
-
 impl Client<'_> {
-    /// A command on the client that trusts the demo's authority.
-    fn command(&self, words: &[&str]) -> Result<Command> {
-        let (program, arguments) = words.split_first().context("an empty command")?;
-        let mut command = self.world.client.command(program);
-        command.args(arguments).env("CURL_CA_BUNDLE", self.examples.ca()).env("SSL_CERT_FILE", self.examples.ca());
-        command.stdin(Stdio::null());
-        Ok(command)
-    }
-
-    /// Shows a command and what it says.
-    fn typed(&self, words: &[&str]) -> Result<String> {
-        println!("client# {}", words.join(" "));
-        let output = self.command(words)?.output()?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`{}` ended with {}: {}", words.join(" "), output.status, error.trim_end());
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(!text.trim().is_empty(), "`{}` said nothing", words.join(" "));
-        print!("{text}");
-        Ok(text)
-    }
-
-    /// The same for a command that fails.
-    fn refused(&self, words: &[&str]) -> Result<String> {
-        println!("client# {}", words.join(" "));
-        let output = self.command(words)?.output()?;
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(!output.status.success(), "`{}` should have failed", words.join(" "));
-        print!("{text}");
-        Ok(text)
-    }
-
     /// What openssl sees of a name.
     fn certificate(&self, name: &'static str) -> Result<Certificate> {
         let connect = format!("{name}:443");
@@ -138,18 +91,6 @@ impl Client<'_> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "curl ended with {}: {}", output.status, error.trim_end());
-        let share = |(backend, wanted): (&'static str, u32)| {
-            let connections = text.lines().filter(|line| line.split(' ').next() == Some(backend)).count();
-            let percent = 100.0 * connections as f64 / CONNECTIONS as f64;
-            Share { backend, wanted, measured: format!("{percent:.1}"), connections }
-        };
-        let shares = [("shop-stable", 90), ("shop-canary", 10)].map(share);
-        let answered: usize = shares.iter().map(|share| share.connections).sum();
-        ensure!(answered == CONNECTIONS, "{answered} of {CONNECTIONS} connections were answered");
-        // Five standard deviations of a fair draw.
-        let tolerance = 5.0 * (0.1 * 0.9 * CONNECTIONS as f64).sqrt();
-        let canary = shares[1].connections as f64;
-        ensure!((canary - 0.1 * CONNECTIONS as f64).abs() <= tolerance, "the canary got {canary} of {CONNECTIONS}");
-        Ok(shares.into())
+        share_of_ten(&text, ["shop-stable", "shop-canary"], CONNECTIONS)
     }
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use rustix::process::getppid;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Unit of the times in /proc (USER_HZ is 100 on every architecture that Linux shows to user space).
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -49,6 +50,23 @@ impl Sample {
     }
 }
 
+/// How long a core has been busy since the machine started.
+pub fn busy(core: usize) -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")));
+    let not_busy = line.and_then(not_busy).with_context(|| format!("/proc/stat has no core {core}"))?;
+    // The clock that the idle times are kept by.
+    let now = clock_gettime(ClockId::Monotonic);
+    Ok(now.tv_sec as f64 + now.tv_nsec as f64 / 1e9 - not_busy as f64 / TICKS_PER_SECOND)
+}
+
+/// Of the numbers of a core.
+fn not_busy(line: &str) -> Option<u64> {
+    let ticks: Vec<u64> = line.split_whitespace().map_while(|word| word.parse().ok()).collect();
+    let [_user, _nice, _system, idle, iowait, _irq, _softirq, steal, ..] = ticks[..] else { return None };
+    Some(idle + iowait + steal)
+}
+
 struct Machine {
     cores: usize,
     /// Idle, waiting for a disk, or stolen by the hypervisor; all cores together.
@@ -64,10 +82,8 @@ impl Machine {
     fn parse(text: &str) -> Option<Machine> {
         let (mut cores, mut not_busy) = (0, 0);
         for line in text.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")) {
-            let ticks: Vec<u64> = line.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
-            let [_user, _nice, _system, idle, iowait, _irq, _softirq, steal, ..] = ticks[..] else { return None };
             cores += 1;
-            not_busy += idle + iowait + steal;
+            not_busy += self::not_busy(line.split_once(' ')?.1)?;
         }
         (cores > 0).then_some(Machine { cores, not_busy })
     }

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod around;
 mod bulk;
 mod connections;
 mod cpu;
@@ -15,6 +16,7 @@ mod first_byte;
 mod held;
 mod hello;
 mod server;
+mod tls_requests;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -80,6 +82,10 @@ enum Role {
         #[command(flatten)]
         names: Names,
     },
+    /// New TLS connections, each with one request of HTTP/1.1.
+    TlsRequests(tls_requests::Options),
+    /// Runs a command, and says what it cost.
+    Around(around::Options),
     /// UDP datagrams of 64 bytes that servers send back.
     Datagrams {
         #[command(flatten)]
@@ -139,6 +145,11 @@ fn main() -> Result<()> {
     let outcome = match options.role {
         Role::Serve(options) => return server::serve(&options),
         Role::Hold(options) => return held::hold(&options),
+        Role::Around(options) => {
+            println!("{}", around::run(&options)?);
+            return Ok(());
+        }
+        Role::TlsRequests(options) => tls_requests::run(&options)?,
         Role::Connections { run, concurrency, sources, names } => {
             connections::run(&run, concurrency, &sources, names.hellos()?)?
         }

@@ -79,6 +79,7 @@ impl Place {
             envoy: Some(Envoy { program: setup::envoy(), configuration: envoy }),
             nftables: None,
             ports: &[PORT],
+            core: None,
         };
         Ok(Place { names, state, _maps: maps })
     }

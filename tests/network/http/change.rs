@@ -1,0 +1,16 @@
+//! What runs is not disturbed by what changes.
+
+use std::time::Duration;
+
+use gateway_tests::soak;
+
+/// Seconds of it; `cargo xtask soak` has minutes.
+const DURATION: Duration = Duration::from_secs(10);
+
+#[test]
+fn nothing_fails_while_routes_endpoints_and_certificates_change() {
+    let report = soak::run(DURATION).unwrap();
+    assert!(report.failures.is_empty(), "{report:#?}");
+    assert!(report.requests > 1_000 && report.changes > 50, "{report:?}");
+    assert!(report.certificates == 2 && report.routes > 5, "not every change was in force: {report:?}");
+}

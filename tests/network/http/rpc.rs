@@ -1,0 +1,59 @@
+//! gRPC's own interoperability tests through the gateway, by Go's client and server.
+
+use gateway_tests::web::Web;
+
+use super::{go, http, https};
+
+/// Those that need nothing of the server but what it always does.
+const TESTS: &[&str] = &[
+    "empty_unary",
+    "large_unary",
+    "client_streaming",
+    "server_streaming",
+    "ping_pong",
+    "empty_stream",
+    "timeout_on_sleeping_server",
+    "cancel_after_begin",
+    "cancel_after_first_response",
+    "custom_metadata",
+    "status_code_and_message",
+    "special_status_message",
+    "unimplemented_method",
+];
+
+fn call(web: &Web, target: std::net::SocketAddr, secure: bool, name: &str, more: &[&str]) -> Result<String, String> {
+    let (address, ca) = (target.to_string(), web.ca());
+    let mut arguments = vec!["rpc", "-address", &address, "-name", name];
+    if secure {
+        arguments.extend(["-ca", &ca]);
+    }
+    arguments.extend(more);
+    go(web, &arguments)
+}
+
+#[test]
+fn every_kind_of_call_passes() {
+    let web = Web::new().unwrap();
+    let _agent = web.agent().unwrap();
+    for (target, secure) in [(http()[0], false), (http()[1], false), (https()[0], true)] {
+        let said = call(&web, target, secure, "rpc.test", TESTS).unwrap();
+        assert_eq!(said.matches(" passed\n").count(), TESTS.len(), "at {target}: {said}");
+    }
+}
+
+#[test]
+fn calls_go_by_their_metadata() {
+    let web = Web::new().unwrap();
+    let _agent = web.agent().unwrap();
+    assert!(call(&web, http()[0], false, "rpc.test", &["who"]).unwrap().contains("[pod-1]"));
+    assert!(call(&web, http()[0], false, "rpc.test", &["-header", "beta", "who"]).unwrap().contains("[pod-2]"));
+}
+
+/// A call that no route takes is answered in gRPC's own way.
+#[test]
+fn a_call_to_nobody_is_unimplemented() {
+    let web = Web::new().unwrap();
+    let _agent = web.agent().unwrap();
+    let said = call(&web, http()[0], false, "nobody.test", &["code"]).unwrap();
+    assert!(said.contains("Unimplemented"), "{said}");
+}
