@@ -303,7 +303,11 @@ fn collect(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 {
     hello.window = packet.window;
     let before = hello.length;
     if keep(frame, packet, hello) == 0 {
-        leave(hello);
+        if first {
+            release(hello);
+        } else {
+            leave(hello);
+        }
         return broken(frame);
     }
     let mut length = 0;

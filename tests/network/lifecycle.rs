@@ -46,7 +46,10 @@ fn new_agent_repairs_what_changed_while_none_ran() {
     // Somebody damages the maps meanwhile.
     bed.world
         .gateway
-        .run(&format!("bpftool map update pinned {PINS}/CONFIG key 0 0 0 0 value {}", ["0"; 56].join(" ")))
+        .run(&format!(
+            "bpftool map update pinned {PINS}/CONFIG key 0 0 0 0 value {}",
+            vec!["0"; size_of::<gateway_common::Config>()].join(" ")
+        ))
         .unwrap();
     assert_eq!(bed.tcp(on_gateway(WEB)[0]).unwrap().name, "pod-1", "nobody has told the kernel yet");
     let _agent = bed.agent();
