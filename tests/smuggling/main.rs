@@ -67,7 +67,7 @@ fn worker(backend: SocketAddr) -> SocketAddr {
                 let client = Client { local: Rc::clone(&local), origin, security: Security::Clear };
                 tokio::task::spawn_local(async move {
                     let (_going, stop) = watch::channel(false);
-                    server::serve(stream, client, &ir::Limits::default(), stop).await;
+                    server::serve(stream, client, &ir::Settings::default(), stop).await;
                 });
             }
         });

@@ -142,7 +142,10 @@ fn line(reader: &mut impl BufRead) -> Result<Vec<u8>, Wrong> {
     Ok(whole.to_vec())
 }
 
-fn headers(reader: &mut impl BufRead) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Wrong> {
+/// Names and values, as they came.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn headers(reader: &mut impl BufRead) -> Result<Fields, Wrong> {
     let mut headers = Vec::new();
     loop {
         let line = line(reader)?;

@@ -98,12 +98,15 @@ pub struct Gear<'a> {
     pub seconds: u32,
 }
 
+/// Reads the report of a tool.
+type Count = fn(&str) -> Result<Counted>;
+
 impl Load {
     /// Runs it once; the report is in the words of `bench-load`.
     pub fn run(&self, gear: &Gear, contender: Contender) -> Result<Value> {
         let host = contender.targets(PORT, PORT).first().map_or(GATEWAY, |target| *target.ip());
         let seconds = gear.seconds.to_string();
-        let (command, count): (Vec<String>, fn(&str) -> Result<Counted>) = match &self.tool {
+        let (command, count): (Vec<String>, Count) = match &self.tool {
             Tool::Wrk(path, options, https) => {
                 let url = match https {
                     true => format!("https://{host}:{TLS_PORT}{path}"),
