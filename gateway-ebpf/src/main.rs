@@ -292,9 +292,7 @@ fn express(frame: Xdp, packet: &mut Packet) -> i32 {
         Some(listener) if listener.kind == listener_kind::L7 => Xdp::PASS,
         Some(_) if packet.flags & (SYN | FIN | RST | headers::ACK) == SYN => Xdp::PASS,
         Some(listener) => express_refuse(frame, packet, listener.id, Reason::UnknownConnection),
-        None if listener::is_exclusive(&packet.key.destination) => {
-            express_refuse(frame, packet, 0, Reason::NoListener)
-        }
+        None if listener::is_exclusive(&packet.key.destination) => express_refuse(frame, packet, 0, Reason::NoListener),
         None => Xdp::PASS,
     }
 }

@@ -54,8 +54,7 @@ fn key(lookup: *const bpf_sk_lookup) -> Option<FlowKey> {
     let (source, destination) = match field!(family) {
         AF_INET => (mapped(field!(remote_ip4)), mapped(field!(local_ip4))),
         AF_INET6 => {
-            let remote =
-                [field!(remote_ip6[0]), field!(remote_ip6[1]), field!(remote_ip6[2]), field!(remote_ip6[3])];
+            let remote = [field!(remote_ip6[0]), field!(remote_ip6[1]), field!(remote_ip6[2]), field!(remote_ip6[3])];
             let local = [field!(local_ip6[0]), field!(local_ip6[1]), field!(local_ip6[2]), field!(local_ip6[3])];
             (address_v6(&remote), address_v6(&local))
         }

@@ -163,8 +163,9 @@ impl Handle {
 
     /// New connections and requests go by these.
     pub fn publish(&self, table: Table, http: Snapshot) {
-        self.shared.table.store(Arc::new(table));
+        // A connection that the table sends to HTTP finds its listener there.
         self.shared.http.store(Arc::new(http));
+        self.shared.table.store(Arc::new(table));
     }
 
     pub fn workers(&self) -> usize {

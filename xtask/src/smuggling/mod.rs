@@ -146,7 +146,7 @@ fn show(contenders: &[Contender], columns: &[Vec<(Case, Outcome)>], all: bool) {
         let [wanted, other, taken, harmful] = verdicts.map(of);
         let cases = column.len();
         println!(
-            "{contender:?}: of {cases} cases {wanted} as wanted, {other} in another way, {taken} taken, {harmful} unsafe"
+            "{contender:?}: of {cases} cases {wanted} as wanted, {other} in another way, {taken} taken, {harmful} harmful"
         );
     }
 }
