@@ -298,8 +298,11 @@ fn uninstall_leaves_nothing() {
     eventually("the routes to come", || routes() != (String::new(), String::new()));
     agent.process().signal(Signal::TERM).unwrap();
     agent.process().wait(Duration::from_secs(15)).unwrap();
-    assert!(node.run("ls /sys/fs/bpf/sluice/links").unwrap().contains("steer_"));
+    let links = node.run("ls /sys/fs/bpf/sluice/links").unwrap();
+    let steer = links.lines().find(|link| link.starts_with("steer_")).unwrap();
+    let link = node.run(&format!("bpftool link show pinned /sys/fs/bpf/sluice/links/{steer}")).unwrap();
+    let id = link.split(':').next().unwrap();
     sluice(node, "uninstall").unwrap();
     assert_eq!(routes(), (String::new(), String::new()));
-    assert!(!node.run("bpftool link show").unwrap().contains("netns"));
+    assert!(node.run(&format!("bpftool link show id {id}")).is_err(), "steer is still attached");
 }

@@ -78,7 +78,7 @@ fn programs_are_taken_over_unless_their_maps_are_not() {
     node.run(&format!("rm {PINS}/LISTENERS")).unwrap();
     let _agent = bed.agent();
     assert_ne!(id(), first);
-    assert_eq!(node.run(&format!("ls {PINS}/programs")).unwrap().lines().count(), 4, "none is left over");
+    assert_eq!(node.run(&format!("ls {PINS}/programs")).unwrap().lines().count(), 5, "none is left over");
     assert_eq!(bed.tcp(on_gateway(WEB)[0]).unwrap().name, "pod-1");
 }
 

@@ -12,5 +12,5 @@ fn nothing_fails_while_routes_endpoints_and_certificates_change() {
     let report = soak::run(DURATION).unwrap();
     assert!(report.failures.is_empty(), "{report:#?}");
     assert!(report.requests > 1_000 && report.changes > 50, "{report:?}");
-    assert!(report.certificates == 2 && report.routes > 5, "not every change was in force: {report:?}");
+    assert!(report.certificates >= 2 && report.routes > 5, "not every change was in force: {report:?}");
 }

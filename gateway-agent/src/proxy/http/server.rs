@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER};
 use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
@@ -297,12 +297,17 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Connection) 
         exchange.meter.watch(Rc::clone(&connection.takers), number);
     }
     let is_http1 = request.version() < Version::HTTP_2;
+    let takes_trailers = request.version() == Version::HTTP_11 && request.headers().contains_key(TE);
     let mut response = match refused {
         Some(reason) => forward::refuse(reason, &exchange),
         None => forward::respond(request, client, &mut exchange).await,
     };
     if is_http1 && (refused.is_some() || exchange.meter.broken().is_some()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    // A backend of HTTP/2 may tell the length as well: in HTTP/1.1 only chunks have room for trailers behind them.
+    if takes_trailers && response.headers().contains_key(TRAILER) {
+        response.headers_mut().remove(CONTENT_LENGTH);
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         connection.signal.tunnel();
