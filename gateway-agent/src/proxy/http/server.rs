@@ -7,7 +7,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER};
+use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
@@ -308,6 +308,7 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Connection) 
     // A backend of HTTP/2 may tell the length as well: in HTTP/1.1 only chunks have room for trailers behind them.
     if takes_trailers && response.headers().contains_key(TRAILER) {
         response.headers_mut().remove(CONTENT_LENGTH);
+        response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         connection.signal.tunnel();
