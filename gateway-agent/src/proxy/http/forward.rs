@@ -22,7 +22,7 @@ use super::upgrade::{self, Asked};
 use super::upstream::pool::Key;
 use super::upstream::{balance, send};
 use super::worker::Seen;
-use super::{forwarded, path};
+use super::{forwarded, path, timeout};
 use crate::ir::http::{Application, Backend, Cluster, Persistence, Route, Rule, Target};
 
 /// There is always an answer.
@@ -217,6 +217,7 @@ async fn attempts(
     // Kept only where another attempt may want it.
     let spare = retry.filter(|_| method.is_idempotent()).map(|_| Spare::of(&mut request));
     let whole = rule.timeouts.whole(exchange.came);
+    let of_call = if exchange.grpc { timeout::of_call(request.headers()) } else { None };
     let mut request = Some(request);
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut fresh = false;
@@ -265,7 +266,9 @@ async fn attempts(
                 continue;
             }
         }
-        let sent = answered.map_err(reason)?;
+        // A backend that gives up a call in time is not to blame.
+        let is_over = || of_call.is_some_and(|time| exchange.came.elapsed() >= time);
+        let sent = answered.map_err(|outcome| if is_over() { Reason::BackendTimeout } else { reason(outcome) })?;
         let mut response = match upgrade {
             Some(upgrade) => upgrade.answered(sent)?,
             None => upgrade::refused(sent)?,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 /// `None`, or `0s` in a manifest: none.
@@ -26,9 +27,40 @@ impl Timeouts {
     }
 }
 
+/// How long the client of a gRPC call waits, if it says so (gRPC over HTTP/2: Timeout): its backend gives the call up then, too.
+pub fn of_call(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_say_how_long_they_wait() {
+        let of =
+            |value: &str| of_call(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), value.parse().unwrap())]));
+        assert_eq!(of("1m"), Some(Duration::from_millis(1)));
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(of("250u"), Some(Duration::from_micros(250)));
+        for wrong in ["", "m", "1", "123456789m", "-1S", "1 S", "1x"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_first_of_both_counts() {
