@@ -52,7 +52,7 @@ pub mod sizes {
     pub const XDP_PORTS: usize = 256;
     /// Server names, once for each address and port. The memory of an entry is taken when it is written.
     pub const SNI: usize = 65_536;
-    /// TLS clients that have proved their address and sent no whole ClientHello yet.
+    /// TLS clients that have proved their address and said nothing yet, or were refused.
     pub const HANDSHAKES: usize = 8_192;
     /// More than HELLOS has slots: a slot is given away before its entry here.
     pub const COLLECTING: usize = 2_048;

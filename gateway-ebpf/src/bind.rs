@@ -157,7 +157,7 @@ fn connect(frame: Tc, packet: &Packet, slot: u32, id: u32, listener: u32) -> u32
     scratch.forward.handshake = slot;
     scratch.forward.last_seen = hello.last_seen;
     scratch.errand.replaces = hello.attempts != 0;
-    let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash), &mut core::ptr::null_mut());
+    let reason = flow::claim(&hello.client, backend, hash::mix(hello.hash));
     if reason == 0 {
         // Before another CPU may have a look.
         hello.attempts += 1;
@@ -237,7 +237,7 @@ pub fn onward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     if way == 0 {
         return Tc::DROP;
     }
-    if way != gateway_common::route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow) {
+    if !redirect::address(frame, flow, way) {
         return broken(frame);
     }
     redirect::send(flow, way)

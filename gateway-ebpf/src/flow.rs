@@ -308,11 +308,16 @@ fn create(frame: Tc, packet: &Packet, listener: &Listener, now: u64, found: &mut
     let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
     scratch.forward.state = flow_state::NEW;
     scratch.forward.last_seen = now;
-    let refused = claim(&packet.key, backend, hash::mix(hash), found);
-    if refused == 0 && !packet.is_tcp() {
+    let reason = claim(&packet.key, backend, hash::mix(hash));
+    if reason != 0 {
+        return reason;
+    }
+    if !packet.is_tcp() {
         fragment::expect(&scratch.forward.destination, &scratch.forward.source);
     }
-    refused
+    let Some(flow) = EMBRYONIC.get_ptr_mut(&packet.key) else { return Reason::FlowTableFull as u32 };
+    *found = flow;
+    0
 }
 
 /// Fills in the forward half of a new flow in working memory, but for its state. `ids`: backend and listener. Answers the reason why it
@@ -351,9 +356,9 @@ fn keeps_source(client: &FlowKey, backend: &Backend) -> bool {
 }
 
 /// Finds a 5-tuple towards the backend that is nobody's yet, and takes it for the flow in working memory. A client that has
-/// proved itself gets both halves into FLOWS, another one into EMBRYONIC, from where the first is left in `found`.
+/// proved itself gets both halves into FLOWS, another one into EMBRYONIC.
 #[inline(never)]
-pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow) -> u32 {
+pub fn claim(key: &FlowKey, backend: &Backend, hash: u64) -> u32 {
     let Some(scratch) = scratch() else { return Reason::FlowTableFull as u32 };
     let flow = &mut scratch.forward;
     let spliced = flow.flags & flow_flags::SPLICED != 0;
@@ -389,16 +394,7 @@ pub fn claim(key: &FlowKey, backend: &Backend, hash: u64, found: &mut *mut Flow)
             _ => return Reason::FlowTableFull as u32,
         }
         count::picked(key, flow);
-        if spliced {
-            return 0;
-        }
-        return match EMBRYONIC.get_ptr_mut(key) {
-            Some(flow) => {
-                *found = flow;
-                0
-            }
-            None => Reason::FlowTableFull as u32,
-        };
+        return 0;
     }
     Reason::PortsExhausted as u32
 }

@@ -113,7 +113,7 @@ fn follow(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     }
     flow.last_seen = now;
     count::passed(flow, 1, packet.total as u64);
-    if !rewrite::rewrite(frame, packet, flow) || (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow)) {
+    if !rewrite::rewrite(frame, packet, flow) || !redirect::address(frame, flow, way) {
         return broken(frame);
     }
     redirect::send(flow, way)

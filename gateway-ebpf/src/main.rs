@@ -35,7 +35,7 @@ use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{classifier, sk_lookup, xdp};
 use aya_ebpf::programs::{SkLookupContext, TcContext, XdpContext};
 use gateway_common::cookie::Proof;
-use gateway_common::{Flow, Listener, Reason, flow_flags, flow_state, listener_kind, protocol, route_kind};
+use gateway_common::{Flow, Listener, Reason, flow_flags, flow_state, listener_kind, protocol};
 
 use crate::frame::{Frame, Tc, Xdp};
 use crate::headers::{FIN, RST, SYN};
@@ -143,7 +143,7 @@ fn forward(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     }
     flow.last_seen = now;
     count_passed(frame, packet, flow);
-    if (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow)) || !rewrite::rewrite(frame, packet, flow) {
+    if !redirect::address(frame, flow, way) || !rewrite::rewrite(frame, packet, flow) {
         return refuse::broken(frame);
     }
     if packet.fragment == part::FIRST && fragment::first(frame, packet, now) == 0 {
@@ -233,7 +233,7 @@ fn gone(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
     }
     count::dropped(Reason::BackendGone);
     if !refuse::reset_onward(frame, packet)
-        || (way != route_kind::NEIGHBOUR && !redirect::write_macs(frame, flow))
+        || !redirect::address(frame, flow, way)
         || !rewrite::rewrite(frame, packet, flow)
     {
         return Tc::DROP;
@@ -326,7 +326,7 @@ fn express_tls(frame: Xdp, packet: &Packet, listener: &Listener) -> i32 {
         Proof::Nothing => Reason::UnknownConnection,
     };
     let Some(scratch) = maps::scratch() else { return Xdp::PASS };
-    if splice::recall(packet, &mut scratch.handshake) != splice::known::NOTHING || steer::has_socket(frame, packet) {
+    if splice::recall(packet, scratch) != splice::known::NOTHING || steer::has_socket(frame, packet) {
         return Xdp::PASS;
     }
     refuse(frame, packet, listener.id, reason, 0)

@@ -10,6 +10,7 @@ use gateway_common::{
 
 use crate::atomic;
 use crate::bind::Errand;
+use crate::frame::opaque;
 use crate::name::Search;
 use crate::options::Options;
 use crate::parse::Packet;
@@ -80,6 +81,8 @@ pub struct Scratch {
     pub handshake: Handshake,
     /// Where that came from: one of [`crate::splice::known`].
     pub known: u32,
+    /// The slot of its hello, if COLLECTING has one.
+    pub slot: u32,
     pub next_hop: NextHop,
     pub released: Released,
     /// The server name asked for, in lower case, if this run of the program has read one ([`Scratch::named`]). Beyond the first
@@ -103,13 +106,37 @@ pub fn scratch() -> Option<&'static mut Scratch> {
 /// Slots of HELLOS that this CPU released last: they are still in its caches.
 #[repr(C)]
 pub struct Released {
-    pub slots: [u32; Released::KEPT as usize],
-    pub count: u32,
+    slots: [u32; Released::KEPT as usize],
+    count: u32,
 }
 
 impl Released {
     /// A power of two.
-    pub const KEPT: u32 = 8;
+    const KEPT: u32 = 8;
+
+    /// What there is no room for is not remembered.
+    #[inline(always)]
+    pub fn push(&mut self, slot: u32) {
+        if self.count < Released::KEPT {
+            *self.place() = slot;
+            self.count += 1;
+        }
+    }
+
+    /// The last one. 0: there is none.
+    #[inline(always)]
+    pub fn pop(&mut self) -> u32 {
+        if self.count == 0 {
+            return 0;
+        }
+        self.count -= 1;
+        *self.place()
+    }
+
+    #[inline(always)]
+    fn place(&mut self) -> &mut u32 {
+        &mut self.slots[(opaque(self.count as u64) & (Released::KEPT as u64 - 1)) as usize]
+    }
 }
 
 /// Working memory at the start of a program; answers its packet, unset.

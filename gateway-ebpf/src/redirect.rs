@@ -132,6 +132,12 @@ pub fn write_macs<F: Frame>(frame: F, flow: &Flow) -> bool {
     true
 }
 
+/// The MAC addresses of this way, if it is not for the kernel to write them. False: the frame is too short.
+#[inline(always)]
+pub fn address<F: Frame>(frame: F, flow: &Flow, way: u8) -> bool {
+    way == route_kind::NEIGHBOUR || write_macs(frame, flow)
+}
+
 #[inline(always)]
 pub fn send(flow: &Flow, kind: u8) -> i32 {
     let ifindex = flow.route.ifindex;

@@ -138,12 +138,8 @@ fn from_client(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64) -> i32 {
 /// go on sending it.
 #[inline(never)]
 fn challenge(frame: Tc, packet: &Packet, hello: &Hello) -> i32 {
-    let Some(scratch) = scratch() else { return broken(frame) };
-    let segment = &mut scratch.segment;
-    segment.answer(&packet.key);
     let room = splice::own_window(HELLO_BYTES as u32, Options(hello.options).scale());
-    segment.numbers(hello.our_sequence, hello.client_sequence, ACK, room);
-    segment::reply(frame, packet, segment)
+    segment::acknowledge(frame, packet, hello.our_sequence, hello.client_sequence, room)
 }
 
 /// The first answer of the backend.
@@ -254,12 +250,9 @@ fn deliver(frame: Tc, packet: &Packet, forward: &Flow, hello: &mut Hello, offset
 /// Nothing fits into the backend's window: it hears at least that its segment came.
 #[inline(never)]
 fn acknowledge(frame: Tc, packet: &Packet, forward: &Flow, hello: &Hello) -> i32 {
-    let Some(scratch) = scratch() else { return broken(frame) };
-    let segment = &mut scratch.segment;
-    segment.answer(&packet.key);
     let sequence = hello.client_sequence.wrapping_sub(hello.prelude).wrapping_add(hello.sent);
-    segment.numbers(sequence, hello.heard, ACK, splice::window(hello.window, forward.window_shift));
-    segment::reply(frame, packet, segment)
+    let window = splice::window(hello.window, forward.window_shift);
+    segment::acknowledge(frame, packet, sequence, hello.heard, window)
 }
 
 /// Segments made of one frame.

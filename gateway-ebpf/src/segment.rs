@@ -4,8 +4,9 @@ use aya_ebpf::helpers::bpf_skb_store_bytes;
 use gateway_common::{Address, FlowKey, checksum, protocol};
 
 use crate::frame::{ETHERNET, Frame, Tc, at, fixed};
-use crate::headers::{DONT_FRAGMENT, Ethernet, Ipv4, Ipv6, Tcp};
+use crate::headers::{ACK, DONT_FRAGMENT, Ethernet, Ipv4, Ipv6, Tcp};
 use crate::icmp::TTL;
+use crate::maps::scratch;
 use crate::parse::{Packet, unmapped, words_v6};
 use crate::refuse::broken;
 
@@ -160,6 +161,16 @@ pub fn send_back<F: Frame>(frame: F, packet: &Packet, segment: &Segment) -> Opti
 #[inline(always)]
 pub fn reply<F: Frame>(frame: F, packet: &Packet, segment: &Segment) -> i32 {
     send_back(frame, packet, segment).unwrap_or_else(|| broken(frame))
+}
+
+/// Turns the frame into a bare ACK to its sender.
+#[inline(always)]
+pub fn acknowledge(frame: Tc, packet: &Packet, sequence: u32, acknowledgement: u32, window: u16) -> i32 {
+    let Some(scratch) = scratch() else { return broken(frame) };
+    let segment = &mut scratch.segment;
+    segment.answer(&packet.key);
+    segment.numbers(sequence, acknowledgement, ACK, window);
+    reply(frame, packet, segment)
 }
 
 /// Sends what was written back to where the frame came from.

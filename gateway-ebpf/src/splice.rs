@@ -18,7 +18,7 @@ use crate::count;
 use crate::flow::refuse_unknown;
 use crate::frame::{ETHERNET, Frame, Tc, opaque};
 use crate::headers::{ACK, FIN, PSH, RST, SYN};
-use crate::maps::{COLLECTING, CONFIG, COOKIE_KEY, HANDSHAKES, HELLOS, Released, Scratch, hello_cursor, scratch};
+use crate::maps::{COLLECTING, CONFIG, COOKIE_KEY, HANDSHAKES, HELLOS, Scratch, hello_cursor, scratch};
 use crate::name::{self, found};
 use crate::options;
 use crate::parse::{Packet, fragment};
@@ -64,8 +64,8 @@ pub fn client(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 
         return Tc::DROP;
     }
     let Some(scratch) = scratch() else { return broken(frame) };
+    scratch.known = recall(packet, scratch);
     let handshake = &mut scratch.handshake;
-    scratch.known = recall(packet, handshake);
     if scratch.known == known::NOTHING {
         match prove(packet, now) {
             Proof::Client(options) => {
@@ -167,10 +167,11 @@ pub fn prove(packet: &Packet, now: u64) -> Proof {
 
 /// What is known of the sender of the segment: one of [`known`], with what goes with it.
 #[inline(never)]
-pub fn recall(packet: &Packet, handshake: &mut Handshake) -> u32 {
-    let slot = slot_of(&packet.key, packet.acknowledgement);
-    if slot != 0 {
-        let Some(hello) = owned(slot, &packet.key) else { return known::EVICTED };
+pub fn recall(packet: &Packet, scratch: &mut Scratch) -> u32 {
+    let handshake = &mut scratch.handshake;
+    scratch.slot = slot_of(&packet.key, packet.acknowledgement);
+    if scratch.slot != 0 {
+        let Some(hello) = owned(scratch.slot, &packet.key) else { return known::EVICTED };
         handshake.client_sequence = hello.client_sequence;
         handshake.our_sequence = hello.our_sequence;
         handshake.options = hello.options;
@@ -279,9 +280,9 @@ fn give_up(frame: Tc, packet: &Packet) -> i32 {
 /// More of a ClientHello, or the first of it.
 #[inline(never)]
 fn collect(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 {
-    let Some(Scratch { handshake, known, .. }) = scratch() else { return broken(frame) };
+    let Some(Scratch { handshake, known, slot, .. }) = scratch() else { return broken(frame) };
     let first = *known != known::COLLECTING;
-    let slot = if first { claim(packet, handshake, now) } else { slot_of(&packet.key, handshake.our_sequence) };
+    let slot = if first { claim(packet, handshake, now) } else { *slot };
     let Some(hello) = owned(slot, &packet.key) else {
         forget(&packet.key);
         return refuse(frame, packet, listener.id, Reason::HelloEvicted, 0);
@@ -366,29 +367,24 @@ fn route(frame: Tc, packet: &Packet, listener: &Listener, slot: u32, length: u32
 /// Acknowledges so many bytes.
 #[inline(never)]
 fn acknowledge(frame: Tc, packet: &Packet, handshake: &Handshake, length: u32) -> i32 {
-    let Some(scratch) = scratch() else { return broken(frame) };
-    let segment = &mut scratch.segment;
-    segment.answer(&packet.key);
     let window = splice::own_window(HELLO_BYTES as u32 - length, cookie::Options(handshake.options).scale());
-    segment.numbers(handshake.our_sequence, handshake.client_sequence.wrapping_add(length), ACK, window);
-    segment::reply(frame, packet, segment)
+    let acknowledgement = handshake.client_sequence.wrapping_add(length);
+    segment::acknowledge(frame, packet, handshake.our_sequence, acknowledgement, window)
 }
 
 /// Takes a slot. 0: there is none.
 #[inline(never)]
 fn claim(packet: &Packet, handshake: &Handshake, now: u64) -> u32 {
-    let mut choice = released();
-    if !take(choice, &packet.key) {
-        choice = oldest(now);
-        // Another CPU may have been faster: then from the next ones.
-        if !take(choice, &packet.key) {
-            choice = oldest(now);
-            if !take(choice, &packet.key) {
-                return 0;
-            }
+    let mut slot = take(released(), &packet.key);
+    // Another CPU may be faster: then from the next ones.
+    for _ in 0..2 {
+        if slot == 0 {
+            slot = take(oldest(now), &packet.key);
         }
     }
-    let slot = choice.slot;
+    if slot == 0 {
+        return 0;
+    }
     let Some(hello) = HELLOS.get_ptr_mut(slot) else { return 0 };
     // SAFETY: a map value.
     let hello = unsafe { &mut *hello };
@@ -414,13 +410,13 @@ struct Choice {
     owner: u64,
 }
 
-/// Makes the slot the client's. False: its owner is another one by now.
+/// Makes the slot the client's, and answers it. 0: there is none, or its owner is another one by now.
 #[inline(always)]
-fn take(choice: Choice, client: &FlowKey) -> bool {
-    let Some(hello) = HELLOS.get_ptr_mut(choice.slot) else { return false };
+fn take(choice: Choice, client: &FlowKey) -> u32 {
+    let Some(hello) = HELLOS.get_ptr_mut(choice.slot) else { return 0 };
     // SAFETY: a map value, and the client's 5-tuple.
     let (place, new) = unsafe { (owner(&(*hello).client).cast_mut(), *owner(client)) };
-    choice.slot != 0 && atomic::compare_exchange(place, choice.owner, new) == choice.owner
+    if choice.slot != 0 && atomic::compare_exchange(place, choice.owner, new) == choice.owner { choice.slot } else { 0 }
 }
 
 /// The word of a 5-tuple that tells owners apart: ports and protocol, the last 8 of 40 bytes, at a multiple of 8.
@@ -439,11 +435,7 @@ fn protocol_of(owner: u64) -> u8 {
 fn released() -> Choice {
     let none = Choice { slot: 0, owner: 0 };
     let Some(Scratch { released, .. }) = scratch() else { return none };
-    if released.count == 0 {
-        return none;
-    }
-    released.count -= 1;
-    let slot = released.slots[(opaque(released.count as u64) & (Released::KEPT as u64 - 1)) as usize];
+    let slot = released.pop();
     let Some(hello) = HELLOS.get_ptr(slot) else { return none };
     // SAFETY: a map value.
     let hello = unsafe { &*hello };
@@ -512,11 +504,8 @@ pub fn leave(hello: &mut Hello) {
 #[inline(always)]
 pub fn release(hello: &mut Hello) {
     hello.client.protocol = 0;
-    if let Some(Scratch { released, .. }) = scratch()
-        && released.count < Released::KEPT
-    {
-        released.slots[(opaque(released.count as u64) & (Released::KEPT as u64 - 1)) as usize] = hello.slot;
-        released.count += 1;
+    if let Some(Scratch { released, .. }) = scratch() {
+        released.push(hello.slot);
     }
 }
 
@@ -651,9 +640,5 @@ fn refused(frame: Tc, packet: &Packet, handshake: &Handshake) -> i32 {
     if !fin {
         return Tc::DROP;
     }
-    let Some(scratch) = scratch() else { return broken(frame) };
-    let segment = &mut scratch.segment;
-    segment.answer(&packet.key);
-    segment.numbers(first.wrapping_add(alert::LENGTH + 1), end, ACK, 0);
-    segment::reply(frame, packet, segment)
+    segment::acknowledge(frame, packet, first.wrapping_add(alert::LENGTH + 1), end, 0)
 }
