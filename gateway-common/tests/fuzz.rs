@@ -6,6 +6,8 @@ mod checksum;
 mod client_hello;
 #[path = "../../fuzz/properties/maglev.rs"]
 mod maglev;
+#[path = "../../fuzz/properties/replay.rs"]
+mod replay;
 #[path = "../../fuzz/properties/stash.rs"]
 mod stash;
 #[path = "../../fuzz/properties/window.rs"]
@@ -13,18 +15,7 @@ mod window;
 
 use proptest::prelude::*;
 
-#[track_caller]
-fn replay(target: &str, holds: fn(&[u8])) {
-    let folder = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
-    let mut seeds = 0;
-    for file in std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{folder}: {e}")) {
-        let path = file.expect("an entry").path();
-        println!("{}", path.display());
-        holds(&std::fs::read(path).expect("a seed"));
-        seeds += 1;
-    }
-    assert!(seeds > 0, "no seed in {folder}");
-}
+use crate::replay::replay;
 
 #[test]
 fn corpus_of_maglev() {

@@ -348,15 +348,8 @@ pub fn number(protocol: Protocol) -> u8 {
 mod tests {
     use super::*;
     use crate::emit::shares::To;
+    use crate::emit::shares::tests::{endpoint, endpoints};
     use crate::ir::Duty;
-
-    fn endpoint(address: &str, duty: Duty) -> ir::Endpoint {
-        ir::Endpoint { address: address.parse().unwrap(), port: 80, local: false, proxy_protocol: false, duty }
-    }
-
-    fn endpoints(list: &[ir::Endpoint]) -> Target {
-        Target::Endpoints { service: "default/web".into(), port: 80, endpoints: list.to_vec().into() }
-    }
 
     fn listener(addresses: &[&str], refs: Vec<(u32, Target)>) -> ir::Listener {
         let refs = refs.into_iter().map(|(weight, target)| ir::BackendRef { weight, target }).collect();

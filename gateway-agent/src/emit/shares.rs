@@ -191,17 +191,17 @@ fn lcm(a: u64, b: u64) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use gateway_common::protocol;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn endpoint(address: &str, duty: Duty) -> ir::Endpoint {
+    pub fn endpoint(address: &str, duty: Duty) -> ir::Endpoint {
         ir::Endpoint { address: address.parse().unwrap(), port: 80, local: false, proxy_protocol: false, duty }
     }
 
-    fn endpoints(list: &[ir::Endpoint]) -> Target {
+    pub fn endpoints(list: &[ir::Endpoint]) -> Target {
         Target::Endpoints { service: "default/web".into(), port: 80, endpoints: list.to_vec().into() }
     }
 

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use gateway_tests::lab::{Endpoint, Manifests, gateway, route, service, slice};
 use serde_json::Value;
 
+use super::choice::Choice;
 use super::contender::{Contender, Nftables, State, rendered};
 use super::network::{BACKENDS, BULK_PORT, GATEWAY, INSIDE, Network, PORT, Servers, Times, sources};
 use super::noise::Noise;
@@ -116,12 +117,8 @@ pub struct Options {
     /// Fewer and shorter rounds: below 60 s, and noisier.
     #[arg(long)]
     quick: bool,
-    /// Only these contenders.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    contenders: Vec<Contender>,
-    /// Only these scenarios.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    scenarios: Vec<Scenario>,
+    #[command(flatten)]
+    choice: Choice<Scenario>,
     /// Only Sluice alone with many listeners and backends.
     #[arg(long, conflicts_with_all = ["contenders", "scenarios"])]
     at_size: bool,
@@ -154,15 +151,15 @@ impl Options {
 
     /// Whether nothing was left out.
     fn is_whole(&self) -> bool {
-        self.contenders.is_empty() && self.scenarios.is_empty()
+        self.choice.is_all()
     }
 
     fn contenders(&self) -> &[Contender] {
-        if self.contenders.is_empty() { CONTENDERS } else { &self.contenders }
+        self.choice.contenders(CONTENDERS)
     }
 
     fn scenarios(&self) -> &[Scenario] {
-        if self.scenarios.is_empty() { Scenario::ALL } else { &self.scenarios }
+        self.choice.scenarios(Scenario::ALL)
     }
 }
 

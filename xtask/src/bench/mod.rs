@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: measurements against peers. Each writes `target/bench/NAME.json` (rows), `NAME.svg`, `NAME.md`
 //! and prints a table.
 
+mod choice;
 mod contender;
 mod interrupt;
 mod l4;

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -175,12 +175,7 @@ where
         .header_read_timeout(None)
         .max_headers(limits.headers)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 1024).max(128 << 10));
-    let of = Rc::clone(connection);
-    let service = service_fn(move |request| {
-        let of = Rc::clone(&of);
-        async move { Ok::<_, Infallible>(respond(request, &of).await) }
-    });
-    let serving = builder.serve_connection(TokioIo::new(guard), service).with_upgrades();
+    let serving = builder.serve_connection(TokioIo::new(guard), service(connection)).with_upgrades();
     drive(pin!(serving), http1::UpgradeableConnection::graceful_shutdown, connection, settings, ends).await
 }
 
@@ -210,13 +205,24 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
-    let of = Rc::clone(connection);
-    let service = service_fn(move |request| {
-        let of = Rc::clone(&of);
-        async move { Ok::<_, Infallible>(respond(request, &of).await) }
-    });
-    let serving = builder.serve_connection(TokioIo::new(guard), service);
+    let serving = builder.serve_connection(TokioIo::new(guard), service(connection));
     drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await
+}
+
+/// What answers its requests.
+fn service(
+    connection: &Rc<Connection>,
+) -> impl Service<
+    http::Request<Incoming>,
+    Response = Response<Metered>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Metered>, Infallible>> + 'static,
+> {
+    let connection = Rc::clone(connection);
+    service_fn(move |request| {
+        let connection = Rc::clone(&connection);
+        async move { Ok(respond(request, &connection).await) }
+    })
 }
 
 /// To its end: its own, or the one that it is brought to.

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use self::place::{Answering, FEW, MANY, Place};
 use self::scenario::{Gear, LATENCY, LATENCY_P50, LATENCY_P99, LATENCY_P999, Load, REQUESTS_PER_SECOND, Scenario};
+use super::choice::Choice;
 use super::contender::Contender;
 use super::network::{Network, Servers};
 use super::noise::Noise;
@@ -38,12 +39,8 @@ pub struct Options {
     /// Fewer and shorter rounds, and noisier.
     #[arg(long)]
     quick: bool,
-    /// Only these contenders.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    contenders: Vec<Contender>,
-    /// Only these scenarios.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    scenarios: Vec<Scenario>,
+    #[command(flatten)]
+    choice: Choice<Scenario>,
 }
 
 impl Options {
@@ -56,11 +53,11 @@ impl Options {
     }
 
     fn contenders(&self) -> &[Contender] {
-        if self.contenders.is_empty() { CONTENDERS } else { &self.contenders }
+        self.choice.contenders(CONTENDERS)
     }
 
     fn wants(&self, scenario: Scenario) -> bool {
-        self.scenarios.is_empty() || self.scenarios.contains(&scenario)
+        self.choice.wants(scenario)
     }
 
     /// Of those that go as fast as they can, the ones that are wanted; what the fixed rate is found by is always among them.

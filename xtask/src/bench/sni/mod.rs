@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use self::place::{FEW, MANY, Place};
 use self::scenario::{Load, PROGRAM_NS_PER_CONNECTION, Scenario};
+use super::choice::Choice;
 use super::contender::Contender;
 use super::network::{Network, Servers, Times};
 use super::noise::Noise;
@@ -43,12 +44,8 @@ pub struct Options {
     /// Fewer and shorter rounds: below 60 s, and noisier.
     #[arg(long)]
     quick: bool,
-    /// Only these contenders.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    contenders: Vec<Contender>,
-    /// Only these scenarios.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    scenarios: Vec<Scenario>,
+    #[command(flatten)]
+    choice: Choice<Scenario>,
 }
 
 impl Options {
@@ -67,11 +64,11 @@ impl Options {
     }
 
     fn contenders(&self) -> &[Contender] {
-        if self.contenders.is_empty() { CONTENDERS } else { &self.contenders }
+        self.choice.contenders(CONTENDERS)
     }
 
     fn wants(&self, scenario: Scenario) -> bool {
-        self.scenarios.is_empty() || self.scenarios.contains(&scenario)
+        self.choice.wants(scenario)
     }
 
     /// Of those that are a load, the ones that are wanted.

@@ -14,17 +14,9 @@ use crate::proxy::http::snapshot::Snapshot;
 const MORE: Duration = Duration::from_nanos(1_200);
 
 fn route(i: usize, path: String, headers: Vec<HeaderMatch>) -> Arc<Route> {
-    let rule = Rule {
-        name: "0".into(),
-        matches: vec![Match { headers, ..Match::path(PathMatch::Prefix(path.into())) }],
-        filters: Vec::new(),
-        backends: Vec::new(),
-        timeouts: Timeouts::default(),
-        retry: None,
-        persistence: None,
-    };
+    let rules = super::tests::rules(vec![vec![Match { headers, ..Match::path(PathMatch::Prefix(path.into())) }]]);
     let name = RouteName { namespace: "default".into(), name: format!("r-{i:05}").into(), kind: RouteKind::Http };
-    Arc::new(Route { name, created: Created::Unknown, rules: vec![rule] })
+    Arc::new(Route { name, created: Created::Unknown, rules })
 }
 
 fn host(i: usize) -> HostName {

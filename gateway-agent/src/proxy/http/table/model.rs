@@ -222,18 +222,8 @@ fn attachment(kind: RouteKind) -> impl Strategy<Value = Attachment> {
     let name = (select(vec!["a", "a-b", "b"]), select(vec!["r", "r-1", "s"]));
     let rules = vec(vec(one(kind), 1..4), 1..4);
     (hostnames(), created, name, rules).prop_map(move |(hosts, created, (namespace, name), rules)| {
-        let rule = |(i, matches): (usize, Vec<Match>)| Rule {
-            name: i.to_string().into(),
-            matches,
-            filters: Vec::new(),
-            backends: Vec::new(),
-            timeouts: Timeouts::default(),
-            retry: None,
-            persistence: None,
-        };
         let name = RouteName { namespace: namespace.into(), name: name.into(), kind };
-        let rules = rules.into_iter().enumerate().map(rule).collect();
-        Attachment { hosts, route: Arc::new(Route { name, created, rules }) }
+        Attachment { hosts, route: Arc::new(Route { name, created, rules: super::tests::rules(rules) }) }
     })
 }
 

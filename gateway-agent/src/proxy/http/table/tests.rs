@@ -5,7 +5,8 @@ use crate::ir::HostName;
 use crate::ir::http::*;
 use crate::proxy::http::matches::Pattern;
 
-fn route(name: &str, kind: RouteKind, matches: Vec<Vec<Match>>) -> Arc<Route> {
+/// That only say what they match.
+pub(super) fn rules(matches: Vec<Vec<Match>>) -> Vec<Rule> {
     let rule = |(i, matches): (usize, Vec<Match>)| Rule {
         name: i.to_string().into(),
         matches,
@@ -15,8 +16,12 @@ fn route(name: &str, kind: RouteKind, matches: Vec<Vec<Match>>) -> Arc<Route> {
         retry: None,
         persistence: None,
     };
+    matches.into_iter().enumerate().map(rule).collect()
+}
+
+fn route(name: &str, kind: RouteKind, matches: Vec<Vec<Match>>) -> Arc<Route> {
     let name = RouteName { namespace: "default".into(), name: name.into(), kind };
-    Arc::new(Route { name, created: Created::Unknown, rules: matches.into_iter().enumerate().map(rule).collect() })
+    Arc::new(Route { name, created: Created::Unknown, rules: rules(matches) })
 }
 
 fn prefix(path: &str) -> Match {
