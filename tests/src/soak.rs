@@ -106,11 +106,11 @@ fn change(
         }
         *changes += 1;
         if resident[0] == 0 && begun.elapsed() * 4 >= duration {
-            resident[0] = resident_kib(agent)?;
+            resident[0] = agent.resident_kib()?;
         }
         std::thread::sleep(BETWEEN_CHANGES);
     }
-    resident[1] = resident_kib(agent)?;
+    resident[1] = agent.resident_kib()?;
     Ok(())
 }
 
@@ -122,13 +122,6 @@ fn numbered(number: u64) -> String {
          - filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: X-Number, value: 'n{number}'}}]}}}}]\n    \
          backendRefs: [{{name: both, port: 8080}}]\n"
     )
-}
-
-fn resident_kib(agent: &mut Agent) -> Result<u64> {
-    let pid = agent.process().pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/PID/status has no VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
 }
 
 /// What a client of ours saw, asking again and again.

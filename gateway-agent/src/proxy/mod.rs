@@ -20,6 +20,7 @@ mod rewound;
 mod sockets;
 mod table;
 mod terminate;
+mod through;
 mod tls;
 mod worker;
 

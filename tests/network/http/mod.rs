@@ -7,6 +7,7 @@ mod clients;
 mod h2;
 mod kinds;
 mod rpc;
+mod slow;
 mod smuggling;
 
 use std::net::SocketAddr;

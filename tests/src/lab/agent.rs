@@ -73,6 +73,15 @@ impl<'n> Agent<'n> {
         Ok(values.iter().sum())
     }
 
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).context("the agent has ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = line.context("/proc/PID/status has no VmRSS")?;
+        text.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
