@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_tests::soak;
 
-/// Seconds of it; `cargo xtask soak` has minutes.
+/// Beside other tests; `cargo xtask soak` takes as long as it is told.
 const DURATION: Duration = Duration::from_secs(60);
 
 #[test]
