@@ -195,6 +195,7 @@ pub enum Reason {
     NoValidCACertificate,
     NotAllowed,
     NotAllowedByListeners,
+    OverlappingCertificates,
     OverlappingHostnames,
     ParentNotAccepted,
     ParentNotProgrammed,

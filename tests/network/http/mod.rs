@@ -4,9 +4,12 @@ mod browser;
 mod change;
 mod checked;
 mod clients;
+mod files;
 mod h2;
+mod keys;
 mod kinds;
 mod rpc;
+mod sessions;
 mod smuggling;
 
 use std::net::SocketAddr;
