@@ -50,6 +50,7 @@ mod overlaps;
 mod policies;
 mod report;
 mod routes;
+mod version;
 
 use std::sync::Arc;
 

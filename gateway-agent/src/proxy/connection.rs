@@ -174,7 +174,7 @@ async fn terminate(
     let backend = way.connect(picked, shared, attempt).await.map_err(reset)?;
     drop(way);
     shared.counters.terminated.add(1);
-    Ok(terminate::forward(client, backend, &kept.buffers, &shared.counters).await)
+    Ok(terminate::forward(client, backend, &kept.http.buffers, &shared.counters).await)
 }
 
 /// Where a connection is to go.

@@ -30,16 +30,17 @@ pub async fn forward(
     buffers: &Buffers,
     counters: &Counters,
 ) -> io::Result<()> {
+    let (inwards, outwards) = (|n| counters.bytes_in.add(n), |n| counters.bytes_out.add(n));
     let result = match backend {
         Backend::Clear(mut backend) => {
-            let result = copy(&mut client, &mut backend, buffers, counters).await;
+            let result = copy(&mut client, &mut backend, buffers, inwards, outwards).await;
             if result.is_err() {
                 sockets::reset_on_close(&backend);
             }
             result
         }
         Backend::Secure(mut backend) => {
-            let result = copy(&mut client, &mut backend, buffers, counters).await;
+            let result = copy(&mut client, &mut backend, buffers, inwards, outwards).await;
             if result.is_err() {
                 sockets::reset_on_close(backend.get_ref().0);
             }

@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use super::backend_tls::Configs;
 use super::connection::By;
-use super::copy::Buffers;
 use super::hello::Room;
 use super::http::worker::Local;
 use super::relay::Pipes;
@@ -68,7 +67,6 @@ impl Worker {
 pub struct Kept {
     pub room: Room,
     pub pipes: Pipes,
-    pub buffers: Buffers,
     /// Of TLS to the backends of what comes out of TLS.
     pub backend_tls: Configs,
     pub http: Rc<Local>,
@@ -85,7 +83,6 @@ async fn run(
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
-        buffers: Buffers::default(),
         backend_tls: Configs::default(),
         http: Local::new(Arc::clone(&shared.http), number as u64),
         stopped: stopped.clone(),

@@ -22,6 +22,8 @@ pub struct Reader<'s> {
     refusals: Vec<String>,
     beside: Option<&'s Beside>,
     unsound: bool,
+    /// An API server has let the object through: a field that is not known here is of a later version, no mistake.
+    by_api: bool,
 }
 
 enum Step {
@@ -32,23 +34,24 @@ enum Step {
 impl<'s> Reader<'s> {
     /// `object`: whom the problems are about, if that can be told; `start`: where it starts.
     pub fn new(file: Arc<str>, object: Option<ObjectId>, start: Position, strings: &'s mut Strings) -> Reader<'s> {
-        Reader {
-            strings,
-            file,
-            start,
-            path: Vec::new(),
-            object,
-            problems: Vec::new(),
-            errors: 0,
-            refusals: Vec::new(),
-            beside: None,
-            unsound: false,
-        }
+        let (path, problems, refusals) = (Vec::new(), Vec::new(), Vec::new());
+        let (by_api, beside, unsound) = (false, None, false);
+        Reader { strings, file, start, path, object, problems, errors: 0, refusals, by_api, beside, unsound }
+    }
+
+    /// For an object of an API server, which is written down nowhere.
+    pub fn by_api(object: ObjectId, strings: &'s mut Strings) -> Reader<'s> {
+        let file = strings.intern("");
+        Reader { by_api: true, ..Reader::new(file, Some(object), Position::NOWHERE, strings) }
     }
 
     /// Objects may have data in these files.
     pub fn with_files(self, beside: Option<&'s Beside>) -> Reader<'s> {
         Reader { beside, ..self }
+    }
+
+    pub fn has_files(&self) -> bool {
+        self.beside.is_some()
     }
 
     /// Files that the object takes data from are not as they must be.
@@ -58,12 +61,8 @@ impl<'s> Reader<'s> {
 
     /// The content of a file that an annotation names.
     pub fn file(&mut self, named: &FileName) -> Result<Vec<u8>, String> {
-        match self.beside {
-            Some(beside) => beside.read(&named.file),
-            None => {
-                Err("there are no files beside an object that comes from no directory; put it into data".to_owned())
-            }
-        }
+        let none = || Err("there are no files beside this object; put it into data".to_owned());
+        self.beside.map_or_else(none, |beside| beside.read(&named.file))
     }
 
     /// Says what is wrong with a file, at the annotation that names it. The object stays: others may have a better version of it.
@@ -169,6 +168,9 @@ impl<'s> Reader<'s> {
         let mut fields = Fields { reader: self, node, asked: Vec::new() };
         let result = read(&mut fields);
         let asked = fields.asked;
+        if self.by_api {
+            return result;
+        }
         for entry in entries.iter().filter(|e| !asked.contains(&&*e.key)) {
             let message = "is no field of this kind; ignored (a typing error, or an indentation?)";
             self.within(Step::Field(entry.key.as_ref().into()), |r| r.warn(entry.at, message));

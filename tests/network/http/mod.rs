@@ -6,6 +6,7 @@ mod checked;
 mod clients;
 mod files;
 mod h2;
+mod h2spec;
 mod keys;
 mod kinds;
 mod rpc;

@@ -49,7 +49,8 @@ impl Secret {
 
     /// Of the content of a file, where a line end at its end does not count: people and tools add such.
     pub fn read(content: &[u8]) -> Result<Secret, NoSecret> {
-        let bytes = content.trim_ascii_end();
+        let line_end = content.iter().rev().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let bytes = &content[..content.len() - line_end];
         match bytes.first() {
             _ if content.len() > Secret::MOST => Err(NoSecret::Long),
             _ if bytes.len() < Secret::LEAST => Err(NoSecret::Short(bytes.len())),
