@@ -6,7 +6,7 @@ use std::path::Path;
 use gateway_agent::compile::compile;
 use gateway_agent::emit::status::{self, ConditionStatus, ListenerStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
-use gateway_agent::ir::{BackendSet, Duty, Endpoint, Ir, ServerName, Target, TlsMode, Traffic};
+use gateway_agent::ir::{BackendSet, Duty, Endpoint, Infrastructure, Ir, ServerName, Target, TlsMode, Traffic};
 use gateway_agent::source::Problem;
 use gateway_agent::source::files::{Loaded, load_dir};
 
@@ -130,6 +130,21 @@ fn ir_text(ir: &Ir) -> String {
     for address in &ir.exclusive_addresses {
         _ = writeln!(text, "exclusive {address}");
     }
+    for gateway in &ir.gateways {
+        let Infrastructure { labels, annotations } = &gateway.infrastructure;
+        for (what, pairs) in [("labels", labels), ("annotations", annotations)] {
+            let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            if !pairs.is_empty() {
+                _ = writeln!(
+                    text,
+                    "{what} of what is made for {}/{}: {}",
+                    gateway.namespace,
+                    gateway.name,
+                    pairs.join(", ")
+                );
+            }
+        }
+    }
     text
 }
 
@@ -163,9 +178,10 @@ fn set_text(text: &mut String, indent: &str, set: Option<&BackendSet>) {
         _ = write!(text, "{indent}{:>7} ", backend.weight);
         match &backend.target {
             Target::Invalid => *text += "refuse\n",
-            Target::Endpoints { service, endpoints, .. } => {
+            Target::Endpoints { service, endpoints, tls, .. } => {
                 let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
-                _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
+                let tls = tls.as_deref().map(http::backend_tls_text).unwrap_or_default();
+                _ = writeln!(text, "{service}{tls}: [{}]", endpoints.join(", "));
             }
         }
     }

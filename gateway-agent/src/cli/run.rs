@@ -19,6 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
+use super::session_keys::SessionKeys;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin::{self, Subject};
 use crate::agent::Agent;
@@ -70,6 +71,8 @@ pub struct Options {
     idle: IdleTimes,
     #[command(flatten)]
     proxy: ProxyOptions,
+    #[command(flatten)]
+    sessions: SessionKeys,
 }
 
 /// Where the objects are; without any of these those of the cluster that the pod runs in.
@@ -248,6 +251,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
     let (socket, _socket_file) = bind_socket(&options.socket)?;
+    let session_keys = options.sessions.read()?;
     let log = options.access_log.as_deref().map(access_log::open).transpose()?;
     let http_log = options.http_access_log.as_deref().map(access_log::open).transpose()?;
 
@@ -261,6 +265,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         let log = Log::start(options.http_access_log_of, to).context("cannot start the access log of requests")?;
         // Nobody else sets it.
         let _ = proxy.handle().http().shared.log.set(log);
+    }
+    if let Some(keys) = session_keys {
+        proxy.handle().sign_sessions(keys);
     }
     let mut config = options.config();
     config.agent_ports = datapath.agent_ports(proxy.handle().port()).context("cannot read map CONFIG")?;

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::backend_tls::{self, Client};
 use super::certificates::{self, Owner};
-use super::conflicts::{mark_conflicts, mark_overlaps};
-use super::http::{self, Client};
+use super::conflicts::mark_conflicts;
 use super::listener_sets::{self, SetPlan};
 use super::listeners::{Fate, ListenerPlan};
 use super::version;
@@ -101,7 +101,7 @@ fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
 impl<'a> Plan<'a> {
     fn new(gateway: &'a Arc<Gateway>, sets: Vec<&'a Arc<ListenerSet>>, class: &ClassReport, index: &Index) -> Plan<'a> {
         let sets: Vec<SetPlan> = sets.into_iter().map(|set| SetPlan::new(set, gateway, index)).collect();
-        let (client, bad_client) = match http::client(index, gateway) {
+        let (client, bad_client) = match backend_tls::client(index, gateway) {
             Ok(client) => (client, None),
             Err(why) => (Client::Broken, Some(why)),
         };
@@ -132,7 +132,6 @@ impl<'a> Plan<'a> {
             plan.assign_addresses(&index.node().addresses);
         }
         mark_conflicts(&mut plan.listeners);
-        mark_overlaps(&mut plan.listeners);
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
             listener.fate = Fate::Idle;

@@ -7,6 +7,7 @@ use super::read::{self, Fields, Reader};
 use super::route::parent_ref;
 use super::yaml::Node;
 use crate::index::*;
+use crate::ir::Infrastructure;
 use crate::ir::http::Unverified;
 
 /// `spec` of a Gateway.
@@ -15,9 +16,7 @@ pub struct GatewaySpec {
     pub listeners: Box<[Listener]>,
     pub addresses: Box<[AddressRequest]>,
     pub parameters: bool,
-    pub labels: Labels,
-    /// `infrastructure.annotations`.
-    pub notes: Labels,
+    pub infrastructure: Infrastructure,
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
 }
@@ -30,10 +29,11 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
         let addresses = f.list("addresses", address);
         let infrastructure = f.within("infrastructure", |f| {
             let labels = f.optional("labels", read::strings).unwrap_or_default();
-            let notes = f.optional("annotations", read::strings).unwrap_or_default();
-            Some((f.optional("parametersRef", |_, _| Some(())).is_some(), labels, notes))
+            let annotations = f.optional("annotations", read::strings).unwrap_or_default();
+            let infrastructure = Infrastructure { labels, annotations };
+            Some((f.optional("parametersRef", |_, _| Some(())).is_some(), infrastructure))
         });
-        let (parameters, labels, notes) = infrastructure.unwrap_or_default();
+        let (parameters, infrastructure) = infrastructure.unwrap_or_default();
         let listener_sets = f
             .within("allowedListeners", |f| f.within("namespaces", |f| allowed_namespaces(f, AllowedNamespaces::None)));
         let listener_sets = listener_sets.unwrap_or(AllowedNamespaces::None);
@@ -43,8 +43,7 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
             listeners: listeners?,
             addresses,
             parameters,
-            labels,
-            notes,
+            infrastructure,
             listener_sets,
             tls,
         })

@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::pool::{Key, Multiplexed};
-use super::tls;
 use crate::ir::http::Application;
+use crate::proxy::backend_tls::{Configs, Protocols};
 use crate::proxy::http::body::Body;
 use crate::proxy::http::server::Executor;
 use crate::proxy::sockets;
@@ -44,7 +44,7 @@ pub enum Connected {
 }
 
 /// Within the time that a backend has for it.
-pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected> {
+pub async fn connect(key: &Key, configs: &Configs) -> io::Result<Connected> {
     let ready = async {
         let mut stream = TcpStream::connect(key.address).await?;
         sockets::tune(&stream)?;
@@ -52,11 +52,20 @@ pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected>
             stream.write_all(&LOCAL).await?;
         }
         let Some(tls) = &key.tls else { return speak(stream, key.application == Application::H2c).await };
-        let stream = configs.connect(stream, tls, key.application).await?;
+        let stream = configs.connect(stream, tls, protocols(key.application)).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2") || key.application == Application::H2c;
         speak(stream, h2).await
     };
     timeout(CONNECT, ready).await.map_err(io::Error::from)?
+}
+
+/// What may be spoken inside TLS.
+fn protocols(application: Application) -> Protocols {
+    match application {
+        Application::Http => &[b"h2", b"http/1.1"],
+        Application::H2c => &[b"h2"],
+        Application::WebSocket => &[b"http/1.1"],
+    }
 }
 
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connected> {
