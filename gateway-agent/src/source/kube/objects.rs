@@ -57,8 +57,8 @@ impl Subject for Objects {
         &self.places
     }
 
-    fn accept(&self) -> &'static str {
-        JSON
+    fn accept(&self) -> (&'static str, &'static str) {
+        (JSON, JSON)
     }
 
     fn begin(&mut self) {

@@ -1,7 +1,7 @@
 //! Something listed and then watched, for as long as the task lives. A watch goes on where the last one ended; only when the API server
 //! does not know that place any more is everything listed again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::StatusCode;
@@ -20,6 +20,8 @@ const WATCH: u64 = 290;
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// After so many failures to go on everything is listed again.
 const MOST_FAILURES: u32 = 5;
+/// A watch that lasts this long has no problem.
+const SOUND: Duration = Duration::from_secs(5);
 /// Of a line; an object is 1.5 MiB at most.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -27,8 +29,8 @@ const MOST_BYTES: usize = 16 << 20;
 pub trait Subject {
     /// Where it may be found, the best first.
     fn places(&self) -> &[Place];
-    /// What kind of answer is wanted.
-    fn accept(&self) -> &'static str;
+    /// What kind of answer to a list is wanted, and to a watch.
+    fn accept(&self) -> (&'static str, &'static str);
     /// A list begins.
     fn begin(&mut self);
     fn set(&mut self, place: usize, object: &Node);
@@ -52,44 +54,49 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
     let mut backoff = Backoff::default();
     let mut at: Option<(usize, String)> = None;
     loop {
+        let start = Instant::now();
         let outcome = match &mut at {
             None => match list(api, &mut subject).await {
                 Ok(None) => {
                     link.back();
                     if subject.missing() {
                         let heard = tokio::time::timeout(LOOK_AGAIN, definitions.changed()).await;
+                        backoff = Backoff::default();
                         if matches!(heard, Ok(Err(_))) {
                             return;
                         }
                     }
-                    tokio::time::sleep(backoff.next()).await;
-                    continue;
+                    Ok(())
                 }
                 Ok(found) => {
+                    link.back();
                     at = found;
-                    Ok(End::Closed)
+                    continue;
                 }
                 Err(error) => Err(error),
             },
             Some((place, version)) => {
                 let better = *place > 0;
                 definitions.mark_unchanged();
-                tokio::select! {
-                    end = watch(api, link, &mut subject, *place, version) => end,
+                let ended = tokio::select! {
+                    ended = watch(api, link, &mut subject, *place, version) => ended,
                     // Perhaps a better version is served now.
                     Ok(()) = definitions.changed(), if better => Ok(End::Stale),
+                };
+                if start.elapsed() > SOUND {
+                    backoff = Backoff::default();
                 }
+                ended.map(|end| {
+                    if matches!(end, End::Stale) {
+                        at = None;
+                    }
+                })
             }
         };
         match outcome {
-            Ok(end) => {
-                link.back();
-                backoff = Backoff::default();
-                if matches!(end, End::Stale) {
-                    at = None;
-                }
-                continue;
-            }
+            // The usual end of a watch.
+            Ok(()) if backoff.failures() == 0 && start.elapsed() > SOUND => continue,
+            Ok(()) => {}
             Err(ApiError::Refused { code: StatusCode::GONE, .. }) => at = None,
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) if at.is_some() => at = None,
             Err(error) if is_passing(&error) => {
@@ -134,7 +141,7 @@ async fn list_at(api: &Api, subject: &mut impl Subject, i: usize) -> Result<Stri
     loop {
         let Place { path, selector } = &subject.places()[i];
         let page = format!("{path}?limit={PAGE}{selector}{}{next}", if next.is_empty() { "" } else { "&continue=" });
-        let bytes = api.get(&page, subject.accept()).await?;
+        let bytes = api.get(&page, subject.accept().0).await?;
         if !std::mem::replace(&mut begun, true) {
             subject.begin();
         }
@@ -165,7 +172,7 @@ async fn watch(
     let Place { path, selector } = &subject.places()[place];
     let path =
         format!("{path}?watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH}{selector}&resourceVersion={version}");
-    let mut body = api.stream(&path, subject.accept()).await?;
+    let mut body = api.stream(&path, subject.accept().1).await?;
     link.back();
     let mut text = BytesMut::new();
     while let Some(frame) = body.frame().await {
