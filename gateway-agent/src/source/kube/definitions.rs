@@ -117,7 +117,7 @@ impl Subject for Definitions {
         false
     }
 
-    fn refused(&mut self, error: &ApiError) {
+    fn refused(&mut self, error: &ApiError, lasting: bool) {
         let text = error.to_string();
         if self.refusal.as_ref() != Some(&text) {
             tracing::warn!(
@@ -125,7 +125,9 @@ impl Subject for Definitions {
             );
             self.refusal = Some(text);
         }
-        self.first = None;
+        if lasting {
+            self.first = None;
+        }
     }
 }
 

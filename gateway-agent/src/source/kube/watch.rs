@@ -18,8 +18,10 @@ const PAGE: usize = 500;
 const WATCH: u64 = 290;
 /// How often something that is not served is looked for, if nobody says that it is.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// After so many failures to go on everything is listed again.
-const MOST_FAILURES: u32 = 5;
+/// After so many failures a refusal is said (after 1 s, about) ...
+const SAID: u32 = 3;
+/// ... and believed (after 6 s).
+const BELIEVED: u32 = 5;
 /// A watch that lasts this long has no problem.
 const SOUND: Duration = Duration::from_secs(5);
 /// Of a line; an object is 1.5 MiB at most.
@@ -39,8 +41,8 @@ pub trait Subject {
     fn listed(&mut self, place: usize);
     /// None of the places is served. `false`: that cannot be, and is to be asked again.
     fn missing(&mut self) -> bool;
-    /// The API server does not want to say.
-    fn refused(&mut self, error: &ApiError);
+    /// The API server does not want to say. `lasting`: it is not waited for any longer.
+    fn refused(&mut self, error: &ApiError, lasting: bool);
 }
 
 pub struct Place {
@@ -99,16 +101,16 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
             Ok(()) => {}
             Err(ApiError::Refused { code: StatusCode::GONE, .. }) => at = None,
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) if at.is_some() => at = None,
-            Err(error) if is_passing(&error) => {
-                link.lost(&error);
-                if error.code().is_some() && backoff.failures() >= MOST_FAILURES {
-                    at = None;
-                }
-            }
+            Err(error @ ApiError::Unreachable(_)) => link.lost(&error),
             Err(error) => {
                 link.back();
-                subject.refused(&error);
-                at = None;
+                // An API server that starts refuses much that it would not a moment later.
+                if backoff.failures() >= SAID {
+                    subject.refused(&error, backoff.failures() >= BELIEVED && !is_passing(&error));
+                }
+                if backoff.failures() >= BELIEVED || matches!(error, ApiError::Malformed(_)) {
+                    at = None;
+                }
             }
         }
         tokio::time::sleep(backoff.next()).await;
@@ -117,11 +119,7 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
 
 /// It is the API server that has a problem, not we.
 fn is_passing(error: &ApiError) -> bool {
-    match error {
-        ApiError::Unreachable(_) => true,
-        ApiError::Refused { code, .. } => code.is_server_error() || *code == StatusCode::TOO_MANY_REQUESTS,
-        ApiError::Malformed(_) => false,
-    }
+    error.code().is_some_and(|code| code.is_server_error() || code == StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Reads all pages; says at which place, and the version of what was read. `None`: no place is served.
