@@ -306,6 +306,7 @@ impl admin::Subject for Agent {
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
             problems: self.manifest_problems.len() + self.compile_problems.len() + self.apply_problems.len(),
             durations: self.durations.clone(),
+            statuses: self.board.counts(),
             counters: self.datapath.counters(),
             contents: self.datapath.contents(),
             proxy: self.proxy.clone(),
