@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
 
+use crate::addresses::{Addressing, Held};
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
+use crate::apply::address_file::AddressFile;
 use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, Wanted, ip};
@@ -32,6 +34,12 @@ use crate::source::{Problem, Severity};
 pub struct Agent {
     index: Index,
     datapath: Datapath,
+    /// Which addresses of the pool this node answers for.
+    held: Held,
+    /// Where it is kept which addresses were given out.
+    address_file: Option<AddressFile>,
+    /// Addresses that other machines claim too, which was said.
+    contested: BTreeSet<IpAddr>,
     proxy: proxy::Handle,
     /// Sockets of the proxy's workers that the kernel does not know yet.
     steered: Vec<OwnedFd>,
@@ -59,6 +67,9 @@ impl Agent {
         Agent {
             index: Index::new(node),
             datapath,
+            held: Held::All,
+            address_file: None,
+            contested: BTreeSet::new(),
             proxy,
             steered,
             tls,
@@ -73,6 +84,71 @@ impl Agent {
             ready: false,
             names: None,
             watchers: Rc::default(),
+        }
+    }
+
+    /// Gives Gateways addresses out of a pool. Before the first change.
+    pub fn assign_addresses(&mut self, addressing: Addressing, file: Option<AddressFile>) {
+        *self.index.addressing_mut() = addressing;
+        self.address_file = file;
+    }
+
+    /// This node answers for these addresses of the pool on its links.
+    pub fn hold(&mut self, held: Held) {
+        if self.held != held {
+            self.held = held;
+            self.announce();
+        }
+    }
+
+    /// When [`Agent::announce_due`] has something to do.
+    pub fn announcement(&self) -> Option<Instant> {
+        self.datapath.announcement()
+    }
+
+    /// Says on the links again where addresses now are.
+    pub fn announce_due(&mut self) {
+        self.datapath.announce_due();
+    }
+
+    /// Takes back addresses that other machines have said are theirs: who decides knows better.
+    pub fn defend(&mut self) {
+        let rivals = match self.datapath.rivals() {
+            Ok(rivals) => rivals,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read map ANNOUNCED: nobody sees whether others claim addresses of Gateways");
+                return;
+            }
+        };
+        for (address, mac) in &rivals {
+            if self.contested.insert(*address) {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                tracing::warn!(%address, mac, "another machine says that it has an address of the pool; this node goes on to \
+                               claim it: take the address away from that machine, or out of --address-pool");
+            }
+            self.datapath.take_back(*address);
+        }
+        self.contested.retain(|address| rivals.iter().any(|(rival, _)| rival == address));
+    }
+
+    fn announce(&mut self) {
+        let addresses = &self.compiled.ir.announced_addresses;
+        let addresses = addresses.iter().map(|address| (*address, self.held.has(*address))).collect();
+        self.datapath.announce(&addresses);
+    }
+
+    /// What was decided on addresses is where the next decision starts from.
+    fn remember_addresses(&mut self) {
+        let decided = self.compiled.report.gateways.iter().map(|gateway| (&gateway.subject.name, &*gateway.addresses));
+        let addressing = self.index.addressing_mut();
+        if !addressing.remember(decided) {
+            return;
+        }
+        if let Some(file) = &self.address_file
+            && let Err(error) = file.write(addressing.decided())
+        {
+            tracing::error!(path = %file.path().display(), %error, "cannot keep which addresses Gateways have: after a restart \
+                            they may have others");
         }
     }
 
@@ -120,6 +196,9 @@ impl Agent {
         let start = Instant::now();
         let before = Arc::clone(&self.compiled.ir);
         self.compiled.follow(&self.index, reach);
+        if *reach == Reach::Everything {
+            self.remember_addresses();
+        }
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         let ir = &self.compiled.ir;
@@ -141,6 +220,8 @@ impl Agent {
     /// Says which objects did not get into the maps, and why.
     fn apply(&mut self, start: Instant) -> Vec<crate::apply::Problem> {
         let applied = self.datapath.apply(&self.wanted);
+        // After the listeners: who hears of an address finds them there.
+        self.announce();
         let took = start.elapsed();
         self.durations.apply.observe(took.as_secs_f64());
         if applied.backends_removed {

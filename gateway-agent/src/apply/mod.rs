@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address_file;
 mod adopt;
 mod agent_socket;
 #[cfg(test)]

@@ -19,8 +19,10 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
+use crate::addresses::{Addressing, Block, Pool};
 use crate::admin::{self, Subject};
 use crate::agent::Agent;
+use crate::apply::address_file::AddressFile;
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
 use crate::proxy::http::access_log::{Log, Which};
@@ -58,6 +60,8 @@ pub struct Options {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
     #[command(flatten)]
+    addresses: AddressOptions,
+    #[command(flatten)]
     attach: Attach,
     #[command(flatten)]
     sizes: MapSizes,
@@ -72,6 +76,19 @@ enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Addresses of Gateways.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Addresses")]
+struct AddressOptions {
+    /// Addresses that Gateways are given, on the links of external interfaces: a CIDR, a range FIRST-LAST or one address; may be
+    /// repeated. Nobody else may have them [default: Gateways share the node's own addresses].
+    #[arg(long, value_name = "ADDRESSES")]
+    address_pool: Vec<Block>,
+    /// Where it is kept which Gateway has which address of the pool.
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/sluice/addresses.json")]
+    address_file: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -212,6 +229,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let (loaded, mut batches) = Watcher::start(options.manifests.clone())?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
+    let pool = Pool::new(options.addresses.address_pool.clone())?;
+    let (address_file, decided) = AddressFile::open(&options.addresses.address_file)?;
     let pins = Datapath::take(&options.pin_dir)?;
     let admin_address = options.admin_address;
     let http = TcpListener::bind(admin_address)
@@ -241,6 +260,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls)));
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
+    agent.borrow_mut().assign_addresses(Addressing::new(pool, decided), Some(address_file));
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
@@ -255,6 +275,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let (mut refresh, mut quiet) = (None::<Instant>, Instant::now());
     loop {
+        let announcement = agent.borrow().announcement();
         tokio::select! {
             batch = batches.recv() => {
                 let batch = batch.context("the manifests are not watched any more")?;
@@ -275,8 +296,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 // Many backends and a network in motion: at most a tenth of the time goes there.
                 quiet = start + start.elapsed() * 10;
             }
+            () = sleep_until(announcement.unwrap_or_else(Instant::now).into()), if announcement.is_some() => {
+                agent.borrow_mut().announce_due();
+            }
             _ = sweep.tick() => {
                 agent.borrow().sweep();
+                agent.borrow_mut().defend();
                 memory::trim_heap();
             }
             () = watchers.joined() => {

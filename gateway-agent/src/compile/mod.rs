@@ -33,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod authorities;
 mod backends;
 mod certificates;
@@ -100,6 +101,8 @@ fn decide(index: &Index, before: &Memo) -> (Ir, Report, Followed, Memo) {
     ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     ir.exclusive_addresses.sort_unstable();
     ir.exclusive_addresses.dedup();
+    let pool = index.addressing().pool();
+    ir.announced_addresses = ir.exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
     for plan in plans {
         let (gateway, sets) = plan.report();
         report.gateways.push(gateway);
