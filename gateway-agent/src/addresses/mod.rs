@@ -17,8 +17,10 @@ pub use pool::{Block, Pool, PoolError};
 /// Addresses of the pool that this node answers for on its links.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Held {
-    /// There is no other node.
+    /// What an earlier agent has left goes on.
     #[default]
+    Unknown,
+    /// There is no other node.
     All,
     Only(BTreeSet<IpAddr>),
 }
@@ -26,6 +28,7 @@ pub enum Held {
 impl Held {
     pub fn has(&self, address: IpAddr) -> bool {
         match self {
+            Held::Unknown => false,
             Held::All => true,
             Held::Only(addresses) => addresses.contains(&address),
         }

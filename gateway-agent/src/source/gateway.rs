@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::listener::{allowed_namespaces, certificate_ref, listener};
 use super::read::{self, Fields, Reader};
 use super::route::parent_ref;
-use super::yaml::{Node, Value};
+use super::yaml::Node;
 use crate::index::*;
 use crate::ir::http::Unverified;
 
@@ -143,16 +143,6 @@ fn address(reader: &mut Reader, node: &Node) -> Option<AddressRequest> {
 
 /// `status.addresses`. Whoever wrote the status, nothing in it is an error of the object's author.
 pub fn had(status: &Node) -> Box<[IpAddr]> {
-    fn field<'n>(node: &'n Node<'n>, key: &str) -> Option<&'n Node<'n>> {
-        let Value::Mapping(entries) = &node.value else { return None };
-        entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
-    }
-    let Some(Node { value: Value::Sequence(addresses), .. }) = field(status, "addresses") else {
-        return Box::default();
-    };
-    let values = addresses.iter().filter_map(|address| match &field(address, "value")?.value {
-        Value::Scalar { text, .. } => text.parse().ok(),
-        _ => None,
-    });
-    values.collect()
+    let addresses = status.get("addresses").map_or(&[][..], Node::items);
+    addresses.iter().filter_map(|address| address.get("value")?.text()?.parse().ok()).collect()
 }
