@@ -14,11 +14,13 @@ use std::{io, mem};
 use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
 use crate::addresses::{Addressing, Held, Pool};
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
 use crate::apply::address_file::AddressFile;
+use crate::apply::owners::Holder;
 use crate::apply::status::{Board, Statuses};
 use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
@@ -39,6 +41,10 @@ pub struct Agent {
     held: Held,
     /// Where it is kept which addresses were given out.
     address_file: Option<AddressFile>,
+    /// Another machine that announces one of them is wrong.
+    certain: bool,
+    /// For whoever decides who answers for what: the addresses that Gateways have are others.
+    addresses_changed: Rc<Notify>,
     /// Addresses that other machines claim too, which was said.
     contested: BTreeSet<IpAddr>,
     proxy: proxy::Handle,
@@ -81,6 +87,8 @@ impl Agent {
             index: Index::new(node),
             datapath,
             held: Held::Unknown,
+            certain: true,
+            addresses_changed: Rc::default(),
             address_file: None,
             contested: BTreeSet::new(),
             proxy,
@@ -111,6 +119,9 @@ impl Agent {
 
     /// Gateways have addresses of a pool, which the status of Gateways keeps. Before the first change.
     pub fn follow_addresses(&mut self, pool: Pool) {
+        if pool.is_empty() {
+            self.held = Held::All;
+        }
         *self.index.addressing_mut() = Addressing::new(pool, BTreeMap::new());
         self.index.addressing_mut().set_decides(false);
     }
@@ -125,12 +136,8 @@ impl Agent {
         }
     }
 
-    /// This node answers for these addresses of the pool on its links.
-    pub fn hold(&mut self, held: Held) {
-        if self.held != held {
-            self.held = held;
-            self.announce();
-        }
+    pub fn addresses_changed(&self) -> Rc<Notify> {
+        Rc::clone(&self.addresses_changed)
     }
 
     /// When [`Agent::announce_due`] has something to do.
@@ -143,8 +150,11 @@ impl Agent {
         self.datapath.announce_due();
     }
 
-    /// Takes back addresses that other machines have said are theirs: who decides knows better.
+    /// Takes back addresses that other machines have said are theirs, if this node knows better.
     pub fn defend(&mut self) {
+        if !self.certain {
+            return;
+        }
         let rivals = match self.datapath.rivals() {
             Ok(rivals) => rivals,
             Err(error) => {
@@ -240,6 +250,9 @@ impl Agent {
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         let ir = &self.compiled.ir;
+        if ir.announced_addresses != before.announced_addresses {
+            self.addresses_changed.notify_one();
+        }
         self.wanted = maps::maps(ir, Some((&before, mem::take(&mut self.wanted))));
         // Before the kernel sends connections for what is new, or any at all.
         let http = proxy::http::snapshot::Snapshot::build(ir, &self.proxy.http());
@@ -368,6 +381,21 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
         backends: backends.chain(agent_sockets).collect(),
+    }
+}
+
+impl Holder for Agent {
+    fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        self.told.then(|| self.compiled.ir.announced_addresses.iter().copied().collect())
+    }
+
+    fn hold(&mut self, addresses: BTreeSet<IpAddr>, certain: bool) {
+        self.certain = certain;
+        let held = Held::Only(addresses);
+        if self.held != held {
+            self.held = held;
+            self.announce();
+        }
     }
 }
 

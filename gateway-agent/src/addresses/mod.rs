@@ -4,14 +4,18 @@
 #![forbid(unsafe_code)]
 
 mod assign;
+mod council;
 mod memory;
+mod owners;
 mod pool;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 pub use assign::{Assigned, Given, Missing, Refusal, Wish, assign};
+pub use council::{Council, Decision, Heard, Sign};
 pub use memory::Addressing;
+pub use owners::Owners;
 pub use pool::{Block, Pool, PoolError};
 
 /// Addresses of the pool that this node answers for on its links.

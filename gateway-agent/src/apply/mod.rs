@@ -18,6 +18,7 @@ mod listeners;
 #[cfg(test)]
 mod memory;
 mod names;
+pub mod owners;
 mod round;
 pub mod status;
 mod store;
