@@ -1,8 +1,10 @@
 //! What compile makes of a directory, as text for people to review.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use gateway_agent::addresses::{Addressing, Pool};
 use gateway_agent::compile::compile;
 use gateway_agent::emit::status::{self, ConditionStatus, ListenerStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
@@ -21,12 +23,20 @@ pub fn node() -> NodeFacts {
 /// The text for a directory; file names are relative to it.
 pub fn directory(dir: &Path) -> String {
     let loaded = load_dir(dir).expect("a readable directory");
-    let text = loaded_text(loaded);
+    let text = loaded_text(loaded, pool(dir));
     text.replace(&format!("{}/", dir.display()), "")
 }
 
-fn loaded_text(loaded: Loaded) -> String {
+/// The address pool that a case is compiled with: the file `address-pool`.
+fn pool(dir: &Path) -> Pool {
+    let text = std::fs::read_to_string(dir.join("address-pool")).unwrap_or_default();
+    let blocks = text.lines().map(|line| line.parse().expect("addresses")).collect();
+    Pool::new(blocks).expect("a pool")
+}
+
+fn loaded_text(loaded: Loaded, pool: Pool) -> String {
     let mut index = Index::new(node());
+    *index.addressing_mut() = Addressing::new(pool, BTreeMap::new());
     index.apply(loaded.objects.into_iter().map(Change::Set));
     text(&index, &loaded.problems)
 }
@@ -129,6 +139,9 @@ fn ir_text(ir: &Ir) -> String {
     }
     for address in &ir.exclusive_addresses {
         _ = writeln!(text, "exclusive {address}");
+    }
+    for address in &ir.announced_addresses {
+        _ = writeln!(text, "announced {address}");
     }
     for gateway in &ir.gateways {
         let Infrastructure { labels, annotations } = &gateway.infrastructure;

@@ -34,6 +34,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod authorities;
 mod backend_tls;
 mod backends;
@@ -111,6 +112,8 @@ fn decide(index: &Index, before: &Memo) -> (Ir, Report, Followed, Memo) {
     ir.gateways.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     ir.exclusive_addresses.sort_unstable();
     ir.exclusive_addresses.dedup();
+    let pool = index.addressing().pool();
+    ir.announced_addresses = ir.exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
     for plan in plans {
         let (gateway, sets) = plan.report();
         report.gateways.push(gateway);

@@ -15,6 +15,8 @@ pub struct Gateway {
     /// Names are unique.
     pub listeners: Box<[Listener]>,
     pub addresses: Box<[AddressRequest]>,
+    /// `status.addresses`: what it had when that was written.
+    pub had: Box<[IpAddr]>,
     /// `infrastructure.parametersRef` is set.
     pub parameters: bool,
     /// `infrastructure.labels` and `.annotations`.

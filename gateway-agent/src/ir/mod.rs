@@ -14,6 +14,8 @@ pub struct Ir {
     pub listeners: Vec<Arc<Listener>>,
     /// Addresses that belong to Gateways alone (not to the node): what finds no listener there is refused. Sorted.
     pub exclusive_addresses: Vec<IpAddr>,
+    /// Those of them that are of the address pool: one node answers for each on its links. Sorted.
+    pub announced_addresses: Vec<IpAddr>,
     /// Those that are accepted. Sorted by name.
     pub gateways: Vec<Arc<Gateway>>,
 }

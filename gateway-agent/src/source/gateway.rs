@@ -1,5 +1,6 @@
 //! Gateways and ListenerSets.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::listener::{allowed_namespaces, certificate_ref, listener};
@@ -137,4 +138,10 @@ fn address(reader: &mut Reader, node: &Node) -> Option<AddressRequest> {
             (Some(other), value) => AddressRequest::Type(other.into(), value.unwrap_or_default()),
         })
     })
+}
+
+/// `status.addresses`. Whoever wrote the status, nothing in it is an error of the object's author.
+pub fn had(status: &Node) -> Box<[IpAddr]> {
+    let addresses = status.get("addresses").map_or(&[][..], Node::items);
+    addresses.iter().filter_map(|address| address.get("value")?.text()?.parse().ok()).collect()
 }

@@ -104,6 +104,7 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             }
             Kind::Gateway => {
                 let spec = f.required("spec", gateway::spec);
+                let had = f.optional("status", |_, status| Some(gateway::had(status))).unwrap_or_default();
                 let (Metadata { meta, annotations, .. }, spec) = (metadata?, spec?);
                 let GatewaySpec { class, listeners, addresses, parameters, infrastructure, listener_sets, tls } = spec;
                 let settings = annotations.settings.into();
@@ -112,6 +113,7 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                     class,
                     listeners,
                     addresses,
+                    had,
                     parameters,
                     infrastructure,
                     listener_sets,
