@@ -47,6 +47,7 @@ mod listeners;
 mod policies;
 mod report;
 mod routes;
+mod version;
 
 use std::sync::Arc;
 

@@ -29,7 +29,13 @@ pub enum Change {
     /// New, or in place of the object of the same kind and name.
     Set(Object),
     Remove(ObjectId),
+    /// The CRDs of the Gateway API are these now.
+    Bundles(Bundles),
 }
+
+/// The CRDs of the Gateway API that a cluster has, by plural, each with the version of the bundle that it came with, if it says so.
+/// Empty where there is no cluster.
+pub type Bundles = BTreeMap<Box<str>, Option<Arc<str>>>;
 
 /// How far changes reach.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +57,7 @@ pub struct Touched {
 #[derive(Debug, Default)]
 pub struct Index {
     node: NodeFacts,
+    bundles: Bundles,
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
     listener_sets: BTreeMap<Name, Arc<ListenerSet>>,
@@ -86,6 +93,7 @@ impl Index {
                 Change::Set(Object::Route(route)) => self.set_route(route, &mut touched.routes),
                 Change::Set(object) => self.set(object, &mut touched.services),
                 Change::Remove(id) => self.remove(&id, &mut touched.services),
+                Change::Bundles(bundles) => self.bundles = bundles,
             }
         }
         for service in &touched.services {
@@ -101,6 +109,10 @@ impl Index {
 
     pub fn node(&self) -> &NodeFacts {
         &self.node
+    }
+
+    pub fn bundles(&self) -> &Bundles {
+        &self.bundles
     }
 
     pub fn classes(&self) -> impl Iterator<Item = &Arc<GatewayClass>> {
@@ -205,6 +217,7 @@ impl Index {
             Change::Set(Object::EndpointSlice(_)) => true,
             Change::Set(Object::Route(new)) => self.route(&new.id()).is_some_and(|old| new.attaches_like(old)),
             Change::Set(_) => false,
+            Change::Bundles(bundles) => *bundles == self.bundles,
             Change::Remove(id) => id.kind == Kind::EndpointSlice,
         }
     }
