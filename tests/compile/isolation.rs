@@ -181,6 +181,7 @@ fn objects(world: &World) -> Vec<Object> {
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
             addresses: written.addresses.iter().map(request).collect(),
             parameters: false,
+            had: Box::default(),
             infrastructure: Infrastructure::default(),
             listener_sets: AllowedNamespaces::None,
             tls: GatewayTls::default(),
