@@ -51,7 +51,7 @@ proptest! {
         text in "((GET|POST) (/a|\\*|http://a/|/\"|a:1) HTTP/1\\.[01]\r\n\
                  (Host: a\r\n|Connection: (close|keep-alive)\r\n|Upgrade: x\r\n|Expect: 100-continue\r\n){0,2}\
                  (Content-Length: [0-9]\r\n|Transfer-Encoding: ?chunked\r\n|Content-Length: 1\n|[ -~\r\n]){0,1}\r\n\
-                 ([0-9]|a|\r\n|1\r\na\r\n|2;x=y\r\nab\r\n|0\r\n\r\n|0\r\nX: y\r\n\r\n){0,3}){1,3}"
+                 ([0-9]|a|\r\n|1\r\na\r\n|2;x=y\r\nab\r\n|10\r\n0123456789(abcdef|\r\n0\r\n)\r\n|0\r\n\r\n|0\r\nX: y\r\n\r\n){0,3}){1,3}"
     ) {
         http_framing::holds(text.as_bytes());
     }
