@@ -93,7 +93,7 @@ impl Agent {
             self.apply(Instant::now());
         } else {
             self.index.set_node_addresses(self.datapath.addresses().to_vec());
-            self.compile(&Reach::Everything);
+            self.compile(&Reach::everything());
         }
         Ok(())
     }
@@ -129,12 +129,8 @@ impl Agent {
         self.proxy.publish(table(ir, &self.proxy.table(), &self.tls), http);
         self.place_proxy();
         let failed = listeners(&self.apply(start));
-        // Endpoints decide no condition.
-        let is_of_endpoints = matches!(reach, Reach::Backends(touched) if touched.routes.is_empty());
-        if !is_of_endpoints || failed != self.failed {
-            self.failed = failed;
-            self.write_statuses();
-        }
+        self.failed = failed;
+        self.write_statuses();
         self.tell_problems();
     }
 

@@ -178,7 +178,7 @@ fn objects(world: &World) -> Vec<Object> {
         let gateway = Gateway {
             meta: meta(&format!("gw{i}"), written.created),
             class: "sluice".into(),
-            listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
+            listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l).into()).collect(),
             addresses: written.addresses.iter().map(request).collect(),
             parameters: false,
             labels: Box::default(),

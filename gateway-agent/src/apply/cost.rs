@@ -13,7 +13,7 @@ use crate::compile::Compiled;
 use crate::emit::maps::{self, Wanted};
 use crate::emit::proxy;
 use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts, Object, Reach, Route, Rules};
+use crate::index::{Change, Index, NodeFacts, Object, Route, Rules};
 use crate::proxy::{Table, Tls};
 use crate::source::manifest;
 
@@ -132,11 +132,9 @@ impl World {
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
         done("apply");
         took.push(("in maps", last - first));
-        if !matches!(&reach, Reach::Backends(touched) if touched.routes.is_empty()) {
-            let mut statuses = status(&self.compiled.report);
-            carry_times(&mut statuses, &self.statuses, Timestamp::UNIX_EPOCH);
-            self.statuses = statuses;
-        }
+        let mut statuses = status(&self.compiled.report);
+        carry_times(&mut statuses, &self.statuses, Timestamp::UNIX_EPOCH);
+        self.statuses = statuses;
         took.push(("status", cpu() - last));
         took
     }

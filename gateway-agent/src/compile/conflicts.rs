@@ -1,6 +1,7 @@
 //! Listeners of one port that cannot be told apart, or only by the more specific hostname.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Reason;
 use super::hostnames::covers;
@@ -17,10 +18,10 @@ pub fn mark_conflicts(listeners: &mut [ListenerPlan]) {
     }
     for group in by_port.into_values().filter(|group| group.len() > 1) {
         for &i in &group {
-            let this = listeners[i].spec;
+            let this = &listeners[i].spec;
             let others: Vec<(Reason, &Listener)> = group
                 .iter()
-                .map(|&j| listeners[j].spec)
+                .map(|&j| &*listeners[j].spec)
                 .filter(|other| other.name != this.name)
                 .filter_map(|other| Some((clash(&this.protocol, &other.protocol)?, other)))
                 .collect();
@@ -69,7 +70,7 @@ pub fn mark_overlaps(listeners: &mut [ListenerPlan]) {
                 && ends_or_passes_tls(&other.spec.protocol)
                 && (covers(this.hostname(), other.hostname()) || covers(other.hostname(), this.hostname()))
         };
-        listeners[i].overlaps = listeners.iter().filter(meets).map(|other| &*other.spec.name).collect();
+        listeners[i].overlaps = listeners.iter().filter(meets).map(|other| Arc::clone(&other.spec.name)).collect();
     }
 }
 
