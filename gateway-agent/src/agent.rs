@@ -17,13 +17,14 @@ use jiff::Timestamp;
 
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
+use crate::apply::status::{Board, Statuses};
 use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::shares::BackendKey;
-use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts, Reach, RouteType};
+use crate::emit::status::{ObjectStatus, carry_times, differences, find, status};
+use crate::index::{Change, Index, NodeFacts, ObjectId, Reach, RouteType};
 use crate::ir::{Ir, ListenerName, Target, Traffic};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
@@ -40,6 +41,8 @@ pub struct Agent {
     /// What was made of its IR.
     wanted: Wanted,
     statuses: Vec<ObjectStatus>,
+    /// Whoever writes them into a cluster looks here.
+    board: Rc<Board>,
     /// Listeners that did not get into the maps, and why.
     failed: Vec<(ListenerName, String)>,
     manifest_problems: Arc<[Problem]>,
@@ -47,6 +50,8 @@ pub struct Agent {
     apply_problems: Vec<String>,
     durations: Durations,
     ready: bool,
+    /// Something is known of the objects. Before that nothing is written: what an earlier agent left goes on.
+    told: bool,
     /// Made when it is asked for, until the next change.
     names: Option<Names>,
     watchers: Rc<Watchers>,
@@ -54,7 +59,15 @@ pub struct Agent {
 
 impl Agent {
     /// `steered`: a socket of each worker of the proxy.
-    pub fn new(node: &str, datapath: Datapath, proxy: proxy::Handle, steered: Vec<OwnedFd>, tls: Tls) -> Agent {
+    /// `board`: where it is told whose status is another.
+    pub fn new(
+        node: &str,
+        datapath: Datapath,
+        proxy: proxy::Handle,
+        steered: Vec<OwnedFd>,
+        tls: Tls,
+        board: Rc<Board>,
+    ) -> Agent {
         let node = NodeFacts { name: node.into(), addresses: datapath.addresses().to_vec() };
         Agent {
             index: Index::new(node),
@@ -65,12 +78,14 @@ impl Agent {
             compiled: Compiled::default(),
             wanted: Wanted::default(),
             statuses: Vec::new(),
+            board,
             failed: Vec::new(),
             manifest_problems: Arc::default(),
             compile_problems: Vec::new(),
             apply_problems: Vec::new(),
             durations: Durations::default(),
             ready: false,
+            told: false,
             names: None,
             watchers: Rc::default(),
         }
@@ -82,6 +97,7 @@ impl Agent {
             say(problem);
         }
         self.manifest_problems = problems;
+        self.told = true;
         let reach = self.index.apply(changes);
         self.compile(&reach);
     }
@@ -89,7 +105,9 @@ impl Agent {
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;
-        if self.datapath.addresses() == self.index.node().addresses {
+        if !self.told {
+            self.index.set_node_addresses(self.datapath.addresses().to_vec());
+        } else if self.datapath.addresses() == self.index.node().addresses {
             self.apply(Instant::now());
         } else {
             self.index.set_node_addresses(self.datapath.addresses().to_vec());
@@ -163,6 +181,9 @@ impl Agent {
         }
         let mut statuses = status(&report);
         carry_times(&mut statuses, &self.statuses, Timestamp::now());
+        for id in differences(&self.statuses, &statuses) {
+            self.board.touch(id);
+        }
         self.statuses = statuses;
     }
 
@@ -242,6 +263,16 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
         backends: backends.chain(agent_sockets).collect(),
+    }
+}
+
+impl Statuses for Agent {
+    fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus> {
+        find(&self.statuses, id)
+    }
+
+    fn all(&self) -> Vec<ObjectId> {
+        self.statuses.iter().map(ObjectStatus::id).collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The fuzz targets of the agent's HTTP on their corpus and on some random texts, for who has no fuzzer.
 
+#[path = "../../fuzz/properties/http_framing.rs"]
+mod http_framing;
 #[path = "../../fuzz/properties/http_host.rs"]
 mod http_host;
 #[path = "../../fuzz/properties/http_path.rs"]
@@ -14,6 +16,11 @@ mod replay;
 use proptest::prelude::*;
 
 use crate::replay::replay;
+
+#[test]
+fn corpus_of_http_framing() {
+    replay("http_framing", http_framing::holds);
+}
 
 #[test]
 fn corpus_of_http_host() {
@@ -37,6 +44,17 @@ fn corpus_of_http_session() {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Of the parts that requests are made of, and of some that they are not.
+    #[test]
+    fn texts_to_http_framing(
+        text in "((GET|POST) (/a|\\*|http://a/|/\"|a:1) HTTP/1\\.[01]\r\n\
+                 (Host: a\r\n|Connection: (close|keep-alive)\r\n|Upgrade: x\r\n|Expect: 100-continue\r\n){0,2}\
+                 (Content-Length: [0-9]\r\n|Transfer-Encoding: ?chunked\r\n|Content-Length: 1\n|[ -~\r\n]){0,1}\r\n\
+                 ([0-9]|a|\r\n|1\r\na\r\n|2;x=y\r\nab\r\n|0\r\n\r\n|0\r\nX: y\r\n\r\n){0,3}){1,3}"
+    ) {
+        http_framing::holds(text.as_bytes());
+    }
 
     /// Of the parts that hosts are made of, and of some that they are not.
     #[test]

@@ -63,6 +63,7 @@ fn changes(batch: &Batch) -> Vec<String> {
         Change::Set(Object::Service(service)) => format!("+{}:{}", service.meta.name.name, service.ports[0].port),
         Change::Set(other) => format!("+{}", other.id()),
         Change::Remove(id) => format!("-{}", id.name.name),
+        Change::Bundles(_) => unreachable!("files have none"),
     };
     batch.changes.iter().map(change).collect()
 }

@@ -13,6 +13,13 @@ use crate::bed::{Bed, ECHO, SERVER, WEB, on_gateway, ready};
 /// The smallest that IPv6 allows.
 const SMALL: u16 = 1280;
 
+/// For the end behind a veth of [`SMALL`]: it sends no larger packets, which that veth would drop without a word (all but GSO's), and lets the
+/// others send as large ones as ever.
+fn sends_small(to: IpAddr) -> String {
+    let headers = if to.is_ipv4() { 40 } else { 60 };
+    format!("mtu {SMALL} advmss {}", 1500 - headers)
+}
+
 #[test]
 fn narrow_link_behind_the_node_is_found_by_the_sender() {
     // Only the node knows of the narrow link: the ends have agreed on segments for 1500 bytes.
@@ -20,6 +27,14 @@ fn narrow_link_behind_the_node_is_found_by_the_sender() {
         let bed = Bed::web(&[backend]);
         let agent = bed.agent();
         bed.world.gateway.run(&format!("ip link set {interface} mtu {SMALL}")).unwrap();
+        let (node, peers) = match backend == address::POD_1 {
+            true => (bed.pod(0), address::CLIENT.into_iter().zip(address::NODE_PODS)),
+            false => (&bed.world.remote, address::NODE_INSIDE.into_iter().zip(address::NODE_INSIDE)),
+        };
+        for (peer, hop) in peers {
+            let via = if peer == hop { String::new() } else { format!("via {hop}") };
+            node.ip(&format!("route add {peer} {via} dev eth0 {}", sends_small(peer))).unwrap();
+        }
         let told = || agent.metric("sluice_packets_refused_total", &["packet_too_big"]).unwrap();
         for target in on_gateway(WEB) {
             let before = told();
@@ -116,9 +131,12 @@ impl Far {
         router.sysctl(&[("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]).unwrap();
         veth((&node, "eth0"), (&router, "near")).unwrap();
         veth((&router, "wide"), (&bed.world.gateway, "eth-router")).unwrap();
-        node.ip("address add 198.18.3.2/24 dev eth0\naddress add 2001:db8:3::2/64 dev eth0 nodad\n\
-                 route add default via 198.18.3.1\nroute add default via 2001:db8:3::1")
-            .unwrap();
+        let [v4, v6] = FAR.map(sends_small);
+        node.ip(&format!(
+            "address add 198.18.3.2/24 dev eth0\naddress add 2001:db8:3::2/64 dev eth0 nodad\n\
+             route add default via 198.18.3.1 {v4}\nroute add default via 2001:db8:3::1 {v6}"
+        ))
+        .unwrap();
         router
             .ip(&format!(
                 "address add 198.18.3.1/24 dev near\naddress add 2001:db8:3::1/64 dev near nodad\n\

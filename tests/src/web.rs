@@ -50,6 +50,8 @@ spec:
     backendRefs: [{name: pod-2-h2, port: 8080}]
   - matches: [{path: {type: PathPrefix, value: /both}}]
     backendRefs: [{name: both, port: 8080}]
+  - matches: [{path: {type: PathPrefix, value: /both-h2}}]
+    backendRefs: [{name: both-h2, port: 8080}]
   - matches: [{path: {type: PathPrefix, value: /}}]
     backendRefs: [{name: pod-1, port: 8080}]
 ---
@@ -82,6 +84,8 @@ spec:
   rules:
   - matches: [{method: {service: grpc.testing.TestService}, headers: [{name: x-kind, value: beta}]}]
     backendRefs: [{name: pod-2-rpc, port: 8090}]
+  - matches: [{method: {service: grpc.testing.TestService}, headers: [{name: x-kind, value: both}]}]
+    backendRefs: [{name: both-rpc, port: 8090}]
   - matches: [{method: {service: grpc.testing.TestService}}]
     backendRefs: [{name: pod-1-rpc, port: 8090}]
 ";
@@ -115,15 +119,18 @@ impl Web {
             documents.extend([in_h2(&service(&rpc, "TCP", RPC)), slice(&rpc, "TCP", RPC, &endpoints)]);
         }
         documents.push(service("both", "TCP", WEB));
+        documents.push(in_h2(&service("both-h2", "TCP", WEB)));
+        documents.push(in_h2(&service("both-rpc", "TCP", RPC)));
         self.manifests.write("services.yaml", &documents)?;
         self.publish_both(
             &[address::POD_1, address::POD_2].concat().into_iter().map(Endpoint::ready).collect::<Vec<_>>(),
         )
     }
 
-    /// The endpoints of the Service `both`.
+    /// The endpoints of the Services `both`, `both-h2` and `both-rpc`.
     pub fn publish_both(&self, endpoints: &[Endpoint]) -> Result<()> {
-        self.manifests.write("both.yaml", &[slice("both", "TCP", WEB, endpoints)])
+        let of = |name, port| slice(name, "TCP", port, endpoints);
+        self.manifests.write("both.yaml", &[of("both", WEB), of("both-h2", WEB), of("both-rpc", RPC)])
     }
 
     /// The routes, and further ones.

@@ -3,6 +3,8 @@
 //! Make before break: backends, slots, BACKEND_SETS, listeners; then the removals in reverse. After every single write each
 //! listener points to a complete set. Only what differs is written, and only tables of changed sets are computed. What
 //! finds no room is reported and left out; the rest goes on.
+//!
+//! `status` brings statuses to the API server.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +18,7 @@ mod listeners;
 mod memory;
 mod names;
 mod round;
+pub mod status;
 mod store;
 mod table;
 #[cfg(test)]

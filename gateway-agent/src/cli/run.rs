@@ -13,25 +13,30 @@ use anyhow::Context;
 use gateway_common::{Config, HELLO_CHOICE};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::LocalSet;
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
 use crate::admin::{self, Subject};
 use crate::agent::Agent;
+use crate::apply;
+use crate::apply::status::{Board, Lease};
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
 use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::{self, Proxy, Tls};
-use crate::source::files::Watcher;
+use crate::source::files::{Batch, Loaded, Watcher};
+use crate::source::kube::{self, Api, Cluster};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// The directory with the manifests; it is watched.
-    #[arg(long, value_name = "DIR")]
-    manifests: PathBuf,
+    #[command(flatten)]
+    source: SourceOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// `nodeName` of the endpoints that run on this node [default: the host name].
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
@@ -65,6 +70,27 @@ pub struct Options {
     idle: IdleTimes,
     #[command(flatten)]
     proxy: ProxyOptions,
+}
+
+/// Where the objects are; without any of these those of the cluster that the pod runs in.
+#[derive(clap::Args)]
+#[group(multiple = false)]
+struct SourceOptions {
+    /// A directory with manifests; it is watched.
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// The cluster that this kubeconfig leads to.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+}
+
+/// For objects of a cluster.
+#[derive(clap::Args)]
+#[command(next_help_heading = "In a cluster")]
+struct ClusterOptions {
+    /// The namespace of the Lease whose holder writes statuses [default: that of the pod, or of the kubeconfig].
+    #[arg(long, value_name = "NAME", conflicts_with = "manifests")]
+    namespace: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -191,6 +217,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How often the access log is written.
 const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long an agent that stops waits for the API server.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     memory::share_heap();
     log(options.log_format, options.log_level);
@@ -209,7 +238,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
 
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
-    let (loaded, mut batches) = Watcher::start(options.manifests.clone())?;
+    let board = Rc::default();
+    let Started { loaded, mut batches, origin, cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
     let pins = Datapath::take(&options.pin_dir)?;
@@ -238,15 +268,27 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     datapath.configure(&config).context("cannot write map CONFIG")?;
     let tls = Tls::new().context("cannot make keys for session tickets")?;
     let agent =
-        Rc::new(RefCell::new(Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls)));
+        Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
+    let agent = Rc::new(RefCell::new(agent));
+    let mut statuses = cluster.map(|(api, cluster)| {
+        StatusWriter::start(api, cluster, &options.node_name(), Rc::clone(&agent), Rc::clone(&board))
+    });
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
-    agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
-    memory::forget_start();
-    tracing::info!(manifests = %options.manifests.display(), pins = %options.pin_dir.display(), "ready");
+    // Of a cluster nothing is known yet: until it is, what an earlier agent left in the kernel goes on.
+    let mut ready = match loaded {
+        Some(loaded) => {
+            agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
+            true
+        }
+        None => false,
+    };
+    if ready {
+        say_ready(&origin, &options.pin_dir);
+    }
 
     let mut sweep = interval(Duration::from_secs(options.idle.sweep_interval));
     let mut write_log = interval(LOG_INTERVAL);
@@ -257,8 +299,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             batch = batches.recv() => {
-                let batch = batch.context("the manifests are not watched any more")?;
+                let batch = batch.with_context(|| format!("{origin} is not watched any more"))?;
                 agent.borrow_mut().change(batch.changes, batch.problems);
+                if !std::mem::replace(&mut ready, true) {
+                    say_ready(&origin, &options.pin_dir);
+                }
             }
             changed = network.changed() => {
                 changed.context("cannot listen to changes of the network")?;
@@ -302,6 +347,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
+    if let Some(statuses) = &mut statuses {
+        statuses.stop().await;
+    }
     tokio::select! {
         () = proxy.drain() => {}
         // Told twice: at once.
@@ -309,6 +357,59 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// A source of objects.
+struct Started {
+    /// What is known at once.
+    loaded: Option<Loaded>,
+    batches: mpsc::Receiver<Batch>,
+    /// For people.
+    origin: String,
+    /// Where statuses are written to.
+    cluster: Option<(Api, Rc<Cluster>)>,
+}
+
+async fn start(options: &Options, board: &Rc<Board>) -> anyhow::Result<Started> {
+    if let Some(manifests) = &options.source.manifests {
+        let (loaded, batches) = Watcher::start(manifests.clone())?;
+        return Ok(Started { loaded: Some(loaded), batches, origin: manifests.display().to_string(), cluster: None });
+    }
+    let mut api = Api::new(options.source.kubeconfig.as_deref()).await?;
+    if let Some(namespace) = &options.cluster.namespace {
+        api.live_in(namespace.clone());
+    }
+    let origin = api.url();
+    let (cluster, batches) = kube::start(api.clone(), Rc::clone(board));
+    Ok(Started { loaded: None, batches, origin, cluster: Some((api, cluster)) })
+}
+
+/// The tasks that write statuses.
+struct StatusWriter {
+    stop: Rc<Notify>,
+    lease: JoinHandle<()>,
+}
+
+impl StatusWriter {
+    fn start(api: Api, cluster: Rc<Cluster>, node: &str, agent: Rc<RefCell<Agent>>, board: Rc<Board>) -> StatusWriter {
+        let stop = Rc::new(Notify::new());
+        let (lease, holding) = Lease::new(&api, node);
+        let lease = spawn_local(lease.run(Rc::clone(&stop)));
+        spawn_local(apply::status::write(api, cluster, agent, board, holding));
+        StatusWriter { stop, lease }
+    }
+
+    /// Lets another agent write at once.
+    async fn stop(&mut self) {
+        self.stop.notify_one();
+        // If the API server is away, the Lease runs out by itself.
+        let _ = timeout(GIVE_BACK, &mut self.lease).await;
+    }
+}
+
+fn say_ready(origin: &str, pins: &Path) {
+    memory::forget_start();
+    tracing::info!(source = origin, pins = %pins.display(), "ready");
 }
 
 fn log(format: LogFormat, level: LevelFilter) {

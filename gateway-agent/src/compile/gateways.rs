@@ -9,6 +9,7 @@ use super::conflicts::{mark_conflicts, mark_overlaps};
 use super::http::{self, Client};
 use super::listener_sets::{self, SetPlan};
 use super::listeners::{Fate, ListenerPlan};
+use super::version;
 use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, SetReport, Subject};
 use crate::index::{AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, ObjectId, Origin};
 use crate::source::{Problem, Severity};
@@ -30,9 +31,8 @@ pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<Arc<ClassRepor
             } else {
                 Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
             };
-            let version = "Every version of the Gateway API up to v1.6 is read";
-            let version = Condition::yes(ConditionType::SupportedVersion, Reason::SupportedVersion, version);
-            ClassReport { subject: (&class.meta).into(), conditions: vec![accepted, version] }.into()
+            let conditions = vec![accepted, version::supported(index.bundles())];
+            ClassReport { subject: (&class.meta).into(), conditions }.into()
         })
         .collect()
 }
@@ -139,7 +139,8 @@ impl Plan {
     }
 
     fn reason_to_refuse(&self, class: &ClassReport) -> Option<(Reason, String)> {
-        if class.conditions.iter().any(Condition::is_bad) {
+        // Of CRDs of another version what is known is served.
+        if class.conditions.iter().any(|condition| condition.kind == ConditionType::Accepted && condition.is_bad()) {
             let message = format!("GatewayClass {} is not accepted; see its conditions", self.gateway.class);
             return Some((Reason::Pending, message));
         }

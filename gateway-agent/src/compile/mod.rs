@@ -51,6 +51,7 @@ mod report;
 mod routes;
 mod services;
 mod stage;
+mod version;
 
 use std::sync::Arc;
 

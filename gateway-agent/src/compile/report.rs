@@ -171,6 +171,18 @@ pub enum ConditionType {
     InsecureFrontendValidationMode,
 }
 
+impl ConditionType {
+    pub const ALL: [ConditionType; 7] = [
+        ConditionType::Accepted,
+        ConditionType::SupportedVersion,
+        ConditionType::Programmed,
+        ConditionType::ResolvedRefs,
+        ConditionType::Conflicted,
+        ConditionType::OverlappingTLSConfig,
+        ConditionType::InsecureFrontendValidationMode,
+    ];
+}
+
 /// The reasons of the Gateway API that Sluice gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Reason {
@@ -209,6 +221,7 @@ pub enum Reason {
     UnsupportedAddress,
     UnsupportedProtocol,
     UnsupportedValue,
+    UnsupportedVersion,
 }
 
 impl fmt::Display for ConditionType {

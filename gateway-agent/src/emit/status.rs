@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
@@ -13,12 +14,15 @@ use serde::Serialize;
 use crate::compile::{
     Condition, ConditionType, GatewayReport, ListenerReport, PolicyReport, Reason, Report, RouteReport, Subject,
 };
-use crate::index::{GATEWAY_GROUP, Kind, ParentRef};
+use crate::index::{GATEWAY_GROUP, Kind, Name, ObjectId, ParentRef};
+
+mod features;
 
 /// The status of every object that has one, sorted by kind and name.
 pub fn status(report: &Report) -> Vec<ObjectStatus> {
     let classes = report.classes.iter().map(|class| {
-        let status = Status::GatewayClass(ClassStatus { conditions: conditions(&class.conditions, &class.subject) });
+        let conditions = conditions(&class.conditions, &class.subject);
+        let status = Status::GatewayClass(ClassStatus { conditions, supported_features: features::ALL });
         ObjectStatus::new(Kind::GatewayClass, &class.subject, status)
     });
     let gateways = report
@@ -38,6 +42,32 @@ pub fn status(report: &Report) -> Vec<ObjectStatus> {
         .iter()
         .map(|route| ObjectStatus::new(route.id.kind, &route.subject, Status::Route(route_status(route))));
     classes.chain(gateways).chain(sets).chain(routes).chain(policies).collect()
+}
+
+/// The objects whose statuses are not what they were, or that have one no more.
+pub fn differences(before: &[ObjectStatus], after: &[ObjectStatus]) -> Vec<ObjectId> {
+    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
+    let mut found = Vec::new();
+    loop {
+        let order = match (before.peek(), after.peek()) {
+            (None, None) => return found,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.key().cmp(&new.key()),
+        };
+        let old = if order.is_le() { before.next() } else { None };
+        let new = if order.is_ge() { after.next() } else { None };
+        if old != new {
+            found.extend(new.or(old).map(ObjectStatus::id));
+        }
+    }
+}
+
+/// The status of an object.
+pub fn find<'s>(statuses: &'s [ObjectStatus], id: &ObjectId) -> Option<&'s ObjectStatus> {
+    let namespace = id.kind.namespaced().then_some(&*id.name.namespace);
+    let key = (id.kind, namespace, &*id.name.name);
+    statuses.binary_search_by(|status| status.key().cmp(&key)).ok().map(|i| &statuses[i])
 }
 
 /// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
@@ -99,6 +129,16 @@ impl ObjectStatus {
             metadata: Metadata { name, namespace },
             status,
         }
+    }
+
+    pub fn id(&self) -> ObjectId {
+        let Metadata { name, namespace } = self.metadata.clone();
+        ObjectId { kind: self.kind, name: Name { namespace: namespace.unwrap_or_default(), name } }
+    }
+
+    /// What statuses are sorted by.
+    fn key(&self) -> (Kind, Option<&str>, &str) {
+        (self.kind, self.metadata.namespace.as_deref(), &self.metadata.name)
     }
 }
 
@@ -193,8 +233,11 @@ fn own_and_listeners<'a>(
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ClassStatus {
     pub conditions: Vec<ConditionStatus>,
+    #[serde(serialize_with = "as_features")]
+    pub supported_features: &'static [&'static str],
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -374,6 +417,14 @@ fn as_status<S: serde::Serializer>(status: &bool, serializer: S) -> Result<S::Ok
     serializer.serialize_str(if *status { "True" } else { "False" })
 }
 
+fn as_features<S: serde::Serializer>(features: &&'static [&'static str], serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Feature {
+        name: &'static str,
+    }
+    serializer.collect_seq(features.iter().map(|name| Feature { name }))
+}
+
 /// As the Go types do it (`omitempty`).
 fn is_zero(generation: &i64) -> bool {
     *generation == 0
@@ -398,7 +449,7 @@ mod tests {
             api_version: "v1",
             kind: Kind::GatewayClass,
             metadata: Metadata { name: name.into(), namespace: None },
-            status: Status::GatewayClass(ClassStatus { conditions }),
+            status: Status::GatewayClass(ClassStatus { conditions, supported_features: &[] }),
         }
     }
 
@@ -416,6 +467,16 @@ mod tests {
         let mut second = vec![class("b", true), class("c", true), class("d", true), class("e", true)];
         carry_times(&mut second, &first, at(2));
         assert_eq!(times(&second), [[1, 1], [2, 1], [2, 2], [1, 1]]);
+    }
+
+    #[test]
+    fn differences_are_told_by_name() {
+        let before = [class("a", true), class("b", true), class("c", true), class("e", true)];
+        let after = [class("b", true), class("c", false), class("d", true), class("e", true)];
+        let names: Vec<String> = differences(&before, &after).iter().map(|id| id.name.to_string()).collect();
+        assert_eq!(names, ["a", "c", "d"]);
+        assert_eq!(find(&after, &after[2].id()), Some(&after[2]));
+        assert_eq!(find(&after, &before[0].id()), None);
     }
 
     #[test]

@@ -29,7 +29,13 @@ pub enum Change {
     /// New, or in place of the object of the same kind and name.
     Set(Object),
     Remove(ObjectId),
+    /// The CRDs of the Gateway API are these now.
+    Bundles(Bundles),
 }
+
+/// The CRDs of the Gateway API that a cluster has, by plural, each with the version of the bundle that it came with, if it says so.
+/// Empty where there is no cluster.
+pub type Bundles = BTreeMap<Box<str>, Option<Arc<str>>>;
 
 /// What changes touch, and what is therefore to be looked at again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,6 +66,7 @@ impl Reach {
 #[derive(Debug, Default)]
 pub struct Index {
     node: NodeFacts,
+    bundles: Bundles,
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
     listener_sets: BTreeMap<Name, Arc<ListenerSet>>,
@@ -92,6 +99,10 @@ impl Index {
             match change {
                 Change::Set(object) => self.set(object, &mut reach),
                 Change::Remove(id) => self.remove(&id, &mut reach),
+                Change::Bundles(bundles) => {
+                    reach.listeners |= self.bundles != bundles;
+                    self.bundles = bundles;
+                }
             }
         }
         for service in &reach.services {
@@ -107,6 +118,10 @@ impl Index {
 
     pub fn node(&self) -> &NodeFacts {
         &self.node
+    }
+
+    pub fn bundles(&self) -> &Bundles {
+        &self.bundles
     }
 
     pub fn classes(&self) -> impl Iterator<Item = &Arc<GatewayClass>> {

@@ -112,8 +112,10 @@ pub struct Limits {
     pub uri_bytes: usize,
     /// From the first byte of a request to the end of its headers; longer: 408.
     pub header_time: Duration,
-    /// Without a byte of a body that is under way.
+    /// Without a byte of a body that is under way, while the client is waited for.
     pub body_idle: Duration,
+    /// Without a byte of what is open both ways: an upgraded connection, both ways; a gRPC call, from the client.
+    pub stream_idle: Duration,
     /// Without a request.
     pub idle: Duration,
     /// At a time, of an HTTP/2 connection.
@@ -131,6 +133,7 @@ impl Default for Limits {
             uri_bytes: 16 << 10,
             header_time: Duration::from_secs(10),
             body_idle: Duration::from_secs(60),
+            stream_idle: Duration::from_secs(3600),
             idle: Duration::from_secs(120),
             streams: 128,
             pending_resets: 20,

@@ -172,7 +172,7 @@ async fn terminate(
     backend.write_all(&first).await.map_err(|_| reset(Refusal::BackendSilent))?;
     drop(way);
     shared.counters.terminated.add(1);
-    Ok(terminate::forward(client, backend, &kept.buffers, &shared.counters).await)
+    Ok(terminate::forward(client, backend, &kept.http.buffers, &shared.counters).await)
 }
 
 /// Where a connection is to go.

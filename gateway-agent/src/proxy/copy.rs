@@ -9,21 +9,20 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::counters::{Count, Counters};
-
 /// Bytes of a buffer: two TLS records.
 const ROOM: usize = 32 * 1024;
 /// Empty buffers that are kept for the next bytes.
 const KEPT: usize = 64;
 
-/// Both ways until both have ended; the end of one is told to the other side.
+/// Both ways until both have ended; the end of one is told to the other side. What has gone inwards and outwards is counted as it goes.
 pub async fn copy(
     client: &mut (impl AsyncRead + AsyncWrite + Unpin),
     backend: &mut (impl AsyncRead + AsyncWrite + Unpin),
     buffers: &Buffers,
-    counters: &Counters,
+    count_in: impl Fn(u64),
+    count_out: impl Fn(u64),
 ) -> io::Result<()> {
-    let (mut inwards, mut outwards) = (Way::new(&counters.bytes_in), Way::new(&counters.bytes_out));
+    let (mut inwards, mut outwards) = (Way::new(count_in), Way::new(count_out));
     poll_fn(|cx| {
         let is_done = [
             inwards.go_on(cx, client, backend, buffers)?.is_ready(),
@@ -35,9 +34,9 @@ pub async fn copy(
 }
 
 /// One way.
-struct Way<'a> {
+struct Way<C> {
     state: State,
-    count: &'a Count,
+    count: C,
 }
 
 enum State {
@@ -55,8 +54,8 @@ enum State {
     Ended,
 }
 
-impl<'a> Way<'a> {
-    fn new(count: &'a Count) -> Way<'a> {
+impl<C: Fn(u64)> Way<C> {
+    fn new(count: C) -> Way<C> {
         Way { state: State::Reading { flushed: true }, count }
     }
 
@@ -95,7 +94,7 @@ impl<'a> Way<'a> {
                     if written == 0 {
                         return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                     }
-                    self.count.add(written as u64);
+                    (self.count)(written as u64);
                     *from += written;
                     if from == to {
                         buffers.give_back(std::mem::take(buffer));

@@ -28,7 +28,8 @@ pub async fn forward(
     buffers: &Buffers,
     counters: &Counters,
 ) -> io::Result<()> {
-    let result = copy(&mut client, &mut backend, buffers, counters).await;
+    let result =
+        copy(&mut client, &mut backend, buffers, |n| counters.bytes_in.add(n), |n| counters.bytes_out.add(n)).await;
     if result.is_err() {
         sockets::reset_on_close(&backend);
         sockets::reset_on_close(&**client.get_ref().0.get_ref());

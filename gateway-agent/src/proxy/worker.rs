@@ -15,7 +15,6 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
 use super::connection::By;
-use super::copy::Buffers;
 use super::hello::Room;
 use super::http::worker::Local;
 use super::relay::Pipes;
@@ -67,7 +66,6 @@ impl Worker {
 pub struct Kept {
     pub room: Room,
     pub pipes: Pipes,
-    pub buffers: Buffers,
     pub http: Rc<Local>,
     /// Becomes true when no more requests are to be taken.
     pub stopped: watch::Receiver<bool>,
@@ -82,7 +80,6 @@ async fn run(
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
-        buffers: Buffers::default(),
         http: Local::new(Arc::clone(&shared.http), number as u64),
         stopped: stopped.clone(),
     });

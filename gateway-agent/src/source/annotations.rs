@@ -101,6 +101,7 @@ fn of_gateway(reader: &mut Reader, name: &str, node: &Node, settings: &mut Setti
         "max-uri-bytes" => set(&mut limits.uri_bytes, number(reader, node, 128, 1 << 16)),
         "header-timeout" => set(&mut limits.header_time, time(reader, node)),
         "body-idle-timeout" => set(&mut limits.body_idle, time(reader, node)),
+        "stream-idle-timeout" => set(&mut limits.stream_idle, time(reader, node)),
         "idle-timeout" => set(&mut limits.idle, time(reader, node)),
         "max-streams" => set(&mut limits.streams, number(reader, node, 1, 10_000)),
         "max-pending-resets" => set(&mut limits.pending_resets, number(reader, node, 1, 10_000)),

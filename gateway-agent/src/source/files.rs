@@ -85,7 +85,7 @@ fn load(directory: &mut Directory) -> Result<Loaded, SourceError> {
         .into_iter()
         .filter_map(|change| match change {
             Change::Set(object) => Some(object),
-            Change::Remove(_) => None,
+            Change::Remove(_) | Change::Bundles(_) => None,
         })
         .collect();
     objects.sort_by_cached_key(Object::id);

@@ -59,8 +59,9 @@ impl Manifest {
             nobody.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
             return self.problems.extend(nobody.into_problems());
         };
-        let api_version = string(node, "apiVersion").or(inherited.map(|i| i.0));
-        let kind = string(node, "kind").or(inherited.map(|i| i.1));
+        let string = |key: &str| node.get(key).and_then(Node::text);
+        let api_version = string("apiVersion").or(inherited.map(|i| i.0));
+        let kind = string("kind").or(inherited.map(|i| i.1));
         let (Some(api_version), Some(kind)) = (api_version, kind) else {
             let missing = if api_version.is_none() { "apiVersion" } else { "kind" };
             nobody.error(node.at, format!("is no Kubernetes object: {missing} is missing, or is no string"));
@@ -82,7 +83,7 @@ impl Manifest {
                 None => self.rejected.push(id),
             }
         } else {
-            let at = field(node, "apiVersion").map_or(node.at, |n| n.at);
+            let at = node.get("apiVersion").map_or(node.at, |n| n.at);
             let versions = kinds::versions(kind).join(", ");
             reader.error_in(
                 "apiVersion",
@@ -95,7 +96,7 @@ impl Manifest {
     }
 
     fn take_list(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
-        let Some(items) = field(node, "items").filter(|items| !items.is_null()) else { return };
+        let Some(items) = node.get("items").filter(|items| !items.is_null()) else { return };
         match &items.value {
             Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited, strings)),
             _ => {
@@ -108,21 +109,9 @@ impl Manifest {
 }
 
 /// Which object this wants to be, however wrong the rest of it is.
-fn identify(kind: Kind, node: &Node) -> ObjectId {
-    let of_metadata = |key| field(node, "metadata").and_then(|metadata| string(metadata, key));
+pub fn identify(kind: Kind, node: &Node) -> ObjectId {
+    let of_metadata = |key| node.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Node::text);
     let namespace = if kind.namespaced() { of_metadata("namespace").unwrap_or("default") } else { "" };
     let name = of_metadata("name").unwrap_or("(without a name)");
     ObjectId { kind, name: Name { namespace: namespace.into(), name: name.into() } }
-}
-
-fn field<'n>(node: &'n Node<'n>, key: &str) -> Option<&'n Node<'n>> {
-    let Value::Mapping(entries) = &node.value else { return None };
-    entries.iter().find(|e| e.key == key).map(|e| &e.value)
-}
-
-fn string<'n>(node: &'n Node<'n>, key: &str) -> Option<&'n str> {
-    match &field(node, key)?.value {
-        Value::Scalar { text, .. } if !text.is_empty() => Some(text),
-        _ => None,
-    }
 }

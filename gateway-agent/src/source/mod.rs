@@ -1,4 +1,5 @@
-//! Manifests to objects. `files` watches a directory; `manifest` reads one file.
+//! Manifests, or the objects of a cluster, to objects. `files` watches a directory, `kube` an API server; both give the same batches, by
+//! the same readers.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +11,7 @@ mod gateway;
 mod hostname;
 mod http;
 mod kinds;
+pub mod kube;
 mod listener;
 pub mod manifest;
 mod policy;
@@ -22,3 +24,4 @@ mod yaml;
 
 pub use problem::{Problem, Severity};
 pub use strings::Strings;
+pub use yaml::{Node, Value};

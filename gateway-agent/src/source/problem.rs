@@ -68,17 +68,20 @@ impl Problem {
     }
 }
 
-/// `file:line:column: error: TCPRoute default/db: spec.rules: message`
+/// `file:line:column: error: TCPRoute default/db: spec.rules: message`; without the place where there is none.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.origin)?;
-        if self.column > 0 {
-            write!(f, ":{}", self.column)?;
+        if !self.origin.file.is_empty() {
+            write!(f, "{}", self.origin)?;
+            if self.column > 0 {
+                write!(f, ":{}", self.column)?;
+            }
+            f.write_str(": ")?;
         }
         f.write_str(match self.severity {
-            Severity::Error => ": error: ",
-            Severity::Warning => ": warning: ",
-            Severity::Note => ": note: ",
+            Severity::Error => "error: ",
+            Severity::Warning => "warning: ",
+            Severity::Note => "note: ",
         })?;
         if let Some(id) = &self.object {
             write!(f, "{id}: ")?;

@@ -18,6 +18,11 @@ pub struct Position {
     pub column: u32,
 }
 
+impl Position {
+    /// Of what was never written.
+    pub const NOWHERE: Position = Position { line: 0, column: 0 };
+}
+
 #[derive(Clone, Debug)]
 pub struct Node<'a> {
     pub at: Position,
@@ -171,7 +176,29 @@ impl<'a> Builder<'a> {
     }
 }
 
-impl Node<'_> {
+impl<'a> Node<'a> {
+    /// The value of a key, if this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Node<'a>> {
+        let Value::Mapping(entries) = &self.value else { return None };
+        entries.iter().find(|e| e.key == key).map(|e| &e.value)
+    }
+
+    /// A scalar that is not empty.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } if !text.is_empty() => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Those of a list, or none.
+    pub fn items(&self) -> &[Node<'a>] {
+        match &self.value {
+            Value::Sequence(items) => items,
+            _ => &[],
+        }
+    }
+
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(&**text, "" | "~" | "null" | "Null" | "NULL"))
     }

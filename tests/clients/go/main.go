@@ -22,10 +22,10 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: clients ask|serve|web|socket|rpc|rpc-serve OPTIONS")
+		log.Fatal("usage: clients ask|serve|web|socket|bodies|rpc|rpc-serve OPTIONS")
 	}
 	run := map[string]func([]string) error{
-		"ask": ask, "serve": serve, "web": web, "socket": socket, "rpc": rpc, "rpc-serve": rpcServe,
+		"ask": ask, "serve": serve, "web": web, "socket": socket, "bodies": bodies, "rpc": rpc, "rpc-serve": rpcServe,
 	}[os.Args[1]]
 	if run == nil {
 		log.Fatalf("%q is none of them", os.Args[1])

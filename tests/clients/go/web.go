@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -35,6 +36,8 @@ func web(arguments []string) error {
 		request.Header.Write(answer)
 	})
 	paths.HandleFunc("/echo", func(answer http.ResponseWriter, request *http.Request) {
+		// Or the server swallows the beginning of a body of HTTP/1 before it answers.
+		http.NewResponseController(answer).EnableFullDuplex()
 		io.Copy(answer, request.Body)
 	})
 	// /bytes?count=N
@@ -87,6 +90,10 @@ func web(arguments []string) error {
 			}
 		}
 	})
+	// The same, for who is routed by a prefix that stays.
+	for _, prefix := range []string{"/both", "/both-h2"} {
+		paths.Handle(prefix+"/echo", http.StripPrefix(prefix, paths))
+	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -159,6 +166,57 @@ func socket(arguments []string) error {
 	}
 	fmt.Printf("%s: %d messages came back as they were\n", name, messages)
 	return connection.Close(websocket.StatusNormalClosure, "")
+}
+
+// bodies sends a body to each URL in turn and wants it back, byte for byte, again and again: by turns with a length and without, of a few bytes
+// and of megabytes.
+func bodies(arguments []string) error {
+	flags := flag.NewFlagSet("bodies", flag.ExitOnError)
+	authority := flags.String("ca", "", "PEM of the authority")
+	hold := flags.Duration("hold", 0, "how long to go on")
+	flags.Parse(arguments)
+	config, err := trust(*authority)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}, Timeout: 20 * time.Second}
+	sent := make([]byte, 4<<20)
+	for i := range sent {
+		sent[i] = byte(i * 31 >> 3)
+	}
+	count := 0
+	for end := time.Now().Add(*hold); count == 0 || time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for i, url := range flags.Args() {
+			body := sent[:len(sent)>>(4*(count%6))]
+			var reader io.Reader = bytes.NewReader(body)
+			if (count+i)%2 == 0 {
+				// Hides how long it is.
+				reader = struct{ io.Reader }{reader}
+			}
+			if err := echoed(client, url, reader, body); err != nil {
+				return fmt.Errorf("%d bytes to %s, round %d: %w", len(body), url, count, err)
+			}
+		}
+		count++
+	}
+	fmt.Println(count*flags.NArg(), "bodies came back as they were")
+	return nil
+}
+
+func echoed(client *http.Client, url string, body io.Reader, wanted []byte) error {
+	answer, err := client.Post(url, "application/octet-stream", body)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	got, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK || !bytes.Equal(got, wanted) {
+		return fmt.Errorf("%s with another body, of %d bytes", answer.Status, len(got))
+	}
+	return nil
 }
 
 func trusting(authority string) (*http.Client, error) {

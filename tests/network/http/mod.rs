@@ -5,6 +5,7 @@ mod change;
 mod checked;
 mod clients;
 mod h2;
+mod h2spec;
 mod kinds;
 mod rpc;
 mod smuggling;

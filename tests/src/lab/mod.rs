@@ -13,7 +13,7 @@ mod wire;
 mod world;
 
 pub use agent::{Agent, binary, sluice};
-pub use go::go_program;
+pub use go::{go_program, h2spec};
 pub use limits::raise_open_files;
 pub use manifests::{
     Endpoint, Manifests, TlsListener, gateway, namespace, proxied, route, service, slice, tls_gateway, tls_route,

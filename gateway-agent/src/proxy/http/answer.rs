@@ -50,6 +50,8 @@ reasons! {
     UnsupportedVersion "unsupported_version" HTTP_VERSION_NOT_SUPPORTED Unimplemented,
     /// The client takes nothing of an answer under way: it is broken off.
     ClientStalled "client_stalled" REQUEST_TIMEOUT DeadlineExceeded,
+    /// An upgraded connection that was silent both ways: it is ended.
+    StreamIdle "stream_idle" REQUEST_TIMEOUT DeadlineExceeded,
     UriTooLong "uri_too_long" URI_TOO_LONG Internal,
     HeadersTooLarge "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE ResourceExhausted,
     /// No listener of this address and port, or no rule, takes the request.

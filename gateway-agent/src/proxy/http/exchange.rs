@@ -3,17 +3,23 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 
+use super::body::Body;
 use super::filters::Told;
 use super::meter::Meter;
+use super::server::Connection;
+use super::upload::Upload;
 use super::worker::Local;
 use crate::proxy::Origin;
 
 #[derive(Debug)]
 pub struct Exchange {
     pub local: Rc<Local>,
+    /// Of the client.
+    pub connection: Rc<Connection>,
     pub origin: Origin,
     pub scheme: Scheme,
     pub came: Instant,
@@ -35,6 +41,17 @@ pub struct Exchange {
     pub endpoint: Option<SocketAddr>,
     /// So far.
     pub attempts: u32,
+}
+
+impl Exchange {
+    /// The client's body, with an eye on its time where the guard has none.
+    pub fn receive(&mut self, body: Incoming, version: Version) -> Body {
+        if version < Version::HTTP_2 || body.is_end_stream() {
+            return Body::incoming(body);
+        }
+        let progress = self.meter.upload(self.grpc);
+        Body::boxed(Upload::new(body, progress, Rc::clone(&self.connection)))
+    }
 }
 
 /// How the client speaks to the agent, or is to speak next.

@@ -10,7 +10,6 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
-use super::body::Body;
 use super::exchange::{Exchange, Scheme};
 use super::filters::{self, Request, Response, Step};
 use super::retry::{self, Outcome, Spare};
@@ -48,7 +47,8 @@ async fn route(
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
     let upgrade = upgrade::asked(&mut request, exchange.random)?;
-    let mut request = request.map(Body::incoming);
+    let version = request.version();
+    let mut request = request.map(|body| exchange.receive(body, version));
     exchange.requested_host = host(&request)?;
     if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
@@ -270,7 +270,7 @@ async fn attempts(
         let is_over = || of_call.is_some_and(|time| exchange.came.elapsed() >= time);
         let sent = answered.map_err(|outcome| if is_over() { Reason::BackendTimeout } else { reason(outcome) })?;
         let mut response = match upgrade {
-            Some(upgrade) => upgrade.answered(sent)?,
+            Some(upgrade) => upgrade.answered(sent, exchange)?,
             None => upgrade::refused(sent)?,
         };
         if let Some(session) = session {

@@ -35,6 +35,8 @@ pub struct Guard<S> {
     head_since: Option<Instant>,
     last_read: Instant,
     last_write: Instant,
+    /// When the client was first asked in vain for more of a body. While a backend takes nothing, nobody asks.
+    asked_since: Option<Instant>,
     read_timer: Timer,
     /// When the client last took something, while it takes nothing.
     stalled_since: Option<Instant>,
@@ -91,6 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             head_since: None,
             last_read: now,
             last_write: now,
+            asked_since: None,
             read_timer: Timer::default(),
             stalled_since: None,
             write_timer: Timer::default(),
@@ -177,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             Poll::Ready(read) => {
                 read?;
                 self.last_read = Instant::now();
+                self.asked_since = None;
                 if into.filled().len() == before {
                     self.mode = if self.framing.in_body() { Mode::Broken } else { Mode::Ended };
                     return Poll::Ready(Ok(false));
@@ -198,9 +202,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    /// Of the client's silence that has been found right now.
+    fn deadline(&mut self) -> Option<Instant> {
         if self.framing.in_body() {
-            return Some(self.last_read + self.limits.body_idle);
+            return Some(*self.asked_since.get_or_insert_with(Instant::now) + self.limits.body_idle);
         }
         if self.framing.is_upgrading() {
             return None;
@@ -385,10 +390,10 @@ impl Farewell {
 
 /// Made when it is first needed. Deadlines mostly move away: it is set again when it has gone off too early, not each time that they move.
 #[derive(Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
+pub struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);

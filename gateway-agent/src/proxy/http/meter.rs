@@ -21,6 +21,7 @@ use super::body::{Body, BodyError};
 use super::exchange::Scheme;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
+use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
 
@@ -44,6 +45,8 @@ pub struct Meter {
     whole: bool,
     /// Of a connection of HTTP/2, with the number of the request there.
     takers: Option<(Rc<Takers>, u64)>,
+    /// Of a request's body by HTTP/2.
+    upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
 }
 
@@ -85,6 +88,7 @@ impl Meter {
             bytes: 0,
             whole: false,
             takers: None,
+            upload: None,
             logged,
         })
     }
@@ -92,6 +96,13 @@ impl Meter {
     /// The answer goes by a stream of its own.
     pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
         self.takers = Some((takers, request));
+    }
+
+    /// So does the request's body. `both_ways`: whatever is answered.
+    pub fn upload(&mut self, both_ways: bool) -> Rc<Progress> {
+        let progress = Rc::new(Progress { both_ways: Cell::new(both_ways), ..Progress::default() });
+        self.upload = Some(Rc::clone(&progress));
+        progress
     }
 
     fn given(&self) {
@@ -129,7 +140,8 @@ impl Meter {
     /// Why the agent has broken off the request's body: the client was too slow, or sent what is no body. What went wrong after that is the
     /// client's doing, not the backend's.
     pub fn broken(&self) -> Option<Reason> {
-        self.signal.broken()
+        let is_late = self.upload.as_ref().is_some_and(|upload| upload.is_late.get());
+        if is_late { Some(Reason::RequestTimeout) } else { self.signal.broken() }
     }
 
     fn log(&self, logged: &Logged, status: StatusCode, first_byte: Duration, took: Duration) {
@@ -173,6 +185,10 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         self.asked();
+        if let Some(reason) = self.broken().filter(|_| self.reason.get().is_none()) {
+            // In the middle of the answer.
+            self.refused(reason);
+        }
         let took = self.came.elapsed();
         // The client has gone before there was an answer: 499, as others have it.
         let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
@@ -209,6 +225,9 @@ impl Metered {
     pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
         meter.answered = Some((response.status(), meter.came.elapsed()));
         meter.local.metrics.responded(response.status());
+        if let Some(upload) = &meter.upload {
+            upload.both_ways.set(true);
+        }
         meter.given();
         response.map(|body| Metered { length: body.size_hint().exact(), body, meter })
     }

@@ -110,6 +110,11 @@ pub struct Metrics {
     pub abandoned: Tally,
     /// Lines of the access log that found no room.
     pub lines_lost: Tally,
+    /// Upgraded connections, and the bytes that they have moved.
+    pub tunnels: Tally,
+    pub tunnels_closed: Tally,
+    pub tunnel_bytes_in: Tally,
+    pub tunnel_bytes_out: Tally,
 }
 
 impl Metrics {
@@ -123,6 +128,10 @@ impl Metrics {
             answered: Reason::ALL.iter().map(|_| Tally::default()).collect(),
             abandoned: Tally::default(),
             lines_lost: Tally::default(),
+            tunnels: Tally::default(),
+            tunnels_closed: Tally::default(),
+            tunnel_bytes_in: Tally::default(),
+            tunnel_bytes_out: Tally::default(),
         }
     }
 

@@ -26,7 +26,9 @@ pub mod session;
 pub mod snapshot;
 pub mod table;
 pub mod timeout;
+pub mod tunnel;
 pub mod upgrade;
+pub mod upload;
 pub mod upstream;
 pub mod worker;
 

@@ -16,7 +16,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access_log;
 use super::answer::{self, Reason};
@@ -26,6 +26,8 @@ use super::forward;
 use super::guard::{Guard, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
+use super::tunnel::Tunnels;
+use super::upload::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::worker::Local;
 use crate::ir::ListenerName;
 use crate::ir::http::{Limits, Settings};
@@ -111,6 +113,8 @@ where
         requests: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
         takers: Rc::default(),
+        unread: Cell::new(0),
+        tunnels: Tunnels::default(),
     });
     let ended = match begun {
         Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
@@ -124,6 +128,11 @@ where
         }
         tracing::debug!(%error, client = %connection.client.origin.client, "a connection was broken off");
     }
+    tokio::select! {
+        () = connection.tunnels.ended() => {}
+        () = ends.come() => drop(timeout(settings.drain.0, connection.tunnels.ended()).await),
+    }
+    connection.tunnels.cut();
     if connection.signal.is_stalled() {
         local.metrics.answer(Reason::ClientStalled);
     }
@@ -146,16 +155,20 @@ impl Ends {
 }
 
 /// What the requests of a connection share.
-struct Connection {
+#[derive(Debug)]
+pub struct Connection {
     client: Client,
     signal: Arc<Signal>,
-    limits: Limits,
+    pub limits: Limits,
     /// A proxy in front may name requests.
     trusted: bool,
     /// That have come.
     requests: Cell<u64>,
     idle_since: Cell<Instant>,
     takers: Rc<Takers>,
+    /// Bodies by streams of HTTP/2 that nobody asks for more.
+    pub unread: Cell<usize>,
+    pub tunnels: Tunnels,
 }
 
 async fn http1<S>(
@@ -179,9 +192,6 @@ where
     drive(pin!(serving), http1::UpgradeableConnection::graceful_shutdown, connection, settings, ends).await
 }
 
-/// Of a stream, and of a connection: what clients may send before a backend takes it. Envoy's advice for proxies at the edge.
-const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Of a response, what waits for the client's window.
 const SEND_BUFFER: usize = 64 << 10;
 
@@ -257,7 +267,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
     };
     tracing::trace!(idle = ended, "a connection is brought to its end");
     shut(serving.as_mut());
-    match tokio::time::timeout(settings.drain.0, serving).await {
+    match timeout(settings.drain.0, serving).await {
         Ok(ended) => ended,
         Err(_) => Ok(()),
     }
@@ -266,14 +276,14 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 impl Connection {
     /// When it will have been without a request for so long.
     fn unused_until(&self, idle: std::time::Duration) -> Instant {
-        let is_used = self.signal.answered() < self.requests.get();
+        let is_used = self.signal.answered() < self.requests.get() || self.tunnels.are_open();
         let since = if is_used { Instant::now() } else { self.idle_since.get() };
         since + idle
     }
 }
 
 /// There is always an answer.
-async fn respond(mut request: http::Request<Incoming>, connection: &Connection) -> Response<Metered> {
+async fn respond(mut request: http::Request<Incoming>, connection: &Rc<Connection>) -> Response<Metered> {
     let client = &connection.client;
     let local = &client.local;
     let number = connection.requests.get();
@@ -286,6 +296,7 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Connection) 
     let logged = local.shared.log.get().map(|_| logged(&mut request, connection, random));
     let mut exchange = Exchange {
         local: Rc::clone(local),
+        connection: Rc::clone(connection),
         origin: client.origin,
         scheme: client.scheme(),
         came,

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 mod http2;
 mod limits;
 mod metering;
+mod tunnels;
 
 use super::answer::Reason;
 use super::body::Body;

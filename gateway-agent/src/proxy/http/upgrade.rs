@@ -1,6 +1,8 @@
 //! Upgrade and WebSocket: by HTTP/1.1 (RFC 9110 section 7.8) or HTTP/2 (RFC 8441) on either side. Inside the agent such a request is one of
 //! HTTP/1.1 without the headers of the hop.
 
+use std::rc::Rc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
@@ -8,14 +10,12 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, on};
-use hyper_util::rt::TokioIo;
 use ring::digest;
-use tokio::io::copy_bidirectional_with_sizes;
 
 use super::answer::Reason;
 use super::body::Body;
+use super::exchange::Exchange;
 use super::filters::{Request, Response};
-use super::upstream::pool::Lease;
 use super::upstream::send::Sent;
 
 /// What a client wants to speak instead of HTTP.
@@ -81,7 +81,7 @@ impl Asked {
     }
 
     /// The client's answer. Where the backend agrees, what both say from now on goes between them.
-    pub fn answered(self, sent: Sent) -> Result<Response, Reason> {
+    pub fn answered(self, sent: Sent, exchange: &Exchange) -> Result<Response, Reason> {
         let agreed = match sent.lease.is_http2() {
             // Of a request that was no CONNECT there is no upgrade.
             true => sent.parts.status == StatusCode::OK && sent.parts.extensions.get::<OnUpgrade>().is_some(),
@@ -114,7 +114,8 @@ impl Asked {
                 parts.headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
             }
         }
-        tokio::task::spawn_local(tunnel(self.client, backend, lease));
+        let of = &exchange.connection;
+        of.tunnels.begin(self.client, backend, lease, Rc::clone(&exchange.local), of.limits.stream_idle);
         Ok(Response::from_parts(parts, Body::empty()))
     }
 }
@@ -125,22 +126,6 @@ pub fn refused(sent: Sent) -> Result<Response, Reason> {
         return Err(Reason::BadResponse);
     }
     Ok(sent.response())
-}
-
-/// Until both have ended, or one has broken off. The lease is what the backend's load is counted by.
-async fn tunnel(client: OnUpgrade, backend: OnUpgrade, lease: Lease) {
-    /// Each way.
-    const BUFFER: usize = 16 << 10;
-    let copied = async {
-        let (client, backend) = tokio::try_join!(client, backend)?;
-        let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-        let copied = copy_bidirectional_with_sizes(&mut client, &mut backend, BUFFER, BUFFER).await;
-        copied.map_err(|error| Box::new(error) as Box<dyn std::error::Error + Send + Sync>)
-    };
-    if let Err(error) = copied.await {
-        tracing::debug!(error, "an upgraded connection was broken off");
-    }
-    drop(lease);
 }
 
 fn is_websocket(protocol: &HeaderValue) -> bool {
@@ -160,7 +145,7 @@ fn new_key(random: u64) -> Result<HeaderValue, Reason> {
 }
 
 /// What proves that a server has read the key (RFC 6455 section 4.2.2).
-fn accept(key: &HeaderValue) -> Result<HeaderValue, Reason> {
+pub(super) fn accept(key: &HeaderValue) -> Result<HeaderValue, Reason> {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11");

@@ -19,6 +19,7 @@ use super::snapshot::{Listener, Snapshot};
 use super::upstream::balance::Loads;
 use super::upstream::pool::Pool;
 use crate::ir::http::{Cluster, Route, Rule};
+use crate::proxy::copy::Buffers;
 
 /// How soon the connections of a listener that has gone learn of it, and lines of the access log are written.
 const TEND: Duration = Duration::from_millis(100);
@@ -33,6 +34,7 @@ pub struct Local {
     pub places: Places,
     pub shared: Arc<Shared>,
     pub metrics: Arc<Metrics>,
+    pub buffers: Buffers,
     /// Of the access log.
     pub lines: RefCell<Vec<u8>>,
     random: Cell<u64>,
@@ -54,6 +56,7 @@ impl Local {
             places: Places::default(),
             shared,
             metrics,
+            buffers: Buffers::default(),
             lines: RefCell::default(),
             random: Cell::new(mix(seed)),
             is_tended: Cell::new(false),

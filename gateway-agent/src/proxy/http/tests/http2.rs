@@ -20,6 +20,10 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// `GET http://example.com/` in HPACK: entries of the static table, and a literal.
 const GET: &[u8] = b"\x82\x86\x84\x41\x0bexample.com";
+/// The same with `POST`.
+const POST: &[u8] = b"\x83\x86\x84\x41\x0bexample.com";
+/// And with `content-type: application/grpc`.
+const CALL: &[u8] = b"\x83\x86\x84\x41\x0bexample.com\x5f\x10application/grpc";
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = payload.len() as u32;
@@ -62,6 +66,17 @@ async fn wait_for(stream: &mut TcpStream, kinds: &[u8]) -> Option<Frame> {
 
 async fn open(local: &Rc<Local>) -> TcpStream {
     let mut client = client(local, Security::Clear).await;
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    client
+}
+
+/// With limits of its own.
+async fn open_limited(local: &Rc<Local>, change: impl FnOnce(&mut ir::Limits)) -> TcpStream {
+    let mut settings = ir::Settings::default();
+    change(&mut settings.limits);
+    let (mut client, going) = client_of(local, Security::Clear, settings).await;
+    std::mem::forget(going);
     client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
     client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     client
@@ -297,6 +312,86 @@ async fn limits_of_heads_are_those_of_http1() {
         }
         let response = sender.send_request(request.body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_request_whose_body_does_not_come_is_answered_408_and_the_connection_goes_on() {
+    in_time(async {
+        let (local, socket) = waiting().await;
+        let mut client = open_limited(&local, |limits| limits.body_idle = Duration::from_millis(100)).await;
+        client.write_all(&frame(HEADERS, END_HEADERS, 1, POST)).await.unwrap();
+        client.write_all(&frame(DATA, 0, 1, b"half")).await.unwrap();
+        // Those of gRPC may be silent.
+        client.write_all(&frame(HEADERS, END_HEADERS, 3, CALL)).await.unwrap();
+        let (_first, _second) = (socket.accept().await.unwrap(), socket.accept().await.unwrap());
+        let answer = wait_for(&mut client, &[HEADERS, RST_STREAM, GOAWAY]).await.unwrap();
+        // `:status` by its name in the static table, and the value in Huffman's code.
+        assert_eq!((answer.kind, answer.stream, &answer.payload[..2]), (HEADERS, 1, &b"\x48\x83"[..]));
+        assert_eq!(local.metrics.answered(Reason::RequestTimeout), 1);
+        assert_eq!(local.metrics.answered(Reason::Unreachable), 0);
+        client.write_all(&frame(PING, 0, 0, &[0; 8])).await.unwrap();
+        assert_eq!(wait_for(&mut client, &[HEADERS, PING, GOAWAY]).await.unwrap().kind, PING);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_whose_client_is_silent_ends_after_its_own_time() {
+    in_time(async {
+        let (local, _socket) = waiting().await;
+        let mut client = open_limited(&local, |limits| limits.stream_idle = Duration::from_millis(100)).await;
+        client.write_all(&frame(HEADERS, END_HEADERS, 1, CALL)).await.unwrap();
+        wait_for(&mut client, &[HEADERS]).await.unwrap();
+        assert_eq!(local.metrics.answered(Reason::RequestTimeout), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_may_be_silent_once_its_answer_has_begun_and_ends_both_when_its_time_is_over() {
+    in_time(async {
+        let (local, socket) = waiting().await;
+        let change = |limits: &mut ir::Limits| {
+            (limits.body_idle, limits.stream_idle) = (Duration::from_millis(100), Duration::from_millis(500));
+        };
+        let mut client = open_limited(&local, change).await;
+        client.write_all(&frame(HEADERS, END_HEADERS, 1, POST)).await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        backend.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        wait_for(&mut client, &[HEADERS]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        backend.write_all(b"1\r\na\r\n").await.unwrap();
+        assert_eq!(wait_for(&mut client, &[DATA, RST_STREAM]).await.unwrap().payload, b"a");
+        assert_eq!(wait_for(&mut client, &[DATA, RST_STREAM, GOAWAY]).await.unwrap().kind, RST_STREAM);
+        assert_eq!(local.metrics.answered(Reason::RequestTimeout), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_client_whose_window_is_full_of_what_nobody_reads_is_not_slow() {
+    in_time(async {
+        let (local, _socket) = waiting().await;
+        let mut client = open_limited(&local, |limits| limits.body_idle = Duration::from_millis(100)).await;
+        wait_for(&mut client, &[WINDOW_UPDATE]).await.unwrap();
+        // These are not read for a second, for their backends do not ask for them.
+        let waits = [POST, b"\x63\x0c100-continue"].concat();
+        for n in 0..16 {
+            client.write_all(&frame(HEADERS, END_HEADERS, 2 * n + 1, &waits)).await.unwrap();
+            for _ in 0..4 {
+                client.write_all(&frame(DATA, 0, 2 * n + 1, &[0; 16 << 10][..16_383])).await.unwrap();
+            }
+        }
+        client.write_all(&frame(HEADERS, END_HEADERS, 33, POST)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(local.metrics.answered(Reason::RequestTimeout), 0);
+        // By and by all could send again.
+        while local.metrics.answered(Reason::RequestTimeout) < 17 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     })
     .await;
 }

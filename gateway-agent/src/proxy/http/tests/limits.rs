@@ -155,6 +155,50 @@ async fn a_backend_that_is_slow_is_waited_for() {
 }
 
 #[tokio::test]
+async fn a_client_has_its_time_from_when_its_body_is_asked_for() {
+    local(async {
+        let (socket, backend) = silent().await;
+        let local = serving(vec![rule("/late", vec![to(vec![backend])])]);
+        let settings = limited(|limits| limits.body_idle = Duration::from_millis(200));
+        let (mut client, _going) = client_of(&local, Security::Clear, settings).await;
+        let head = "POST /late HTTP/1.1\r\nHost: example.com\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n";
+        client.write_all(head.as_bytes()).await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        backend.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        let got = read_heads(&mut client, 1).await;
+        assert!(got.starts_with("HTTP/1.1 100 "), "{got}");
+        client.write_all(b"body").await.unwrap();
+        backend.read_exact(&mut [0; 4]).await.unwrap();
+        backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let got = read_heads(&mut client, 1).await;
+        assert!(got.starts_with("HTTP/1.1 200 "), "{got}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_body_that_stops_in_the_middle_of_its_answer_is_counted() {
+    local(async {
+        let (socket, backend) = silent().await;
+        let local = serving(vec![rule("/early", vec![to(vec![backend])])]);
+        let settings = limited(|limits| limits.body_idle = Duration::from_millis(100));
+        let (mut client, _going) = client_of(&local, Security::Clear, settings).await;
+        client.write_all(b"POST /early HTTP/1.1\r\nHost: example.com\r\nContent-Length: 4\r\n\r\na").await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\na").await.unwrap();
+        let got = read_all(&mut client).await;
+        assert!(got.starts_with("HTTP/1.1 200 ") && got.ends_with("\r\n\r\na"), "{got}");
+        while local.metrics.answered(Reason::RequestTimeout) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_is_broken_off() {
     local(async {
         let (socket, backend) = silent().await;

@@ -90,6 +90,7 @@ async fn accepting<F: Future<Output = ()> + 'static>(serve: impl Fn(TcpStream) -
     tokio::task::spawn_local(async move {
         loop {
             let (stream, _) = socket.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
             count.set(count.get() + 1);
             tokio::task::spawn_local(serve(stream));
         }

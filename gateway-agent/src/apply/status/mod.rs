@@ -1,0 +1,261 @@
+//! Statuses to the API server, by the one agent that holds the Lease.
+//!
+//! What is to be written is seen by digests: that of the status that an object is to have, and that of what is ours in the one it has, which
+//! the watches keep. Only then it is read whole, merged and written under the version that was read, so that what others write at
+//! the same time is not lost. Lists of several controllers (`parents`, `ancestors`) are atomic to the API server, so server-side apply
+//! would not do.
+
+#![forbid(unsafe_code)]
+
+mod board;
+mod digest;
+mod lease;
+mod merge;
+mod queue;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use board::{Board, Counts};
+pub use digest::{Digest, digest};
+pub use lease::Lease;
+use merge::merge;
+use queue::{Queue, Urgency};
+
+use crate::emit::status::ObjectStatus;
+use crate::index::{Kind, ObjectId};
+use crate::source::kube::{Api, ApiError, Cluster, Format, JSON, node, path};
+
+/// Written at the same time.
+const AT_ONCE: usize = 4;
+/// Others may write to the same object meanwhile.
+const ATTEMPTS: u32 = 5;
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// The statuses that there are to be.
+pub trait Statuses {
+    fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus>;
+    fn all(&self) -> Vec<ObjectId>;
+}
+
+/// Writes for as long as `holding` says so, until nobody says anything any more.
+pub async fn write<S: Statuses>(
+    api: Api,
+    cluster: Rc<Cluster>,
+    statuses: Rc<RefCell<S>>,
+    board: Rc<Board>,
+    mut holding: watch::Receiver<bool>,
+) {
+    while holding.wait_for(|holding| *holding).await.is_ok() {
+        board.listen(true);
+        let writer = Writer {
+            api: api.clone(),
+            cluster: Rc::clone(&cluster),
+            statuses: Rc::clone(&statuses),
+            board: Rc::clone(&board),
+            queue: Queue::default(),
+            running: BTreeSet::new(),
+            odd: BTreeMap::new(),
+            failing: BTreeMap::new(),
+        };
+        tokio::select! {
+            () = writer.run() => {}
+            // What is under way is dropped: it is another's now.
+            _ = holding.wait_for(|holding| !*holding) => {}
+        }
+        board.listen(false);
+    }
+}
+
+struct Writer<S> {
+    api: Api,
+    cluster: Rc<Cluster>,
+    statuses: Rc<RefCell<S>>,
+    board: Rc<Board>,
+    queue: Queue,
+    running: BTreeSet<ObjectId>,
+    /// What the API server made something else of than was written (a field that its CRD does not have): wanted, and what became of it.
+    odd: BTreeMap<ObjectId, (Digest, Digest)>,
+    failing: BTreeMap<ObjectId, Failing>,
+}
+
+struct Failing {
+    times: u32,
+    message: String,
+}
+
+/// A status to be written.
+struct Task {
+    id: ObjectId,
+    /// `None`: what is ours is to go.
+    status: Option<Value>,
+    digest: Digest,
+    /// Of the object, if it has no status at all: then it need not be read first.
+    version: Option<Box<str>>,
+}
+
+impl<S: Statuses> Writer<S> {
+    async fn run(mut self) {
+        let mut tasks: JoinSet<(ObjectId, Digest, Result<Done, ApiError>)> = JoinSet::new();
+        let all = self.statuses.borrow().all();
+        all.into_iter().chain(self.cluster.with_status()).for_each(|id| self.touched(id));
+        loop {
+            let now = Instant::now();
+            while tasks.len() < AT_ONCE
+                && let Some(id) = self.queue.pop(now)
+            {
+                if self.running.contains(&id) {
+                    // It is seen to when that has ended.
+                    continue;
+                }
+                let Some((task, _)) = self.task(&id) else { continue };
+                self.running.insert(id);
+                let (api, cluster) = (self.api.clone(), Rc::clone(&self.cluster));
+                tasks.spawn_local(async move {
+                    let done = task.write(&api, &cluster).await;
+                    (task.id, task.digest, done)
+                });
+            }
+            let due = self.queue.due().filter(|_| tasks.len() < AT_ONCE);
+            tokio::select! {
+                touched = self.board.touched() => touched.into_iter().for_each(|id| self.touched(id)),
+                Some(done) = tasks.join_next(), if !tasks.is_empty() => match done {
+                    Ok((id, digest, done)) => self.done(id, digest, done),
+                    // A task panicked; that is a mistake of ours, and says so by itself.
+                    Err(error) => tracing::error!("a status was not written: {error}"),
+                },
+                () = tokio::time::sleep_until(due.unwrap_or(now).into()), if due.is_some() => {}
+            }
+        }
+    }
+
+    fn touched(&mut self, id: ObjectId) {
+        if self.cluster.seen(&id).is_none() {
+            self.failing.remove(&id);
+            self.odd.remove(&id);
+        }
+        if let Some((_, urgency)) = self.task(&id) {
+            self.queue.push(id, urgency, Instant::now());
+        }
+    }
+
+    /// What is to be written of an object, if anything is.
+    fn task(&self, id: &ObjectId) -> Option<(Task, Urgency)> {
+        let seen = self.cluster.seen(id)?;
+        let statuses = self.statuses.borrow();
+        let (status, digest) = match statuses.wanted(id) {
+            Some(wanted) => {
+                let text = serde_json::to_vec(&wanted.status).ok()?;
+                let digest = digest(id.kind, Some(&node(&text).ok()?));
+                (Some(serde_json::from_slice(&text).ok()?), digest)
+            }
+            // Whose these are is not said in them.
+            None if matches!(id.kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet) => return None,
+            None => (None, Digest::default()),
+        };
+        if seen.digest == digest || self.odd.get(id) == Some(&(digest, seen.digest)) {
+            return None;
+        }
+        let urgency = if seen.digest.settled == digest.settled { Urgency::Counts } else { Urgency::Soon };
+        Some((Task { id: id.clone(), status, digest, version: seen.blank }, urgency))
+    }
+
+    fn done(&mut self, id: ObjectId, wanted: Digest, done: Result<Done, ApiError>) {
+        self.running.remove(&id);
+        let now = Instant::now();
+        match done {
+            Ok(done) => {
+                self.failing.remove(&id);
+                self.odd.remove(&id);
+                if let Done::Written(became) = done {
+                    self.board.written(id.kind);
+                    self.queue.written(&id, now);
+                    if became != wanted {
+                        self.odd.insert(id.clone(), (wanted, became));
+                    }
+                    // The watch may not have told of it yet.
+                    self.cluster.wrote(&id, became);
+                }
+                // What happened meanwhile.
+                self.touched(id);
+            }
+            Err(error) => {
+                self.board.failed();
+                let failing = self.failing.entry(id.clone()).or_insert(Failing { times: 0, message: String::new() });
+                let message = error.to_string();
+                if error.code().is_some() && failing.message != message {
+                    tracing::warn!("cannot write the status of {id}: {message}; it is tried again");
+                    failing.message = message;
+                }
+                let pause = FIRST_RETRY.saturating_mul(1 << failing.times.min(6)).min(LAST_RETRY);
+                failing.times += 1;
+                self.queue.wait(id, now + pause);
+            }
+        }
+    }
+}
+
+enum Done {
+    /// And what of it is ours, as the API server has it.
+    Written(Digest),
+    /// There was nothing to write.
+    Nothing,
+}
+
+impl Task {
+    async fn write(&self, api: &Api, cluster: &Cluster) -> Result<Done, ApiError> {
+        let kind = self.id.kind;
+        let Some(version) = cluster.served(kind) else { return Ok(Done::Nothing) };
+        let namespace = Some(&*self.id.name.namespace).filter(|_| kind.namespaced());
+        let path = format!("{}/{}", path(kind, version, namespace), self.id.name.name);
+        if let Some(version) = &self.version
+            && let Some(done) = self.patch(api, &path, version, &Value::Null).await?
+        {
+            return Ok(done);
+        }
+        for _ in 0..ATTEMPTS {
+            let bytes = match api.get(&path, JSON).await {
+                Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => return Ok(Done::Nothing),
+                answer => answer?,
+            };
+            if digest_of(kind, &bytes)? == self.digest {
+                return Ok(Done::Nothing);
+            }
+            let object: Value =
+                serde_json::from_slice(&bytes).map_err(|error| ApiError::Malformed(error.to_string()))?;
+            let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+            if let Some(done) = self.patch(api, &path, version, &object["status"]).await? {
+                return Ok(done);
+            }
+        }
+        let message = format!("others write to it all the time ({ATTEMPTS} attempts)");
+        Err(ApiError::Refused { code: StatusCode::CONFLICT, message })
+    }
+
+    /// `None`: the object is not what it was.
+    async fn patch(&self, api: &Api, path: &str, version: &str, present: &Value) -> Result<Option<Done>, ApiError> {
+        let status = merge(self.id.kind, present, self.status.as_ref());
+        let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
+        let path = format!("{path}/status?fieldManager=sluice");
+        match api.send(Method::PATCH, &path, Format::MergePatch, patch.to_string().into()).await {
+            Ok(bytes) => Ok(Some(Done::Written(digest_of(self.id.kind, &bytes)?))),
+            Err(ApiError::Refused { code: StatusCode::CONFLICT, .. }) => Ok(None),
+            Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => Ok(Some(Done::Nothing)),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn digest_of(kind: Kind, object: &Bytes) -> Result<Digest, ApiError> {
+    let object = node(object).map_err(|error| ApiError::Malformed(error.to_string()))?;
+    Ok(digest(kind, object.get("status")))
+}

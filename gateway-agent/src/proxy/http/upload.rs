@@ -1,0 +1,102 @@
+//! The body of a request by a stream of HTTP/2, for which a client is not waited for longer than the limits say. Of HTTP/1 the guard sees as much.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use super::body::BodyError;
+use super::guard::Timer;
+use super::server::Connection;
+
+/// What the agent offers: of a stream, and of a connection, what clients may send before a backend takes it. Envoy's advice for proxies at the edge.
+pub const STREAM_WINDOW: u32 = 64 << 10;
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
+/// So many streams that nobody reads fill the window of their connection: then clients cannot send by any other either.
+const FULL: usize = (CONNECTION_WINDOW / STREAM_WINDOW) as usize;
+
+/// What a body and those who answer its request tell each other.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Both ways are open: the answer has begun, or the request is a gRPC call.
+    pub both_ways: Cell<bool>,
+    /// The client was too slow.
+    pub is_late: Cell<bool>,
+}
+
+pub struct Upload {
+    body: Incoming,
+    progress: Rc<Progress>,
+    connection: Rc<Connection>,
+    is_unread: bool,
+    /// When the client was first asked in vain.
+    asked_since: Option<Instant>,
+    timer: Timer,
+}
+
+impl Upload {
+    pub fn new(body: Incoming, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
+        let mut upload =
+            Upload { body, progress, connection, is_unread: false, asked_since: None, timer: Timer::default() };
+        upload.count(true);
+        upload
+    }
+
+    fn count(&mut self, is_unread: bool) {
+        let unread = &self.connection.unread;
+        unread.set(unread.get() + usize::from(is_unread) - usize::from(self.is_unread));
+        self.is_unread = is_unread;
+    }
+
+    /// Ready when the client has been silent for too long.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let since = *self.asked_since.get_or_insert_with(Instant::now);
+            let limits = &self.connection.limits;
+            let patience = if self.progress.both_ways.get() { limits.stream_idle } else { limits.body_idle };
+            ready!(self.timer.poll(cx, since + patience));
+            if self.connection.unread.get() < FULL {
+                return Poll::Ready(());
+            }
+            self.asked_since = None;
+        }
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.progress.is_late.get() {
+            return Poll::Ready(None);
+        }
+        self.count(false);
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            self.asked_since = None;
+            self.count(matches!(frame, Some(Ok(_))));
+            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+        }
+        ready!(self.poll_late(cx));
+        self.progress.is_late.set(true);
+        Poll::Ready(Some(Err("the client sends nothing".into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.count(false);
+    }
+}

@@ -1,0 +1,133 @@
+//! The CustomResourceDefinitions of the Gateway API, as far as their metadata goes: which kinds there are, and of which bundle.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::api::ApiError;
+use super::objects::{is_defined_by_crd, plural};
+use super::watch::{Place, Subject};
+use super::{Asked, Cluster, KINDS};
+use crate::index::{Bundles, Change, GATEWAY_GROUP, Kind};
+use crate::source::yaml::Node;
+
+/// Definitions are large; their metadata is not.
+const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
+
+/// By plural; `None`: nobody has said yet.
+#[derive(Default)]
+pub struct Known(Option<BTreeMap<Box<str>, Option<Arc<str>>>>);
+
+impl Known {
+    pub fn is_defined(&self, kind: Kind) -> bool {
+        is_defined_by_crd(kind) && self.0.as_ref().is_some_and(|known| known.contains_key(plural(kind)))
+    }
+
+    /// Those that are not there.
+    pub fn say_missing(&self) {
+        let Some(known) = &self.0 else { return };
+        let missing = KINDS.into_iter().filter(|kind| is_defined_by_crd(*kind) && !known.contains_key(plural(*kind)));
+        let missing: Vec<String> = missing.map(|kind| kind.to_string()).collect();
+        if !missing.is_empty() {
+            tracing::warn!(
+                "the cluster has no CRD for {}; install those of the Gateway API that you want to use, they are taken up as they come",
+                missing.join(", ")
+            );
+        }
+    }
+
+    fn bundles(&self) -> Bundles {
+        let read = |plural: &str| {
+            KINDS.into_iter().any(|kind| is_defined_by_crd(kind) && super::objects::plural(kind) == plural)
+        };
+        let known = self.0.iter().flatten().filter(|(plural, _)| read(plural));
+        known.map(|(plural, bundle)| (plural.clone(), bundle.clone())).collect()
+    }
+}
+
+pub struct Definitions {
+    cluster: Rc<Cluster>,
+    places: [Place; 1],
+    first: Option<Asked>,
+    /// A list under way.
+    listing: Option<BTreeMap<Box<str>, Option<Arc<str>>>>,
+    refusal: Option<String>,
+}
+
+impl Definitions {
+    pub fn new(cluster: &Rc<Cluster>) -> Definitions {
+        let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned();
+        let places = [Place { path, selector: String::new() }];
+        Definitions { cluster: Rc::clone(cluster), places, first: Some(cluster.ask()), listing: None, refusal: None }
+    }
+
+    fn changed(&self) {
+        let bundles = self.cluster.definitions.borrow().bundles();
+        self.cluster.store.borrow_mut().push(Change::Bundles(bundles));
+        self.cluster.link.redefined();
+        self.cluster.news.notify_one();
+    }
+}
+
+impl Subject for Definitions {
+    fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    fn accept(&self) -> &'static str {
+        METADATA
+    }
+
+    fn begin(&mut self) {
+        self.listing = Some(BTreeMap::new());
+    }
+
+    fn set(&mut self, _: usize, definition: &Node) {
+        let Some(plural) = plural_of(definition) else { return };
+        let annotations = definition.get("metadata").and_then(|metadata| metadata.get("annotations"));
+        let bundle = annotations.and_then(|annotations| annotations.get(BUNDLE)).and_then(Node::text).map(Arc::from);
+        match &mut self.listing {
+            Some(listing) => drop(listing.insert(plural.into(), bundle)),
+            None => {
+                self.cluster.definitions.borrow_mut().0.get_or_insert_default().insert(plural.into(), bundle);
+                self.changed();
+            }
+        }
+    }
+
+    fn gone(&mut self, definition: &Node) {
+        let Some(plural) = plural_of(definition) else { return };
+        self.cluster.definitions.borrow_mut().0.get_or_insert_default().remove(plural);
+        self.changed();
+    }
+
+    fn listed(&mut self, _: usize) {
+        self.cluster.definitions.borrow_mut().0 = self.listing.take();
+        self.refusal = None;
+        self.first = None;
+        self.changed();
+    }
+
+    fn missing(&mut self) -> bool {
+        self.first = None;
+        false
+    }
+
+    fn refused(&mut self, error: &ApiError) {
+        let text = error.to_string();
+        if self.refusal.as_ref() != Some(&text) {
+            tracing::warn!(
+                "cannot read CustomResourceDefinitions: {text}; new kinds are looked for every now and then"
+            );
+            self.refusal = Some(text);
+        }
+        self.first = None;
+    }
+}
+
+/// Of a definition of the Gateway API.
+fn plural_of<'n>(definition: &'n Node) -> Option<&'n str> {
+    let name = definition.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::text)?;
+    name.split_once('.').filter(|(_, group)| *group == GATEWAY_GROUP).map(|(plural, _)| plural)
+}

@@ -1,0 +1,175 @@
+//! What the API server said of the objects, as far as it is of use: what is in force, and what of it is news.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::references::references;
+use crate::apply::status::{Digest, digest};
+use crate::index::{Change, GATEWAY_GROUP, Kind, Object, ObjectId, Origin};
+use crate::source::files::Batch;
+use crate::source::read::Reader;
+use crate::source::yaml::{Node, Value};
+use crate::source::{Problem, Severity, Strings, kinds, manifest};
+
+#[derive(Default)]
+pub struct Store {
+    strings: Strings,
+    known: BTreeMap<ObjectId, Known>,
+    problems: BTreeMap<ObjectId, Box<[Problem]>>,
+    /// That nobody has heard of yet.
+    changes: Vec<Change>,
+    problems_changed: bool,
+    references_changed: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    /// `None`: it never was right.
+    object: Option<Object>,
+    /// The list that it was in last.
+    round: u32,
+    status: Seen,
+}
+
+/// What is kept of the status that an object has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    pub digest: Digest,
+    /// It has none at all; then the version of the object.
+    pub blank: Option<Box<str>>,
+}
+
+impl Store {
+    /// An object as it is now; says which one it is if what is ours of its status is another than before.
+    pub fn set(&mut self, kind: Kind, version: &str, node: &Node, round: u32) -> Option<ObjectId> {
+        let id = manifest::identify(kind, node);
+        let mut reader = Reader::by_api(id.clone(), &mut self.strings);
+        let object = kinds::object(&mut reader, kind, version, node);
+        let mut problems = reader.into_problems();
+        // Its strings are kept once.
+        let id = object.as_ref().map_or(id, Object::id);
+        let is_new = !self.known.contains_key(&id);
+        let known = self.known.entry(id.clone()).or_default();
+        known.round = round;
+        let before = known.status.digest;
+        if has_status(kind) {
+            known.status = seen(kind, node);
+        }
+        let touched = has_status(kind) && (is_new || known.status.digest != before);
+        match object {
+            // Often only its status has changed.
+            Some(object) if known.object.as_ref() == Some(&object) => {}
+            Some(object) => {
+                self.references_changed |= refers(kind);
+                known.object = Some(object.clone());
+                self.changes.push(Change::Set(object));
+            }
+            None if known.object.is_some() => {
+                let origin = Origin { file: self.strings.intern(""), line: 0 };
+                let message = "is wrong as it is now; its last good version stays in force";
+                problems.push(Problem::of_object(Severity::Warning, id.clone(), &origin, "", message));
+            }
+            None => {}
+        }
+        self.complain(id.clone(), problems);
+        touched.then_some(id)
+    }
+
+    pub fn seen(&self, id: &ObjectId) -> Option<&Seen> {
+        self.known.get(id).map(|known| &known.status)
+    }
+
+    /// The status was written.
+    pub fn wrote(&mut self, id: &ObjectId, digest: Digest) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.status = Seen { digest, blank: None };
+        }
+    }
+
+    /// Objects with something of ours in their status.
+    pub fn with_status(&self) -> Vec<ObjectId> {
+        let ours = |(id, known): (&ObjectId, &Known)| (known.status.digest.whole != 0).then(|| id.clone());
+        self.known.iter().filter_map(ours).collect()
+    }
+
+    pub fn gone(&mut self, id: ObjectId) {
+        let Some(known) = self.known.remove(&id) else { return };
+        self.complain(id.clone(), Vec::new());
+        if known.object.is_some() {
+            self.references_changed |= refers(id.kind);
+            self.changes.push(Change::Remove(id));
+        }
+    }
+
+    /// What no list has had since `round` is gone: of a kind, or the one object.
+    pub fn forget(&mut self, kind: Kind, object: Option<&ObjectId>, round: u32) {
+        let is_old = |(id, known): (&ObjectId, &Known)| (known.round != round).then(|| id.clone());
+        let old: Vec<ObjectId> = match object {
+            Some(id) => self.known.get_key_value(id).and_then(is_old).into_iter().collect(),
+            None => self.of(kind).filter_map(is_old).collect(),
+        };
+        old.into_iter().for_each(|id| self.gone(id));
+    }
+
+    /// What is news, if anything is.
+    pub fn take(&mut self) -> Option<Batch> {
+        if self.changes.is_empty() && !self.problems_changed {
+            return None;
+        }
+        self.problems_changed = false;
+        let problems: Arc<[Problem]> = self.problems.values().flat_map(|problems| problems.iter().cloned()).collect();
+        Some(Batch { changes: std::mem::take(&mut self.changes), problems })
+    }
+
+    pub fn push(&mut self, change: Change) {
+        self.changes.push(change);
+    }
+
+    /// The Secrets and ConfigMaps that are referred to; `None`: the same as when this was asked last.
+    pub fn referenced(&mut self) -> Option<BTreeSet<ObjectId>> {
+        if !std::mem::take(&mut self.references_changed) {
+            return None;
+        }
+        let kinds = [Kind::GatewayClass, Kind::Gateway, Kind::ListenerSet, Kind::BackendTLSPolicy];
+        let objects = kinds.into_iter().flat_map(|kind| self.of(kind)).filter_map(|(_, known)| known.object.as_ref());
+        Some(references(objects))
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = (&ObjectId, &Known)> {
+        let name = crate::index::Name { namespace: "".into(), name: "".into() };
+        self.known.range(ObjectId { kind, name }..).take_while(move |(id, _)| id.kind == kind)
+    }
+
+    fn complain(&mut self, id: ObjectId, problems: Vec<Problem>) {
+        if self.problems.get(&id).map_or(&[][..], |known| known) == problems {
+            return;
+        }
+        self.problems_changed = true;
+        match problems.is_empty() {
+            true => drop(self.problems.remove(&id)),
+            false => drop(self.problems.insert(id, problems.into())),
+        }
+    }
+}
+
+/// Whether objects of the kind decide what is referred to.
+fn refers(kind: Kind) -> bool {
+    matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::BackendTLSPolicy)
+}
+
+fn has_status(kind: Kind) -> bool {
+    kind.group() == GATEWAY_GROUP && kind != Kind::ReferenceGrant
+}
+
+fn seen(kind: Kind, node: &Node) -> Seen {
+    let status = node.get("status").filter(|status| !status.is_null());
+    let blank = match status.map(|status| &status.value) {
+        None => true,
+        Some(Value::Mapping(entries)) => {
+            entries.iter().all(|e| matches!(&e.value.value, Value::Sequence(items) if items.is_empty()))
+        }
+        Some(_) => false,
+    };
+    let version = || node.get("metadata")?.get("resourceVersion")?.text().map(Box::from);
+    Seen { digest: digest(kind, status), blank: if blank { version() } else { None } }
+}
