@@ -23,7 +23,7 @@ use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::shares::BackendKey;
-use crate::emit::status::{ObjectStatus, carry_times, differences, find, status};
+use crate::emit::status::{Kept, ObjectStatus};
 use crate::index::{Change, Index, NodeFacts, ObjectId, Reach, RouteType};
 use crate::ir::{Ir, ListenerName, Target, Traffic};
 use crate::proxy::{self, Tls};
@@ -40,7 +40,7 @@ pub struct Agent {
     compiled: Compiled,
     /// What was made of its IR.
     wanted: Wanted,
-    statuses: Vec<ObjectStatus>,
+    statuses: Kept,
     /// Whoever writes them into a cluster looks here.
     board: Rc<Board>,
     /// Listeners that did not get into the maps, and why.
@@ -77,7 +77,7 @@ impl Agent {
             tls,
             compiled: Compiled::default(),
             wanted: Wanted::default(),
-            statuses: Vec::new(),
+            statuses: Kept::default(),
             board,
             failed: Vec::new(),
             manifest_problems: Arc::default(),
@@ -93,7 +93,8 @@ impl Agent {
 
     /// Objects changed: index → compile → emit → apply, then the status.
     pub fn change(&mut self, changes: impl IntoIterator<Item = Change>, problems: Arc<[Problem]>) {
-        for problem in problems.iter().filter(|p| !self.manifest_problems.contains(p)) {
+        let known = Arc::ptr_eq(&problems, &self.manifest_problems);
+        for problem in problems.iter().filter(|p| !known && !self.manifest_problems.contains(p)) {
             say(problem);
         }
         self.manifest_problems = problems;
@@ -179,17 +180,17 @@ impl Agent {
         for (listener, why) in &self.failed {
             report.to_mut().not_programmed(listener, why);
         }
-        let mut statuses = status(&report);
-        carry_times(&mut statuses, &self.statuses, Timestamp::now());
-        for id in differences(&self.statuses, &statuses) {
+        for id in self.statuses.follow(&report, Timestamp::now()) {
             self.board.touch(id);
         }
-        self.statuses = statuses;
     }
 
     fn tell_problems(&mut self) {
         let problems = &self.compiled.report.problems;
-        for problem in problems.iter().filter(|p| !self.compile_problems.contains(p)) {
+        if *problems == self.compile_problems {
+            return;
+        }
+        for problem in problems.iter().filter(|p| self.compile_problems.binary_search(p).is_err()) {
             say(problem);
         }
         self.compile_problems.clone_from(problems);
@@ -268,7 +269,7 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
 
 impl Statuses for Agent {
     fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus> {
-        find(&self.statuses, id)
+        self.statuses.find(id)
     }
 
     fn all(&self) -> Vec<ObjectId> {
@@ -330,7 +331,7 @@ impl admin::Subject for Agent {
             node: Arc::clone(&self.index.node().name),
             version: env!("CARGO_PKG_VERSION"),
             ready: self.ready,
-            objects: self.statuses.clone(),
+            objects: self.statuses.iter().cloned().collect(),
             listeners: listeners.collect(),
             server_names: view::NamesOfListeners::new(),
             backends,
