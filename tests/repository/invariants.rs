@@ -58,6 +58,15 @@ fn only_the_datapath_touches_aya() {
 }
 
 #[test]
+fn only_the_source_and_the_statuses_talk_to_the_api_server() {
+    let allowed = ["gateway-agent/src/source/kube", "gateway-agent/src/apply/status", "gateway-agent/src/cli/run.rs"];
+    let found = offences("gateway-agent/src", &["kube", "k8s_openapi", "Api"], &allowed);
+    // The module itself, and its name.
+    let found: Vec<&String> = found.iter().filter(|line| !line.ends_with("pub mod kube;")).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+#[test]
 fn compile_and_emit_do_no_io_and_read_no_clock() {
     let words = ["fs", "TcpStream", "UdpSocket", "Instant", "SystemTime", "File", "tokio", "env", "println", "rand"];
     for folder in ["gateway-agent/src/compile", "gateway-agent/src/emit"] {

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use super::requests::Requests;
 use super::stream::Writer;
 use super::{BackendName, Snapshot, view};
+use crate::apply::status::Counts;
 use crate::emit::maps::ip;
 use crate::ir::ListenerName;
 use crate::proxy::Refusal;
@@ -54,6 +55,7 @@ struct Scrape {
     objects: Vec<(&'static str, usize)>,
     interfaces: usize,
     problems: usize,
+    statuses: Counts,
     proxy: view::Proxy,
     proxy_refused: Vec<(&'static str, u64)>,
     requests: Requests,
@@ -93,6 +95,7 @@ impl Scrape {
             objects: snapshot.objects,
             interfaces: snapshot.interfaces,
             problems: snapshot.problems,
+            statuses: snapshot.statuses,
             proxy: proxy.into(),
             proxy_refused: Refusal::ALL.iter().map(|reason| (reason.name(), proxy.refused(*reason))).collect(),
             requests: Requests::read(&snapshot.proxy.http()),
@@ -152,9 +155,22 @@ impl Collector for Scrape {
         }
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
         single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
+        written(&mut encoder, &self.statuses)?;
         proxy(&mut encoder, &self.proxy, &self.proxy_refused)?;
         self.requests.encode(&mut encoder)
     }
+}
+
+/// To the API server.
+fn written(encoder: &mut DescriptorEncoder, statuses: &Counts) -> std::fmt::Result {
+    let help = "This agent writes the statuses of the cluster";
+    single_gauge(encoder, "status_writer", help, usize::from(statuses.leader))?;
+    let mut writes =
+        encoder.encode_descriptor("status_writes", "Statuses written, by kind", None, MetricType::Counter)?;
+    for (kind, count) in &statuses.writes {
+        ConstCounter::new(*count).encode(writes.encode_family(&[("kind", kind.to_string())])?)?;
+    }
+    single_counter(encoder, "status_failures", "Statuses that could not be written at once", statuses.failures)
 }
 
 fn proxy(encoder: &mut DescriptorEncoder, proxy: &view::Proxy, refusals: &[(&'static str, u64)]) -> std::fmt::Result {

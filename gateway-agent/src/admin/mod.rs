@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::apply::status::Counts;
 use crate::apply::{Capacity, Fill};
 use crate::datapath::{Contents, Counters};
 use crate::emit::shares::BackendKey;
@@ -58,6 +59,7 @@ pub struct Snapshot {
     /// Manifests and objects that something is wrong with.
     pub problems: usize,
     pub durations: Durations,
+    pub statuses: Counts,
     pub counters: Counters,
     pub contents: Contents,
     pub proxy: proxy::Handle,

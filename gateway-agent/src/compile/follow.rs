@@ -73,7 +73,7 @@ impl Compiled {
             }
             self.set_stage(stage);
             self.make_reports();
-            self.make_listeners();
+            self.make_listeners(index);
         }
         let mut again: BTreeSet<RouteKey> = BTreeSet::new();
         if reach.policies {
@@ -130,7 +130,7 @@ impl Compiled {
         self.attach(index, all, before.routes, &mut errands);
         errands.dirt = Dirt::default();
         self.make_reports();
-        self.make_listeners();
+        self.make_listeners(index);
         self.finish(index, &errands);
         self.tell_slices(index);
         self.report.problems.sort_unstable();
@@ -245,7 +245,7 @@ impl Compiled {
     }
 
     /// The listeners of the IR.
-    fn make_listeners(&mut self) {
+    fn make_listeners(&mut self, index: &Index) {
         let before = mem::take(&mut self.ir);
         let mut listeners = Vec::with_capacity(before.listeners.len());
         for at in self.stage.listeners() {
@@ -261,7 +261,10 @@ impl Compiled {
         exclusive_addresses.sort_unstable();
         exclusive_addresses.dedup();
         let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
-        self.ir = Ir { listeners, exclusive_addresses }.into();
+        let gateways = self.stage.gateways(&before.gateways);
+        let pool = index.addressing().pool();
+        let announced_addresses = exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
+        self.ir = Ir { listeners, gateways, exclusive_addresses, announced_addresses }.into();
     }
 
     /// The reports of Gateways and ListenerSets.

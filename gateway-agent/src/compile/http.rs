@@ -4,31 +4,21 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::backend_tls::{Client, ClientKey, TlsKey};
 use super::policies::Policies;
 use super::services::Uses;
-use super::{Condition, ConditionType, Reason, backends, certificates};
-use crate::index::{
-    AppProtocol, BackendRef, Created, Gateway, HttpFilter, HttpRule, Index, Kind, Name, Route, RouteType,
-};
-use crate::ir::Certificate;
+use super::{Condition, ConditionType, Reason, backends};
+use crate::index::{AppProtocol, BackendRef, Created, HttpFilter, HttpRule, Index, Name, Route, RouteType};
 use crate::ir::http::{self, Application, Backend, BackendTls, Cluster, Filter, RouteKind, RouteName, Rule, Target};
 use crate::proxy::http::filters::external_auth::{AuthProtocol, ExternalAuth};
 use crate::proxy::http::filters::mirror::Mirror;
 use crate::proxy::http::filters::unknown::Unknown;
 
-/// What a Gateway shows of itself to backends that speak TLS.
-#[derive(Clone, Debug)]
-pub enum Client {
-    Nothing,
-    Certificate(Arc<Certificate>),
-    /// It is to show a certificate, and there is none: backends that speak TLS get nothing.
-    Broken,
-}
-
 /// What was made for routes that lead to the same. Equal things are taken from here, so that they are the same `Arc`.
 #[derive(Debug, Default)]
 pub struct Memo {
     clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    pub(super) tls: HashMap<TlsKey, Arc<BackendTls>>,
     /// Clusters that were in use when those that were not were thrown away.
     kept: usize,
 }
@@ -38,6 +28,7 @@ impl Memo {
     pub fn tidy(&mut self) {
         if self.clusters.len() > 2 * self.kept + 64 {
             self.clusters.retain(|_, cluster| Arc::strong_count(cluster) > 1);
+            self.tls.retain(|_, tls| Arc::strong_count(tls) > 1);
             self.kept = self.clusters.len();
         }
     }
@@ -52,24 +43,6 @@ pub struct Made {
     /// What the references led to, in the order of the rules.
     targets: Vec<Target>,
     route: Arc<http::Route>,
-}
-
-/// Routes differ by Gateway where these show different certificates to backends; by the address of the one in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ClientKey {
-    Nothing,
-    Certificate(usize),
-    Broken,
-}
-
-impl Client {
-    pub fn key(&self) -> ClientKey {
-        match self {
-            Client::Nothing => ClientKey::Nothing,
-            Client::Certificate(certificate) => ClientKey::Certificate(Arc::as_ptr(certificate) as usize),
-            Client::Broken => ClientKey::Broken,
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -210,11 +183,7 @@ impl<'a> Walk<'_, 'a> {
     fn follow(&mut self, backend: &'a BackendRef, grpc: bool) -> Result<Target, (Reason, String)> {
         let found = backends::find(self.index(), self.route, backend, &mut self.resolver.uses)?;
         let port = found.port;
-        let policies = self.resolver.policies;
-        if policies.are_for(&backend.name) {
-            self.resolver.uses.note_policy(&backend.name, &port.name, self.gateway);
-        }
-        let wanted = policies.of(&backend.name, port);
+        let wanted = self.resolver.tls(&backend.name, port, self.gateway, self.client);
         let (application, needs_tls) = match &port.application {
             AppProtocol::Unset if grpc => (Application::H2c, false),
             AppProtocol::Unset => (Application::Http, false),
@@ -228,30 +197,18 @@ impl<'a> Walk<'_, 'a> {
                 return Err((Reason::UnsupportedProtocol, message));
             }
         };
-        if needs_tls && wanted.is_none() {
+        if needs_tls && wanted == Ok(None) {
             let message = format!(
                 "port {} of Service {} has appProtocol kubernetes.io/wss, and no BackendTLSPolicy says whom to trust there; add one",
                 port.port, backend.name
             );
             return Err((Reason::UnsupportedProtocol, message));
         }
+        // Its status, or the Gateway's, says why.
+        let Ok(tls) = wanted else { return Ok(Target::Invalid) };
         // Only those with TLS differ by Gateway.
-        let client = if wanted.is_some() { self.client.key() } else { ClientKey::Nothing };
+        let client = if tls.is_some() { self.client.key() } else { ClientKey::Nothing };
         let key = ClusterKey { service: backend.name.clone(), port: port.port, application, client };
-        let tls = match (wanted, self.client) {
-            (None, _) => None,
-            // The policy's status, or the Gateway's, says why.
-            (Some(Err(_)), _) | (Some(Ok(_)), Client::Broken) => return Ok(Target::Invalid),
-            (Some(Ok((policy, roots))), client) => Some(Arc::new(BackendTls {
-                server_name: policy.server_name.clone(),
-                identities: policy.identities.to_vec(),
-                roots: roots.clone(),
-                client: match client {
-                    Client::Certificate(certificate) => Some(Arc::clone(certificate)),
-                    Client::Nothing | Client::Broken => None,
-                },
-            })),
-        };
         let old = self.resolver.memo.clusters.get(&key);
         let is_same =
             |old: &&Arc<Cluster>| old.endpoints == *found.endpoints && old.balance == found.balance && old.tls == tls;
@@ -259,11 +216,6 @@ impl<'a> Walk<'_, 'a> {
             return Ok(Target::Cluster(Arc::clone(same)));
         }
         let service = format!("{}:{}", found.service, port.port).into();
-        // Policies that did not change keep their `Arc`.
-        let tls = match old.and_then(|old| old.tls.as_ref()) {
-            Some(old) if tls.as_ref() == Some(old) => Some(Arc::clone(old)),
-            _ => tls,
-        };
         let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
         let cluster = Arc::new(Cluster { service, endpoints, application, balance, tls });
         self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));
@@ -323,15 +275,4 @@ fn filters(filters: &[HttpFilter], next: &mut impl FnMut() -> Target) -> Vec<Fil
         HttpFilter::Unknown(_) => Filter::Unknown(Unknown),
     };
     filters.iter().map(ready).collect()
-}
-
-/// `tls.backend.clientCertificateRef` of a Gateway, or why it does not hold.
-pub fn client(index: &Index, gateway: &Gateway) -> Result<Client, (Reason, String)> {
-    let Some(reference) = &gateway.tls.client else { return Ok(Client::Nothing) };
-    let owner = certificates::Owner { kind: Kind::Gateway, name: &gateway.meta.name };
-    let found = certificates::follow(index, owner, reference);
-    found.map(Client::Certificate).map_err(|(reason, message)| {
-        let reason = if reason == Reason::RefNotPermitted { reason } else { Reason::InvalidClientCertificateRef };
-        (reason, format!("spec.tls.backend.clientCertificateRef: {message}"))
-    })
 }

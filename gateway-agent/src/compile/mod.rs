@@ -27,13 +27,16 @@
 //!   object there is no winner. ReferenceGrants are asked for the object that the listener is written in.
 //! - A listener that cannot check its clients is there only to refuse: without it a less specific one would let them in unchecked.
 //! - A BackendTLSPolicy that is broken, and a certificate that a Gateway is to show to backends and has not, leave the backends they are
-//!   for without requests (500). Of several CA references those that hold are enough: they only make fewer certificates valid.
+//!   for without requests (500) and connections. Of several CA references those that hold are enough: they only make fewer certificates valid.
 //! - `kubernetes.io/wss` without a BackendTLSPolicy is no valid target, for nothing says whom to trust.
-//! - TLSRoutes and TCPRoutes do not heed BackendTLSPolicies: what they forward goes as it is.
+//! - TLSRoutes and TCPRoutes heed BackendTLSPolicies at TLS listeners of mode Terminate only: elsewhere nothing is taken out of the client's
+//!   connection, and it goes as it is.
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod authorities;
+mod backend_tls;
 mod backends;
 mod board;
 mod certificates;
@@ -46,6 +49,7 @@ mod http;
 mod listener_ir;
 mod listener_sets;
 mod listeners;
+mod overlaps;
 mod policies;
 mod report;
 mod routes;
@@ -67,4 +71,10 @@ pub const CONTROLLER: &str = "sluice.dev/gateway-controller";
 pub fn compile(index: &Index) -> (Ir, Report) {
     let Compiled { ir, report, .. } = Compiled::of(index);
     (Arc::unwrap_or_clone(ir), report)
+}
+
+/// Enough of them for a message.
+fn some(names: &[String]) -> String {
+    let more = if names.len() > 8 { " and more" } else { "" };
+    names[..names.len().min(8)].join(", ") + more
 }

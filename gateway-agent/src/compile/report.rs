@@ -209,6 +209,7 @@ pub enum Reason {
     NoValidCACertificate,
     NotAllowed,
     NotAllowedByListeners,
+    OverlappingCertificates,
     OverlappingHostnames,
     ParentNotAccepted,
     ParentNotProgrammed,

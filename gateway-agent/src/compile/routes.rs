@@ -12,7 +12,7 @@ use super::http::{Made, Resolver};
 use super::listeners::{ListenerPlan, described};
 use super::services::Uses;
 use super::stage::{At, Sections, Stage};
-use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
+use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends, some};
 use crate::index::{
     AllowedNamespaces, GATEWAY_GROUP, Index, Kind, ListenerProtocol, Name, ParentRef, Route, RouteType, Rules,
 };
@@ -66,7 +66,15 @@ pub fn attach<'a>(
     let forward = forward.map(|(backends, resolved)| (Arc::new(backends), resolved));
     for (reference, sections) in parents {
         let (content, resolved) = match (&forward, &route.rules) {
-            (Some((backends, resolved)), _) => (Offer::Forward(Arc::clone(backends)), resolved.clone()),
+            (Some((plain, resolved)), _) => {
+                let plan = &stage.plans[sections.gateway];
+                let ends_tls = |i: usize| plan.listeners[i].spec.protocol.ends_tls();
+                let inside = match sections.select(reference, &plan.listeners).into_iter().any(ends_tls) {
+                    true => resolver.inside(plain, route, route.rules.backends(), &plan.gateway, &plan.client),
+                    false => Arc::clone(plain),
+                };
+                (Offer::Forward { plain: Arc::clone(plain), inside }, resolved.clone())
+            }
             (None, Rules::Http(Ok(rules))) => {
                 let plan = &stage.plans[sections.gateway];
                 let made = resolver.route(route, rules, &plan.gateway.meta.name, &plan.client);
@@ -110,7 +118,11 @@ fn find_parent<'a>(
 
 /// What a route brings to a listener.
 enum Offer {
-    Forward(Arc<BackendSet>),
+    Forward {
+        plain: Arc<BackendSet>,
+        /// For what the agent takes out of TLS.
+        inside: Arc<BackendSet>,
+    },
     Http(Arc<http::Route>),
     /// It is not accepted anyway.
     Nothing,
@@ -275,7 +287,7 @@ impl Attachment<'_> {
         for host in &hosts {
             let away = addresses.iter().find_map(|address| Some((address, claims.taken_away(*address, spec, host)?)));
             let by_another = match content {
-                Offer::Forward(_) => seat.winner(host, self.key),
+                Offer::Forward { .. } => seat.winner(host, self.key),
                 Offer::Http(_) | Offer::Nothing => None,
             };
             if let Some((address, owner)) = away {
@@ -291,7 +303,10 @@ impl Attachment<'_> {
             }
         }
         match content {
-            Offer::Forward(backends) => self.want(at, hosts, Content::Forward(Arc::clone(backends))),
+            Offer::Forward { plain, inside } => {
+                let backends = if spec.protocol.ends_tls() { inside } else { plain };
+                self.want(at, hosts, Content::Forward(Arc::clone(backends)));
+            }
             Offer::Http(route) => self.want(at, hosts, Content::Http(Arc::clone(route))),
             Offer::Nothing => {}
         }
@@ -318,12 +333,6 @@ impl Attachment<'_> {
         let mut listeners = self.takings.iter().map(|taking| self.stage.listener(taking.at));
         listeners.any(|listener| matches!(listener.spec.protocol, ListenerProtocol::Forwarded(_)))
     }
-}
-
-/// Enough of them for a message.
-fn some(names: &[String]) -> String {
-    let more = if names.len() > 8 { " and more" } else { "" };
-    names[..names.len().min(8)].join(", ") + more
 }
 
 fn no_such_host(open: &[usize], title: &str, plan: &Plan) -> String {

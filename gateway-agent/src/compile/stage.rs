@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::claims::{self, Claims};
 use super::gateways::{self, Plan};
 use super::listeners::ListenerPlan;
-use super::{ClassReport, GatewayReport, SetReport};
+use super::{ClassReport, GatewayReport, SetReport, overlaps};
 use crate::index::{Index, Kind, Name, ParentRef};
-use crate::ir::ListenerName;
+use crate::ir::{self, ListenerName};
 use crate::source::Problem;
 
 #[derive(Default)]
@@ -44,6 +44,7 @@ impl Stage {
         let classes = gateways::classes(index, &mut problems);
         let mut plans = gateways::plan(index, &classes, &mut problems);
         let claims = claims::settle(&mut plans);
+        overlaps::mark(&mut plans);
         let sections = sections(&plans);
         Stage { plans, claims, sections, classes, problems }
     }
@@ -79,6 +80,18 @@ impl Stage {
             None => section.clone(),
         };
         ListenerName { namespace, gateway, section }
+    }
+
+    /// Those that are accepted, by name; what is the same in `before` stays the same `Arc`.
+    pub fn gateways(&self, before: &[Arc<ir::Gateway>]) -> Vec<Arc<ir::Gateway>> {
+        let made = self.plans.iter().filter(|plan| !plan.is_refused()).map(|plan| {
+            let Name { namespace, name } = plan.gateway.meta.name.clone();
+            let new = ir::Gateway { namespace, name, infrastructure: plan.gateway.infrastructure.clone() };
+            before.iter().find(|old| ***old == new).map_or_else(|| Arc::new(new), Arc::clone)
+        });
+        let mut gateways: Vec<_> = made.collect();
+        gateways.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        gateways
     }
 
     /// By name, but for the routes that are attached.

@@ -195,6 +195,12 @@ pub struct PolicyTarget {
     pub section: Option<Arc<str>>,
 }
 
+impl PolicyTarget {
+    pub fn is_service(&self) -> bool {
+        self.group.is_empty() && &*self.kind == "Service"
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {
     System,

@@ -15,6 +15,8 @@ const NAME: &str = "sluice-status";
 const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(2);
+/// After so many failures in a row there is more to it than an API server that starts.
+const SAID: u32 = 3;
 
 pub struct Lease {
     api: Api,
@@ -38,51 +40,46 @@ impl Lease {
 
     /// Until `stop` says so; then the Lease is given back.
     pub async fn run(mut self, stop: Rc<tokio::sync::Notify>) {
-        let mut complaint = None;
         let mut renewed = Instant::now();
+        let mut failures = 0;
         loop {
             let start = Instant::now();
-            match self.attempt(false).await {
+            // Or one that never ends would go on while another takes over.
+            let attempt = tokio::time::timeout(RENEW, self.attempt(false)).await;
+            match attempt.unwrap_or_else(|_| Err(ApiError::Unreachable("no answer".into()))) {
                 Ok(holding) => {
                     renewed = start;
-                    complaint = None;
+                    failures = 0;
                     self.set(holding);
                 }
                 Err(error) => {
+                    failures += 1;
                     // Others take it for abandoned only after the whole duration.
                     if renewed.elapsed() > DURATION - RENEW {
                         self.set(false);
                     }
-                    let text = error.to_string();
-                    if error.code().is_some_and(|code| code != StatusCode::CONFLICT)
-                        && complaint.as_ref() != Some(&text)
-                    {
-                        tracing::error!("cannot use the Lease {NAME}, so no status is written: {text}");
-                        complaint = Some(text);
+                    if failures == SAID && error.code().is_some() {
+                        tracing::error!("cannot use the Lease {NAME}, so this agent writes no status: {error}");
                     }
                 }
             }
-            let pause = if *self.holding.borrow() { RENEW } else { RETRY };
+            let pause = if *self.holding.borrow() && failures == 0 { RENEW } else { RETRY };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = stop.notified() => break,
             }
         }
-        if *self.holding.borrow() {
-            self.set(false);
-            if let Err(error) = self.attempt(true).await {
-                tracing::debug!("the Lease {NAME} is not given back: {error}");
-            }
+        if self.holding.send_replace(false)
+            && let Err(error) = self.attempt(true).await
+        {
+            tracing::debug!("the Lease {NAME} is not given back: {error}");
         }
     }
 
     fn set(&self, holding: bool) {
         let changed = self.holding.send_if_modified(|held| std::mem::replace(held, holding) != holding);
         if changed {
-            tracing::info!(
-                "{}",
-                if holding { "statuses are written by this agent" } else { "statuses are written by another agent" }
-            );
+            tracing::info!("statuses are {}written by this agent", if holding { "" } else { "not " });
         }
     }
 

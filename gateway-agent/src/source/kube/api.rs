@@ -1,6 +1,8 @@
 //! The way to the API server: kube's configuration and authentication over one HTTP/2 connection, on which every watch is a stream.
 
+use std::cell::Cell;
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
+use tokio::sync::Mutex;
 use tower::{BoxError, ServiceBuilder};
 
 /// For everything that is not a watch.
@@ -31,6 +34,14 @@ const MOST_BYTES: usize = 64 << 20;
 pub struct Api {
     config: Config,
     client: Client,
+    door: Rc<Door>,
+}
+
+/// While there is no connection, one at a time goes to make it: else everybody would make one.
+#[derive(Default)]
+struct Door {
+    open: Cell<bool>,
+    turn: Mutex<()>,
 }
 
 /// A configuration that leads nowhere.
@@ -88,13 +99,13 @@ impl Api {
             None => Config::incluster().map_err(|error| ConfigError::Pod(error.to_string()))?,
         };
         let client = client(&config).map_err(|error| ConfigError::Client(error.to_string()))?;
-        Ok(Api { config, client })
+        Ok(Api { config, client, door: Rc::default() })
     }
 
     /// With a connection of its own: an API server takes so many streams on one (250).
     pub fn another(&self) -> Result<Api, ConfigError> {
         let client = client(&self.config).map_err(|error| ConfigError::Client(error.to_string()))?;
-        Ok(Api { config: self.config.clone(), client })
+        Ok(Api { config: self.config.clone(), client, door: Rc::default() })
     }
 
     /// The namespace that the agent is to live in.
@@ -138,7 +149,11 @@ impl Api {
 
     async fn start(&self, request: http::Result<Request<Body>>) -> Result<Body, ApiError> {
         let request = request.map_err(|error| ApiError::Malformed(error.to_string()))?;
-        let (head, body) = self.client.send(request).await.map_err(|error| unreachable(&error))?.into_parts();
+        let turn = if self.door.open.get() { None } else { Some(self.door.turn.lock().await) };
+        let answer = self.client.send(request).await;
+        self.door.open.set(answer.is_ok());
+        drop(turn);
+        let (head, body) = answer.map_err(|error| unreachable(&error))?.into_parts();
         if head.status.is_success() {
             return Ok(body);
         }

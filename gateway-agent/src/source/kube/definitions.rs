@@ -12,7 +12,10 @@ use crate::index::{Bundles, Change, GATEWAY_GROUP, Kind};
 use crate::source::yaml::Node;
 
 /// Definitions are large; their metadata is not.
-const METADATA: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const METADATA: (&str, &str) = (
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1",
+);
 const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 
 /// By plural; `None`: nobody has said yet.
@@ -75,7 +78,7 @@ impl Subject for Definitions {
         &self.places
     }
 
-    fn accept(&self) -> &'static str {
+    fn accept(&self) -> (&'static str, &'static str) {
         METADATA
     }
 
@@ -114,7 +117,7 @@ impl Subject for Definitions {
         false
     }
 
-    fn refused(&mut self, error: &ApiError) {
+    fn refused(&mut self, error: &ApiError, lasting: bool) {
         let text = error.to_string();
         if self.refusal.as_ref() != Some(&text) {
             tracing::warn!(
@@ -122,7 +125,9 @@ impl Subject for Definitions {
             );
             self.refusal = Some(text);
         }
-        self.first = None;
+        if lasting {
+            self.first = None;
+        }
     }
 }
 

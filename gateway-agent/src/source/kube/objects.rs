@@ -57,8 +57,8 @@ impl Subject for Objects {
         &self.places
     }
 
-    fn accept(&self) -> &'static str {
-        JSON
+    fn accept(&self) -> (&'static str, &'static str) {
+        (JSON, JSON)
     }
 
     fn begin(&mut self) {
@@ -95,7 +95,7 @@ impl Subject for Objects {
         true
     }
 
-    fn refused(&mut self, error: &ApiError) {
+    fn refused(&mut self, error: &ApiError, lasting: bool) {
         let what = match &self.single {
             Some(id) => id.to_string(),
             None => format!("{}s", self.kind),
@@ -105,7 +105,9 @@ impl Subject for Objects {
             tracing::error!("cannot read {what}: {text}; what was known of them stays in force");
             self.refusal = Some(text);
         }
-        self.first = None;
+        if lasting {
+            self.first = None;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Something listed and then watched, for as long as the task lives. A watch goes on where the last one ended; only when the API server
 //! does not know that place any more is everything listed again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use http::StatusCode;
@@ -18,8 +18,12 @@ const PAGE: usize = 500;
 const WATCH: u64 = 290;
 /// How often something that is not served is looked for, if nobody says that it is.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// After so many failures to go on everything is listed again.
-const MOST_FAILURES: u32 = 5;
+/// After so many failures a refusal is said (after 1 s, about) ...
+const SAID: u32 = 3;
+/// ... and believed (after 6 s).
+const BELIEVED: u32 = 5;
+/// A watch that lasts this long has no problem.
+const SOUND: Duration = Duration::from_secs(5);
 /// Of a line; an object is 1.5 MiB at most.
 const MOST_BYTES: usize = 16 << 20;
 
@@ -27,8 +31,8 @@ const MOST_BYTES: usize = 16 << 20;
 pub trait Subject {
     /// Where it may be found, the best first.
     fn places(&self) -> &[Place];
-    /// What kind of answer is wanted.
-    fn accept(&self) -> &'static str;
+    /// What kind of answer to a list is wanted, and to a watch.
+    fn accept(&self) -> (&'static str, &'static str);
     /// A list begins.
     fn begin(&mut self);
     fn set(&mut self, place: usize, object: &Node);
@@ -37,8 +41,8 @@ pub trait Subject {
     fn listed(&mut self, place: usize);
     /// None of the places is served. `false`: that cannot be, and is to be asked again.
     fn missing(&mut self) -> bool;
-    /// The API server does not want to say.
-    fn refused(&mut self, error: &ApiError);
+    /// The API server does not want to say. `lasting`: it is not waited for any longer.
+    fn refused(&mut self, error: &ApiError, lasting: bool);
 }
 
 pub struct Place {
@@ -52,56 +56,61 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
     let mut backoff = Backoff::default();
     let mut at: Option<(usize, String)> = None;
     loop {
+        let start = Instant::now();
         let outcome = match &mut at {
             None => match list(api, &mut subject).await {
                 Ok(None) => {
                     link.back();
                     if subject.missing() {
                         let heard = tokio::time::timeout(LOOK_AGAIN, definitions.changed()).await;
+                        backoff = Backoff::default();
                         if matches!(heard, Ok(Err(_))) {
                             return;
                         }
                     }
-                    tokio::time::sleep(backoff.next()).await;
-                    continue;
+                    Ok(())
                 }
                 Ok(found) => {
+                    link.back();
                     at = found;
-                    Ok(End::Closed)
+                    continue;
                 }
                 Err(error) => Err(error),
             },
             Some((place, version)) => {
                 let better = *place > 0;
                 definitions.mark_unchanged();
-                tokio::select! {
-                    end = watch(api, link, &mut subject, *place, version) => end,
+                let ended = tokio::select! {
+                    ended = watch(api, link, &mut subject, *place, version) => ended,
                     // Perhaps a better version is served now.
                     Ok(()) = definitions.changed(), if better => Ok(End::Stale),
+                };
+                if start.elapsed() > SOUND {
+                    backoff = Backoff::default();
                 }
+                ended.map(|end| {
+                    if matches!(end, End::Stale) {
+                        at = None;
+                    }
+                })
             }
         };
         match outcome {
-            Ok(end) => {
-                link.back();
-                backoff = Backoff::default();
-                if matches!(end, End::Stale) {
-                    at = None;
-                }
-                continue;
-            }
+            // The usual end of a watch.
+            Ok(()) if backoff.failures() == 0 && start.elapsed() > SOUND => continue,
+            Ok(()) => {}
             Err(ApiError::Refused { code: StatusCode::GONE, .. }) => at = None,
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) if at.is_some() => at = None,
-            Err(error) if is_passing(&error) => {
-                link.lost(&error);
-                if error.code().is_some() && backoff.failures() >= MOST_FAILURES {
-                    at = None;
-                }
-            }
+            Err(error @ ApiError::Unreachable(_)) => link.lost(&error),
             Err(error) => {
                 link.back();
-                subject.refused(&error);
-                at = None;
+                // An API server that starts refuses much that it would not a moment later.
+                if backoff.failures() >= SAID {
+                    subject.refused(&error, backoff.failures() >= BELIEVED && !is_passing(&error));
+                }
+                if backoff.failures() >= BELIEVED || matches!(error, ApiError::Malformed(_)) {
+                    at = None;
+                }
             }
         }
         tokio::time::sleep(backoff.next()).await;
@@ -110,11 +119,7 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
 
 /// It is the API server that has a problem, not we.
 fn is_passing(error: &ApiError) -> bool {
-    match error {
-        ApiError::Unreachable(_) => true,
-        ApiError::Refused { code, .. } => code.is_server_error() || *code == StatusCode::TOO_MANY_REQUESTS,
-        ApiError::Malformed(_) => false,
-    }
+    error.code().is_some_and(|code| code.is_server_error() || code == StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// Reads all pages; says at which place, and the version of what was read. `None`: no place is served.
@@ -134,7 +139,7 @@ async fn list_at(api: &Api, subject: &mut impl Subject, i: usize) -> Result<Stri
     loop {
         let Place { path, selector } = &subject.places()[i];
         let page = format!("{path}?limit={PAGE}{selector}{}{next}", if next.is_empty() { "" } else { "&continue=" });
-        let bytes = api.get(&page, subject.accept()).await?;
+        let bytes = api.get(&page, subject.accept().0).await?;
         if !std::mem::replace(&mut begun, true) {
             subject.begin();
         }
@@ -165,7 +170,7 @@ async fn watch(
     let Place { path, selector } = &subject.places()[place];
     let path =
         format!("{path}?watch=1&allowWatchBookmarks=true&timeoutSeconds={WATCH}{selector}&resourceVersion={version}");
-    let mut body = api.stream(&path, subject.accept()).await?;
+    let mut body = api.stream(&path, subject.accept().1).await?;
     link.back();
     let mut text = BytesMut::new();
     while let Some(frame) = body.frame().await {
