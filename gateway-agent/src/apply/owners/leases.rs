@@ -70,7 +70,8 @@ impl Leases {
             sent => sent,
         };
         match sent {
-            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. }) => Ok(()),
+            // The watches tell of both.
+            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. } | ApiError::Unreachable(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
