@@ -7,3 +7,4 @@ mod addresses;
 mod bed;
 mod deployed;
 mod example;
+mod rights;
