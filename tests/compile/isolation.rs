@@ -180,6 +180,7 @@ fn objects(world: &World) -> Vec<Object> {
             class: "sluice".into(),
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
             addresses: written.addresses.iter().map(request).collect(),
+            had: Box::default(),
             parameters: false,
             infrastructure: Infrastructure::default(),
             listener_sets: AllowedNamespaces::None,
