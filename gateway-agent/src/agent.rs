@@ -87,7 +87,7 @@ impl Agent {
             index: Index::new(node),
             datapath,
             held: Held::Unknown,
-            certain: true,
+            certain: false,
             addresses_changed: Rc::default(),
             address_file: None,
             contested: BTreeSet::new(),
@@ -115,6 +115,7 @@ impl Agent {
         *self.index.addressing_mut() = addressing;
         self.address_file = Some(file);
         self.held = Held::All;
+        self.certain = true;
     }
 
     /// Gateways have addresses of a pool, which the status of Gateways keeps. Before the first change.

@@ -181,6 +181,7 @@ fn objects(world: &World) -> Vec<Object> {
             class: "sluice".into(),
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l).into()).collect(),
             addresses: written.addresses.iter().map(request).collect(),
+            had: Box::default(),
             parameters: false,
             had: Box::default(),
             infrastructure: Infrastructure::default(),

@@ -390,9 +390,6 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
-    if let Some(owning) = &mut owning {
-        owning.stop().await;
-    }
     if let Some(statuses) = &mut statuses {
         statuses.stop().await;
     }
@@ -401,6 +398,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         // Told twice: at once.
         _ = stop.recv() => {}
         _ = interrupt.recv() => {}
+    }
+    // Until here this node lives for the others.
+    if let Some(owning) = &mut owning {
+        owning.stop().await;
     }
     Ok(())
 }
