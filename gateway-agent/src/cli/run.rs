@@ -239,7 +239,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
     let board = Rc::default();
-    let Started { loaded, mut batches, origin, cluster } = start(&options, &board).await?;
+    let Started { loaded, mut batches, origin, mut cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
     let pins = Datapath::take(&options.pin_dir)?;
@@ -270,9 +270,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent =
         Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
     let agent = Rc::new(RefCell::new(agent));
-    let mut statuses = cluster.map(|(api, cluster)| {
-        StatusWriter::start(api, cluster, &options.node_name(), Rc::clone(&agent), Rc::clone(&board))
-    });
+    let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
@@ -303,6 +301,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow_mut().change(batch.changes, batch.problems);
                 if !std::mem::replace(&mut ready, true) {
                     say_ready(&origin, &options.pin_dir);
+                }
+                // Not before: it would take away what it does not know of.
+                if let Some((api, cluster)) = cluster.take() {
+                    let (agent, board) = (Rc::clone(&agent), Rc::clone(&board));
+                    statuses = Some(StatusWriter::start(api, cluster, &options.node_name(), agent, board));
                 }
             }
             changed = network.changed() => {
