@@ -3,8 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,9 +14,13 @@ use std::{io, mem};
 use gateway_common::Config;
 use hashbrown::HashMap;
 use jiff::Timestamp;
+use tokio::sync::Notify;
 
+use crate::addresses::{Addressing, Held, Pool};
 use crate::admin::{self, BackendName, Durations, Names, Routes, Snapshot, Watchers, view};
 use crate::apply::Object;
+use crate::apply::address_file::AddressFile;
+use crate::apply::owners::Holder;
 use crate::apply::status::{Board, Statuses};
 use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
@@ -33,6 +37,16 @@ use crate::source::{Problem, Severity};
 pub struct Agent {
     index: Index,
     datapath: Datapath,
+    /// Which addresses of the pool this node answers for.
+    held: Held,
+    /// Where it is kept which addresses were given out.
+    address_file: Option<AddressFile>,
+    /// Another machine that announces one of them is wrong.
+    certain: bool,
+    /// For whoever decides who answers for what: the addresses that Gateways have are others.
+    addresses_changed: Rc<Notify>,
+    /// Addresses that other machines claim too, which was said.
+    contested: BTreeSet<IpAddr>,
     proxy: proxy::Handle,
     /// Sockets of the proxy's workers that the kernel does not know yet.
     steered: Vec<OwnedFd>,
@@ -72,6 +86,11 @@ impl Agent {
         Agent {
             index: Index::new(node),
             datapath,
+            held: Held::Unknown,
+            certain: true,
+            addresses_changed: Rc::default(),
+            address_file: None,
+            contested: BTreeSet::new(),
             proxy,
             steered,
             tls,
@@ -88,6 +107,93 @@ impl Agent {
             told: false,
             names: None,
             watchers: Rc::default(),
+        }
+    }
+
+    /// Gives Gateways addresses out of a pool, for which this node answers. Before the first change.
+    pub fn assign_addresses(&mut self, addressing: Addressing, file: AddressFile) {
+        *self.index.addressing_mut() = addressing;
+        self.address_file = Some(file);
+        self.held = Held::All;
+    }
+
+    /// Gateways have addresses of a pool, which the status of Gateways keeps. Before the first change.
+    pub fn follow_addresses(&mut self, pool: Pool) {
+        if pool.is_empty() {
+            self.held = Held::All;
+        }
+        *self.index.addressing_mut() = Addressing::new(pool, BTreeMap::new());
+        self.index.addressing_mut().set_decides(false);
+    }
+
+    /// Whether it is this agent that gives Gateways addresses: the one that writes their status.
+    pub fn decide_addresses(&mut self, decides: bool) {
+        if self.index.addressing().decides() != decides {
+            self.index.addressing_mut().set_decides(decides);
+            if self.told && !self.index.addressing().pool().is_empty() {
+                self.compile(&Reach::Everything);
+            }
+        }
+    }
+
+    pub fn addresses_changed(&self) -> Rc<Notify> {
+        Rc::clone(&self.addresses_changed)
+    }
+
+    /// When [`Agent::announce_due`] has something to do.
+    pub fn announcement(&self) -> Option<Instant> {
+        self.datapath.announcement()
+    }
+
+    /// Says on the links again where addresses now are.
+    pub fn announce_due(&mut self) {
+        self.datapath.announce_due();
+    }
+
+    /// Takes back addresses that other machines have said are theirs, if this node knows better.
+    pub fn defend(&mut self) {
+        if !self.certain {
+            return;
+        }
+        let rivals = match self.datapath.rivals() {
+            Ok(rivals) => rivals,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read map ANNOUNCED: nobody sees whether others claim addresses of Gateways");
+                return;
+            }
+        };
+        for (address, mac) in &rivals {
+            if self.contested.insert(*address) {
+                let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+                tracing::warn!(%address, mac, "another machine says that it has an address of the pool; this node goes on to \
+                               claim it: take the address away from that machine, or out of --address-pool");
+            }
+            self.datapath.take_back(*address);
+        }
+        self.contested.retain(|address| rivals.iter().any(|(rival, _)| rival == address));
+    }
+
+    fn announce(&mut self) {
+        if !self.told || self.held == Held::Unknown {
+            return;
+        }
+        let addresses = &self.compiled.ir.announced_addresses;
+        let addresses = addresses.iter().map(|address| (*address, self.held.has(*address))).collect();
+        self.datapath.announce(&addresses);
+    }
+
+    /// What was decided on addresses is where the next decision starts from.
+    fn remember_addresses(&mut self) {
+        let decided = self.compiled.report.gateways.iter().map(|gateway| (&gateway.subject.name, &*gateway.addresses));
+        let addressing = self.index.addressing_mut();
+        if !addressing.remember(decided) {
+            return;
+        }
+        if let Some(file) = &self.address_file
+            && let Err(error) = file.write(addressing.decided())
+        {
+            tracing::error!(path = %file.path().display(), %error, "cannot keep which addresses Gateways have: after a restart \
+                            they may have others");
         }
     }
 
@@ -138,9 +244,15 @@ impl Agent {
         let start = Instant::now();
         let before = Arc::clone(&self.compiled.ir);
         self.compiled.follow(&self.index, reach);
+        if *reach == Reach::Everything {
+            self.remember_addresses();
+        }
         self.durations.compile.observe(start.elapsed().as_secs_f64());
         let start = Instant::now();
         let ir = &self.compiled.ir;
+        if ir.announced_addresses != before.announced_addresses {
+            self.addresses_changed.notify_one();
+        }
         self.wanted = maps::maps(ir, Some((&before, mem::take(&mut self.wanted))));
         // Before the kernel sends connections for what is new, or any at all.
         let http = proxy::http::snapshot::Snapshot::build(ir, &self.proxy.http());
@@ -159,6 +271,8 @@ impl Agent {
     /// Says which objects did not get into the maps, and why.
     fn apply(&mut self, start: Instant) -> Vec<crate::apply::Problem> {
         let applied = self.datapath.apply(&self.wanted);
+        // After the listeners: who hears of an address finds them there.
+        self.announce();
         let took = start.elapsed();
         self.durations.apply.observe(took.as_secs_f64());
         if applied.backends_removed {
@@ -267,6 +381,21 @@ fn names(datapath: &Datapath, ir: &Ir) -> Names {
     Names {
         listeners: applier.listener_ids().map(|(name, id)| (id, name.clone())).collect(),
         backends: backends.chain(agent_sockets).collect(),
+    }
+}
+
+impl Holder for Agent {
+    fn addresses(&self) -> Option<BTreeSet<IpAddr>> {
+        self.told.then(|| self.compiled.ir.announced_addresses.iter().copied().collect())
+    }
+
+    fn hold(&mut self, addresses: BTreeSet<IpAddr>, certain: bool) {
+        self.certain = certain;
+        let held = Held::Only(addresses);
+        if self.held != held {
+            self.held = held;
+            self.announce();
+        }
     }
 }
 

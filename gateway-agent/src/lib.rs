@@ -1,5 +1,6 @@
 //! The agent of Sluice: objects → index → compile → IR → emit → (map entries | status) → apply.
 
+pub mod addresses;
 pub mod admin;
 pub mod agent;
 pub mod apply;

@@ -28,6 +28,7 @@ pub mod names {
     pub const HELLOS: &str = "HELLOS";
     pub const COOKIE_KEY: &str = "COOKIE_KEY";
     pub const AGENT_SOCKETS: &str = "AGENT_SOCKETS";
+    pub const ANNOUNCED: &str = "ANNOUNCED";
 }
 
 /// Default number of entries of each map; the agent's options change some of them at load.
@@ -58,6 +59,8 @@ pub mod sizes {
     pub const COLLECTING: usize = 2_048;
     /// ClientHellos under way at a time; a multiple of [`super::HELLO_CHOICE`].
     pub const HELLOS: usize = 512;
+    /// Addresses of Gateways that some node answers for on its links. The memory of an entry is taken when it is written.
+    pub const ANNOUNCED: usize = 16_384;
     /// Workers of the agent that take connections.
     pub const AGENT_SOCKETS: usize = 256;
 }
@@ -96,6 +99,7 @@ map_types! {
     Collecting: 8 align 4,
     Hello: 9416 align 8,
     CookieKey: 16 align 8,
+    Announced: 8 align 2,
 }
 
 /// An IPv6 address, or an IPv4 address as `::ffff:a.b.c.d`.
@@ -564,6 +568,17 @@ pub struct Interface {
     /// Unset: such errors have the source that the packet was sent to.
     pub v4: Address,
     pub v6: Address,
+}
+
+/// ANNOUNCED: value; the key is an [`Address`] that Gateways have of a pool, for which one node answers ARP and Neighbor Discovery.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Announced {
+    /// MAC address of another machine that has said since that the address is its own, as it lies in memory; then this node does not
+    /// answer. Unset: nobody.
+    pub rival: [u16; 3],
+    /// 1: this node answers; 0: another does.
+    pub held: u16,
 }
 
 /// HELD: key, a fragment that came before the first one of its datagram.

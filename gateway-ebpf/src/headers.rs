@@ -78,6 +78,51 @@ pub struct Icmp {
     pub rest: u32,
 }
 
+/// ARP for IPv4 on Ethernet (RFC 826).
+#[repr(C)]
+pub struct Arp {
+    pub hardware: u16,
+    pub protocol: u16,
+    /// Of a link-layer address and a protocol address, in bytes.
+    pub lengths: u16,
+    pub operation: u16,
+    pub sender_mac: [u16; 3],
+    pub sender: [u16; 2],
+    pub target_mac: [u16; 3],
+    pub target: [u16; 2],
+}
+
+pub const ARP_ETHERNET: u16 = 1u16.to_be();
+pub const ARP_LENGTHS: u16 = u16::from_ne_bytes([6, 4]);
+pub const ARP_REQUEST: u16 = 1u16.to_be();
+pub const ARP_REPLY: u16 = 2u16.to_be();
+
+/// A neighbor solicitation or advertisement (RFC 4861 sections 4.3 and 4.4) in IPv6, without options.
+#[repr(C)]
+pub struct Discovery {
+    pub ip: Ipv6,
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub flags: u32,
+    pub target: [u32; 4],
+}
+
+/// An advertisement with the option that says the target's MAC address.
+#[repr(C)]
+pub struct Advertisement {
+    pub ip: Ipv6,
+    pub kind: u8,
+    pub code: u8,
+    pub checksum: u16,
+    pub flags: u32,
+    pub target: [u32; 4],
+    /// Type, and length in 8 bytes.
+    pub option: u16,
+    pub mac: [u16; 3],
+}
+
+pub const ETHERTYPE_ARP: u16 = 0x0806u16.to_be();
 pub const ETHERTYPE_IPV4: u16 = 0x0800u16.to_be();
 pub const ETHERTYPE_IPV6: u16 = 0x86ddu16.to_be();
 

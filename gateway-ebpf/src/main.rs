@@ -18,6 +18,7 @@ mod icmp;
 mod listener;
 mod maps;
 mod name;
+mod neighbor;
 mod options;
 mod parse;
 mod pick;
@@ -60,7 +61,7 @@ pub fn ingress_tc(context: TcContext) -> i32 {
 fn ingress(frame: Tc, packet: &mut Packet) -> i32 {
     let parsed = parse_apart(frame, packet);
     if parsed == Parsed::Other {
-        return Tc::PASS;
+        return neighbor::answer(frame);
     }
     // SAFETY: the context is valid. The tag of an offloaded VLAN is not in the frame: not ours, as in the frame.
     if unsafe { (*frame.0).vlan_present } != 0 {

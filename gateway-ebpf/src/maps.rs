@@ -3,9 +3,9 @@
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
-    HELLO_BYTES, HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SNI_NAME,
-    SniKey, SniName, reason::REASONS, sizes,
+    Address, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
+    HELLO_BYTES, HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, Announced,
+    SNI_NAME, SniKey, SniName, reason::REASONS, sizes,
 };
 
 use crate::atomic;
@@ -61,6 +61,8 @@ pub static EVENTS_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
 pub static INTERFACES: HashMap<u32, Interface, { sizes::INTERFACES }> = HashMap::new();
 #[btf_map]
 pub static XDP_PORTS: DevMapHash<{ sizes::XDP_PORTS }> = DevMapHash::new();
+#[btf_map]
+pub static ANNOUNCED: HashMap<Address, Announced, { sizes::ANNOUNCED }, NO_PREALLOC> = HashMap::new();
 /// One for each worker of the agent. The kernel takes out sockets that are closed.
 #[btf_map]
 pub static AGENT_SOCKETS: SockMap<{ sizes::AGENT_SOCKETS }> = SockMap::new();

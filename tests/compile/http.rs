@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use gateway_agent::ir::http::{
-    Application, Backend, Balance, Clients, Created, Filter, HeaderMatch, Identity, Listener, Match, PathMatch,
-    Persistence, Roots, Rule, Security, Settings, Target, Text, Unverified,
+    Application, Backend, BackendTls, Balance, Clients, Created, Filter, HeaderMatch, Identity, Listener, Match,
+    PathMatch, Persistence, Roots, Rule, Security, Settings, Target, Text, Unverified,
 };
 use gateway_agent::proxy::http::filters::external_auth::AuthProtocol;
 use gateway_agent::proxy::http::filters::rewrite::PathChange;
@@ -165,23 +165,22 @@ fn target_text(target: &Target) -> String {
         Application::H2c => " h2c",
         Application::WebSocket => " ws",
     };
-    let tls = cluster.tls.as_ref().map(|tls| {
-        let roots = match &tls.roots {
-            Roots::System => "the system".to_owned(),
-            Roots::These(authorities) => format!("{} ({})", authorities.origin, authorities.certificates.len()),
-        };
-        let identities: Vec<String> = tls
-            .identities
-            .iter()
-            .map(|identity| match identity {
-                Identity::Dns(name) => format!(" as {name}"),
-                Identity::Uri(uri) => format!(" as {uri}"),
-            })
-            .collect();
-        let client = tls.client.as_ref().map(|client| format!(" with {}", client.secret)).unwrap_or_default();
-        format!(" by TLS to {}{} by {roots}{client}", tls.server_name, identities.concat())
-    });
+    let tls = cluster.tls.as_deref().map(backend_tls_text);
     let balance = if cluster.balance == Balance::RoundRobin { " in turn" } else { "" };
     let endpoints: Vec<String> = cluster.endpoints.iter().map(endpoint_text).collect();
     format!("{}{application}{balance}{}: [{}]", cluster.service, tls.unwrap_or_default(), endpoints.join(", "))
+}
+
+pub fn backend_tls_text(tls: &BackendTls) -> String {
+    let roots = match &tls.roots {
+        Roots::System => "the system".to_owned(),
+        Roots::These(authorities) => format!("{} ({})", authorities.origin, authorities.certificates.len()),
+    };
+    let identities = tls.identities.iter().map(|identity| match identity {
+        Identity::Dns(name) => format!(" as {name}"),
+        Identity::Uri(uri) => format!(" as {uri}"),
+    });
+    let identities: String = identities.collect();
+    let client = tls.client.as_ref().map(|client| format!(" with {}", client.secret)).unwrap_or_default();
+    format!(" by TLS to {}{identities} by {roots}{client}", tls.server_name)
 }

@@ -11,7 +11,7 @@ use gateway_agent::index::{
     AddressRequest, AllowedNamespaces, CertificateRef, Change, Created, Gateway, GatewayClass, GatewayTls, Index,
     Listener, ListenerProtocol, Meta, Name, Object, Origin, ParentRef, Route, RouteType, Rules, TlsListener, TlsMode,
 };
-use gateway_agent::ir::{HostName, Ir, Traffic};
+use gateway_agent::ir::{HostName, Infrastructure, Ir, Traffic};
 use gateway_agent::proxy::{Table, To};
 use gateway_common::SniKey;
 use proptest::prelude::*;
@@ -181,8 +181,7 @@ fn objects(world: &World) -> Vec<Object> {
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
             addresses: written.addresses.iter().map(request).collect(),
             parameters: false,
-            labels: Box::default(),
-            annotations: Box::default(),
+            infrastructure: Infrastructure::default(),
             listener_sets: AllowedNamespaces::None,
             tls: GatewayTls::default(),
             settings: Arc::default(),

@@ -1,6 +1,7 @@
 //! Manifests in, IR, status and problems out: golden files, and properties that hold for all manifests.
 
 mod bad_input;
+mod beside;
 mod check;
 mod follow;
 mod golden;

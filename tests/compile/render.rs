@@ -1,12 +1,14 @@
 //! What compile makes of a directory, as text for people to review.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use gateway_agent::addresses::{Addressing, Pool};
 use gateway_agent::compile::compile;
 use gateway_agent::emit::status::{self, ConditionStatus, ListenerStatus, ObjectStatus, Status};
 use gateway_agent::index::{Change, Index, NodeFacts};
-use gateway_agent::ir::{BackendSet, Duty, Endpoint, Ir, ServerName, Target, TlsMode, Traffic};
+use gateway_agent::ir::{BackendSet, Duty, Endpoint, Infrastructure, Ir, ServerName, Target, TlsMode, Traffic};
 use gateway_agent::source::Problem;
 use gateway_agent::source::files::{Loaded, load_dir};
 
@@ -21,12 +23,20 @@ pub fn node() -> NodeFacts {
 /// The text for a directory; file names are relative to it.
 pub fn directory(dir: &Path) -> String {
     let loaded = load_dir(dir).expect("a readable directory");
-    let text = loaded_text(loaded);
+    let text = loaded_text(loaded, pool(dir));
     text.replace(&format!("{}/", dir.display()), "")
 }
 
-fn loaded_text(loaded: Loaded) -> String {
+/// The address pool that a case is compiled with: the file `address-pool`.
+fn pool(dir: &Path) -> Pool {
+    let text = std::fs::read_to_string(dir.join("address-pool")).unwrap_or_default();
+    let blocks = text.lines().map(|line| line.parse().expect("addresses")).collect();
+    Pool::new(blocks).expect("a pool")
+}
+
+fn loaded_text(loaded: Loaded, pool: Pool) -> String {
     let mut index = Index::new(node());
+    *index.addressing_mut() = Addressing::new(pool, BTreeMap::new());
     index.apply(loaded.objects.into_iter().map(Change::Set));
     text(&index, &loaded.problems)
 }
@@ -130,6 +140,24 @@ fn ir_text(ir: &Ir) -> String {
     for address in &ir.exclusive_addresses {
         _ = writeln!(text, "exclusive {address}");
     }
+    for address in &ir.announced_addresses {
+        _ = writeln!(text, "announced {address}");
+    }
+    for gateway in &ir.gateways {
+        let Infrastructure { labels, annotations } = &gateway.infrastructure;
+        for (what, pairs) in [("labels", labels), ("annotations", annotations)] {
+            let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            if !pairs.is_empty() {
+                _ = writeln!(
+                    text,
+                    "{what} of what is made for {}/{}: {}",
+                    gateway.namespace,
+                    gateway.name,
+                    pairs.join(", ")
+                );
+            }
+        }
+    }
     text
 }
 
@@ -163,9 +191,10 @@ fn set_text(text: &mut String, indent: &str, set: Option<&BackendSet>) {
         _ = write!(text, "{indent}{:>7} ", backend.weight);
         match &backend.target {
             Target::Invalid => *text += "refuse\n",
-            Target::Endpoints { service, endpoints, .. } => {
+            Target::Endpoints { service, endpoints, tls, .. } => {
                 let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
-                _ = writeln!(text, "{service}: [{}]", endpoints.join(", "));
+                let tls = tls.as_deref().map(http::backend_tls_text).unwrap_or_default();
+                _ = writeln!(text, "{service}{tls}: [{}]", endpoints.join(", "));
             }
         }
     }

@@ -18,7 +18,7 @@ use aya::programs::tc::SchedClassifierLink;
 use aya::programs::{Program, SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway_common::{
-    Address, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey,
+    Address, Announced, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey,
     FragmentTrack, Handshake, HeldKey, Interface, Listener, ListenerKey, Reason, SniKey, SniName, listener_kind, names,
     protocol, reason::REASONS,
 };
@@ -117,6 +117,7 @@ impl Lab {
         self.wires.clear();
         self.clear::<ListenerKey, Listener>(names::LISTENERS)?;
         self.clear::<u32, Backend>(names::BACKENDS)?;
+        self.clear::<Address, Announced>(names::ANNOUNCED)?;
         self.clear::<FlowKey, Flow>(names::FLOWS)?;
         self.clear::<FlowKey, Flow>(names::EMBRYONIC)?;
         self.clear::<FragmentKey, FragmentTrack>(names::FRAGMENTS)?;
@@ -219,6 +220,19 @@ impl Lab {
         let key = ListenerKey { address: map_address(address), ..ListenerKey::default() };
         let value = Listener { kind, ..Listener::default() };
         Ok(self.hash_mut(names::LISTENERS)?.insert(key, value, 0)?)
+    }
+
+    /// Declares that a node answers for an address on its links, this one or another.
+    pub fn announced(&mut self, address: IpAddr, held: bool) -> Result<()> {
+        let value = Announced { held: held.into(), ..Announced::default() };
+        Ok(self.hash_mut(names::ANNOUNCED)?.insert(map_address(address), value, 0)?)
+    }
+
+    /// The machine that has said that such an address is its own.
+    pub fn rival(&mut self, address: IpAddr) -> Result<[u8; 6]> {
+        let value: Announced = self.hash_mut(names::ANNOUNCED)?.get(&map_address(address), 0)?;
+        let [[a, b], [c, d], [e, f]] = value.rival.map(u16::to_ne_bytes);
+        Ok([a, b, c, d, e, f])
     }
 
     pub fn backend(&mut self, id: u32, backend: Backend) -> Result<()> {

@@ -120,7 +120,7 @@ fn change(
         *changes += 1;
         std::thread::sleep(BETWEEN_CHANGES);
         if begun.elapsed() * TENTHS >= duration * (resident.len() as u32 + 1) {
-            resident.push(resident_kib(agent)?);
+            resident.push(agent.resident_kib()?);
         }
     }
     Ok(())
@@ -134,13 +134,6 @@ fn numbered(number: u64) -> String {
          - filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: X-Number, value: 'n{number}'}}]}}}}]\n    \
          backendRefs: [{{name: both, port: 8080}}]\n"
     )
-}
-
-fn resident_kib(agent: &mut Agent) -> Result<u64> {
-    let pid = agent.process().pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the agent has ended")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("/proc/PID/status has no VmRSS")?;
-    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
 }
 
 /// What a client of ours saw, asking again and again.

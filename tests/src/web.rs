@@ -107,7 +107,7 @@ impl Web {
     }
 
     fn publish(&self) -> Result<()> {
-        self.manifests.write("gateway.yaml", &[http_gateway()])?;
+        self.publish_gateway("")?;
         self.publish_certificates(&self.shop, &self.app)?;
         self.publish_routes("")?;
         let mut documents = Vec::new();
@@ -131,6 +131,15 @@ impl Web {
     pub fn publish_both(&self, endpoints: &[Endpoint]) -> Result<()> {
         let of = |name, port| slice(name, "TCP", port, endpoints);
         self.manifests.write("both.yaml", &[of("both", WEB), of("both-h2", WEB), of("both-rpc", RPC)])
+    }
+
+    /// The Gateway, with annotations: lines of YAML.
+    pub fn publish_gateway(&self, annotations: &str) -> Result<()> {
+        let metadata = format!(
+            "metadata:\n  name: edge\n  namespace: default\n  annotations:\n    example.com/bed: web\n{annotations}"
+        );
+        let gateway = http_gateway().replacen("metadata: {name: edge, namespace: default}", metadata.trim_end(), 1);
+        self.manifests.write("gateway.yaml", &[gateway])
     }
 
     /// The routes, and further ones.

@@ -5,8 +5,11 @@
 mod bench;
 mod btf;
 mod build;
+mod cluster;
+mod conformance;
 mod demo;
 mod examples;
+mod image;
 mod lab;
 mod setup;
 mod shell;
@@ -44,6 +47,13 @@ enum Task {
     /// The demo's namespaces, kept for playing.
     #[command(subcommand)]
     Lab(Lab),
+    /// Make the container image of the agent; prints where the archive is.
+    Image(image::Options),
+    /// A real Kubernetes in namespaces of this machine.
+    #[command(subcommand)]
+    Cluster(cluster::Task),
+    /// The suite of the Gateway API against the agent in a real Kubernetes.
+    Conformance(conformance::Options),
     /// Run the tests; without a stage, all of them.
     Test { stages: Vec<test::Stage> },
     /// Send malformed requests to Sluice, nginx and haproxy, and show where they differ.
@@ -91,6 +101,9 @@ fn run(task: Task) -> Result<()> {
         Task::Lab(Lab::Up) => lab::up(),
         Task::Lab(Lab::Down) => lab::down(),
         Task::Lab(Lab::Enter { node, command }) => lab::enter(&node, &command),
+        Task::Image(options) => image::run(&options),
+        Task::Cluster(task) => cluster::run(&task),
+        Task::Conformance(options) => conformance::run(&options),
         Task::Test { stages } => test::run(&stages),
         Task::Smuggling(options) => smuggling::run(&options),
         Task::Soak(options) => soak::run(&options),

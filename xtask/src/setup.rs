@@ -31,6 +31,8 @@ pub enum Part {
     Envoy,
     /// TLS and HTTP clients for the network tests, but the browser ([`browser`]).
     Clients,
+    /// A Kubernetes in namespaces; its programs are built by `cluster::tools`.
+    Cluster,
 }
 
 /// A command or file that must be there, and the Debian package that has it.
@@ -81,6 +83,17 @@ const CLIENTS: &[Need] = &[
     command("go", "golang-go"),
 ];
 
+const CLUSTER: &[Need] = &[
+    command("ip", "iproute2"),
+    command("unshare", "util-linux"),
+    command("nsenter", "util-linux"),
+    command("setsid", "util-linux"),
+    command("mount", "mount"),
+    command("hostname", "hostname"),
+    command("runc", "runc"),
+    command("go", "golang-go"),
+];
+
 /// What the tests drive; the whole browser is not needed.
 const BROWSER: Need = command("chromium-headless-shell", "chromium-headless-shell");
 
@@ -116,7 +129,7 @@ const SERVICES: &[&str] = &["haproxy", "nginx", "nftables"];
 
 /// Sets up everything and says what it found.
 pub fn all() -> Result<()> {
-    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench, Part::Clients, Part::Envoy])?;
+    ensure(&[Part::Ebpf, Part::Lab, Part::Lint, Part::Bench, Part::Clients, Part::Envoy, Part::Cluster])?;
     println!("eBPF tool chain: {}", ebpf_tool_chain()?);
     if let Err(error) = browser() {
         println!("no browser, whose test will be skipped: {error:#}");
@@ -140,6 +153,9 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     }
     if parts.contains(&Part::Clients) {
         missing.extend(CLIENTS.iter().filter(|need| !need.is_there()));
+    }
+    if parts.contains(&Part::Cluster) {
+        missing.extend(CLUSTER.iter().filter(|need| !need.is_there()));
     }
     let linker = find_bpf_linker();
     if parts.contains(&Part::Ebpf) {
@@ -170,7 +186,7 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     if wants_envoy {
         install_envoy()?;
     }
-    if parts.contains(&Part::Clients) {
+    if parts.contains(&Part::Clients) || parts.contains(&Part::Cluster) {
         go()?;
     }
     Ok(())
@@ -188,7 +204,7 @@ fn go() -> Result<()> {
     let minor = version.split(['.', ' ']).next().and_then(|minor| minor.parse::<u32>().ok());
     if minor < Some(21) {
         bail!(
-            "Go 1.21 or later is needed for the TLS clients of the network tests, and this is {said:?}; see https://go.dev/dl"
+            "Go 1.21 or later is needed for clients of the network tests and for the cluster, and this is {said:?}; see https://go.dev/dl"
         );
     }
     Ok(())

@@ -10,10 +10,10 @@ use tabled::settings::Style;
 use tabled::{Table, Tabled};
 
 use crate::setup::{self, Part};
-use crate::{build, shell};
+use crate::{build, cluster, conformance, shell};
 
 /// The integration tests that are stages of their own.
-const OWN_STAGES: &[&str] = &["packets", "network"];
+const OWN_STAGES: &[&str] = &["packets", "network", "cluster"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stage {
@@ -25,6 +25,10 @@ pub enum Stage {
     Packets,
     /// Real clients in network namespaces (needs root).
     Network,
+    /// The agent as a DaemonSet in a real Kubernetes (needs root).
+    Cluster,
+    /// The suite of the Gateway API (needs root).
+    Conformance,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -105,6 +109,11 @@ impl Stage {
                 let mut count = integration("network", &arguments)?;
                 count += integration("network", &["--test-threads=1", FLOODS])?;
                 Ok(count)
+            }
+            Stage::Cluster => cluster_tests(),
+            Stage::Conformance => {
+                let sum = conformance::count(&conformance::Options::default())?;
+                Ok(Count { passed: sum.passed, failed: sum.failed, skipped: sum.skipped })
             }
         }
     }
@@ -196,6 +205,17 @@ fn integration(name: &str, arguments: &[&str]) -> Result<Count> {
     let mut cargo = shell::cargo();
     cargo.args(["test", "--workspace", "--locked", "--test", name, "--"]).args(arguments);
     libtest(cargo.env(build::OBJECT_VARIABLE, built.object))
+}
+
+fn cluster_tests() -> Result<Count> {
+    setup::ensure(&[Part::Lab])?;
+    let tools = cluster::tools::ensure()?;
+    conformance::with_sluice(false, false, |_| {
+        let mut cargo = shell::cargo();
+        cargo.args(["test", "--workspace", "--locked", "--test", "cluster"]);
+        cargo.env("SLUICE_CLUSTER", cluster::folder()).env("SLUICE_CLUSTER_TOOLS", tools.folder());
+        libtest(cargo.env(build::OBJECT_VARIABLE, build::object()?))
+    })
 }
 
 /// Runs `cargo test`, shows what it says, and adds up its results.

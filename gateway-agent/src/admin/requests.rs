@@ -23,6 +23,10 @@ pub struct Requests {
     closed: u64,
     abandoned: u64,
     lines_lost: u64,
+    tunnels: u64,
+    tunnels_open: u64,
+    /// Inwards and outwards.
+    tunnel_bytes: [u64; 2],
 }
 
 impl Requests {
@@ -32,6 +36,8 @@ impl Requests {
         shared.retain(|labels| snapshot.has(labels));
         // In this order, so that none is closed before it was opened.
         let closed = shared.total(|worker| worker.closed.get());
+        let tunnels_closed = shared.total(|worker| worker.tunnels_closed.get());
+        let tunnels = shared.total(|worker| worker.tunnels.get());
         let refused = |reason: &Reason| (reason.name(), shared.total(|worker| worker.answered(*reason)));
         Requests {
             series: shared.sums(),
@@ -41,6 +47,12 @@ impl Requests {
             closed,
             abandoned: shared.total(|worker| worker.abandoned.get()),
             lines_lost: shared.total(|worker| worker.lines_lost.get()),
+            tunnels,
+            tunnels_open: tunnels.saturating_sub(tunnels_closed),
+            tunnel_bytes: [
+                shared.total(|worker| worker.tunnel_bytes_in.get()),
+                shared.total(|worker| worker.tunnel_bytes_out.get()),
+            ],
         }
     }
 
@@ -69,8 +81,10 @@ impl Requests {
         let help = "From the head of a request to the last byte of its answer";
         self.histogram(encoder, "http_request_duration_seconds", help, &times, 1e-6, |sum| &sum.whole)?;
         let sizes = SIZES.map(|bytes| bytes as f64);
+        let help = "Bytes of the bodies of requests";
+        self.histogram(encoder, "http_request_size_bytes", help, &sizes, 1.0, |sum| &sum.request_size)?;
         let help = "Bytes of the bodies of answers";
-        self.histogram(encoder, "http_response_bytes", help, &sizes, 1.0, |sum| &sum.size)?;
+        self.histogram(encoder, "http_response_size_bytes", help, &sizes, 1.0, |sum| &sum.response_size)?;
         self.of_workers(encoder)
     }
 
@@ -88,8 +102,17 @@ impl Requests {
             let labels = [("address", &*address), ("port", &*port), ("listener", &*listener)];
             ConstGauge::new(*count as i64).encode(live.encode_family(&labels)?)?;
         }
+        let help = "Upgraded connections that are open";
+        let open = encoder.encode_descriptor("http_upgraded_connections_active", help, None, MetricType::Gauge)?;
+        ConstGauge::new(self.tunnels_open as i64).encode(open)?;
+        let help = "Bytes that upgraded connections have moved";
+        let mut moved = encoder.encode_descriptor("http_upgraded_bytes", help, None, MetricType::Counter)?;
+        for (direction, bytes) in ["in", "out"].into_iter().zip(self.tunnel_bytes) {
+            ConstCounter::new(bytes).encode(moved.encode_family(&[("direction", direction)])?)?;
+        }
         for (name, help, count) in [
             ("http_connections", "Connections of clients that speak HTTP", self.connections),
+            ("http_upgraded_connections", "Connections that became a WebSocket or the like", self.tunnels),
             ("http_abandoned", "Requests whose clients went before the answer", self.abandoned),
             ("http_access_log_lost", "Lines that came faster than they were written", self.lines_lost),
         ] {
@@ -211,7 +234,7 @@ impl From<&Sum> for HttpCounts {
             server_errors: sum.classes[5],
             retries: sum.retries,
             mean_first_byte: if requests == 0 { 0.0 } else { sum.first_byte.sum as f64 / requests as f64 / 1e3 },
-            bytes: sum.size.sum,
+            bytes: sum.response_size.sum,
         }
     }
 }
@@ -292,7 +315,7 @@ mod tests {
         let series = shared.series(&worker, labels);
         for time in [Duration::from_micros(700), Duration::from_secs(100)] {
             series.begun.add(1);
-            series.end(StatusCode::OK, time, time, 50);
+            series.end(StatusCode::OK, [time, time], [20, 50]);
         }
         worker.answer(Reason::NoRoute);
         let requests = Requests {
@@ -303,6 +326,9 @@ mod tests {
             closed: 1,
             abandoned: 0,
             lines_lost: 0,
+            tunnels: 3,
+            tunnels_open: 1,
+            tunnel_bytes: [4, 5],
         };
         let mut registry = Registry::with_prefix("sluice");
         registry.register_collector(Box::new(Of(requests)));
@@ -315,7 +341,11 @@ mod tests {
             format!("http_request_duration_seconds_count{{{labels}}} 2"),
             format!("http_request_duration_seconds_bucket{{le=\"0.001\",{labels}}} 1"),
             format!("http_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}} 2"),
-            format!("http_response_bytes_sum{{{labels}}} 100.0"),
+            format!("http_request_size_bytes_sum{{{labels}}} 40.0"),
+            format!("http_response_size_bytes_sum{{{labels}}} 100.0"),
+            "http_upgraded_connections_total 3".to_owned(),
+            "http_upgraded_connections_active 1".to_owned(),
+            "http_upgraded_bytes_total{direction=\"out\"} 5".to_owned(),
             "http_refused_total{reason=\"no_route\"} 1".to_owned(),
             "http_connections_total 3".to_owned(),
         ] {

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod address_file;
 mod adopt;
 mod agent_socket;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod listeners;
 #[cfg(test)]
 mod memory;
 mod names;
+pub mod owners;
 mod round;
 pub mod status;
 mod store;

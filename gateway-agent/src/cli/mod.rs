@@ -8,6 +8,7 @@ mod client;
 mod maps;
 pub mod output;
 mod run;
+mod session_keys;
 mod status;
 mod trace;
 mod trace_http;

@@ -13,16 +13,20 @@ use anyhow::Context;
 use gateway_common::{Config, HELLO_CHOICE};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tracing_subscriber::filter::LevelFilter;
 
 use super::access_log::{self, AccessLog};
+use super::session_keys::SessionKeys;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
+use crate::addresses::{Addressing, Block, Pool};
 use crate::admin::{self, Subject};
 use crate::agent::Agent;
 use crate::apply;
+use crate::apply::address_file::AddressFile;
+use crate::apply::owners::{self, Leases};
 use crate::apply::status::{Board, Lease};
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
@@ -63,6 +67,8 @@ pub struct Options {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: LevelFilter,
     #[command(flatten)]
+    addresses: AddressOptions,
+    #[command(flatten)]
     attach: Attach,
     #[command(flatten)]
     sizes: MapSizes,
@@ -70,6 +76,8 @@ pub struct Options {
     idle: IdleTimes,
     #[command(flatten)]
     proxy: ProxyOptions,
+    #[command(flatten)]
+    sessions: SessionKeys,
 }
 
 /// Where the objects are; without any of these those of the cluster that the pod runs in.
@@ -98,6 +106,22 @@ enum LogFormat {
     #[default]
     Text,
     Json,
+}
+
+/// Addresses of Gateways.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Addresses")]
+struct AddressOptions {
+    /// Addresses that Gateways are given, on the links of external interfaces: a CIDR, a range FIRST-LAST or one address; may be
+    /// repeated. Nobody else may have them [default: Gateways share the node's own addresses].
+    #[arg(long, value_name = "ADDRESSES")]
+    address_pool: Vec<Block>,
+    /// Without a cluster: where it is kept which Gateway has which address of the pool.
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/sluice/addresses.json", conflicts_with = "kubeconfig")]
+    address_file: PathBuf,
+    /// In a cluster: for how long after the agent was told to stop other nodes leave this node its addresses.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, conflicts_with = "manifests")]
+    address_restart: u64,
 }
 
 #[derive(clap::Args)]
@@ -242,12 +266,15 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let Started { loaded, mut batches, origin, mut cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
+    let pool = Pool::new(options.addresses.address_pool.clone())?;
+    let address_file = cluster.is_none().then(|| AddressFile::open(&options.addresses.address_file)).transpose()?;
     let pins = Datapath::take(&options.pin_dir)?;
     let admin_address = options.admin_address;
     let http = TcpListener::bind(admin_address)
         .await
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
     let (socket, _socket_file) = bind_socket(&options.socket)?;
+    let session_keys = options.sessions.read()?;
     let log = options.access_log.as_deref().map(access_log::open).transpose()?;
     let http_log = options.http_access_log.as_deref().map(access_log::open).transpose()?;
 
@@ -262,6 +289,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         // Nobody else sets it.
         let _ = proxy.handle().http().shared.log.set(log);
     }
+    if let Some(keys) = session_keys {
+        proxy.handle().sign_sessions(keys);
+    }
     let mut config = options.config();
     config.agent_ports = datapath.agent_ports(proxy.handle().port()).context("cannot read map CONFIG")?;
     config.workers = proxy.handle().workers() as u32;
@@ -270,9 +300,17 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent =
         Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
     let agent = Rc::new(RefCell::new(agent));
+    let mut owning = cluster.as_ref().filter(|_| !pool.is_empty()).map(|(api, cluster)| {
+        let restart = Duration::from_secs(options.addresses.address_restart);
+        Owning::start(api.clone(), Rc::clone(cluster), &options.node_name(), restart, Rc::clone(&agent))
+    });
     let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
+    match address_file {
+        Some((file, decided)) => agent.borrow_mut().assign_addresses(Addressing::new(pool, decided), file),
+        None => agent.borrow_mut().follow_addresses(pool),
+    }
     tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
     tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
 
@@ -295,6 +333,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let (mut refresh, mut quiet) = (None::<Instant>, Instant::now());
     loop {
+        let announcement = agent.borrow().announcement();
         tokio::select! {
             batch = batches.recv() => {
                 let batch = batch.with_context(|| format!("{origin} is not watched any more"))?;
@@ -323,8 +362,12 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 // Many backends and a network in motion: at most a tenth of the time goes there.
                 quiet = start + start.elapsed() * 10;
             }
+            () = sleep_until(announcement.unwrap_or_else(Instant::now).into()), if announcement.is_some() => {
+                agent.borrow_mut().announce_due();
+            }
             _ = sweep.tick() => {
                 agent.borrow().sweep();
+                agent.borrow_mut().defend();
                 memory::trim_heap();
             }
             () = watchers.joined() => {
@@ -350,6 +393,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
+    if let Some(owning) = &mut owning {
+        owning.stop().await;
+    }
     if let Some(statuses) = &mut statuses {
         statuses.stop().await;
     }
@@ -398,6 +444,7 @@ impl StatusWriter {
         let stop = Rc::new(Notify::new());
         let (lease, holding) = Lease::new(&api, node);
         let lease = spawn_local(lease.run(Rc::clone(&stop)));
+        spawn_local(decide_addresses(Rc::clone(&agent), holding.clone()));
         spawn_local(apply::status::write(api, cluster, agent, board, holding));
         StatusWriter { stop, lease }
     }
@@ -407,6 +454,40 @@ impl StatusWriter {
         self.stop.notify_one();
         // If the API server is away, the Lease runs out by itself.
         let _ = timeout(GIVE_BACK, &mut self.lease).await;
+    }
+}
+
+/// Whoever writes statuses also gives Gateways their addresses, which are kept there.
+async fn decide_addresses(agent: Rc<RefCell<Agent>>, mut holding: watch::Receiver<bool>) {
+    loop {
+        let decides = *holding.borrow_and_update();
+        agent.borrow_mut().decide_addresses(decides);
+        if holding.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The tasks that settle among nodes which of them answers for which address.
+struct Owning {
+    stop: Rc<Notify>,
+    signs: JoinHandle<()>,
+}
+
+impl Owning {
+    fn start(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, agent: Rc<RefCell<Agent>>) -> Owning {
+        let stop = Rc::new(Notify::new());
+        let (leases, heard) = Leases::start(api, cluster, node);
+        let signs = spawn_local(owners::give_signs(Rc::clone(&leases), restart, Rc::clone(&stop)));
+        let changed = agent.borrow().addresses_changed();
+        spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
+        Owning { stop, signs }
+    }
+
+    /// Tells the others that a new agent will be here soon.
+    async fn stop(&mut self) {
+        self.stop.notify_one();
+        let _ = timeout(GIVE_BACK, &mut self.signs).await;
     }
 }
 

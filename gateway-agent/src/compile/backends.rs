@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::follow::Followed;
 use super::{Condition, ConditionType, Reason};
-use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, ServicePort};
+use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, Service, ServicePort};
 use crate::ir::http::Balance;
-use crate::ir::{self, BackendSet, Endpoint, Target};
+use crate::ir::{self, BackendSet, Endpoint, Protocol, Target};
 use crate::source::{Problem, Severity};
 
 /// What a route forwards to, and its condition `ResolvedRefs`, for which it does not matter what endpoints there are.
@@ -47,7 +47,7 @@ fn follow(
 ) -> Result<Target, (Reason, String)> {
     let found = find(index, route, backend, followed)?;
     let (service, endpoints) = (found.service.clone(), found.endpoints.clone());
-    Ok(Target::Endpoints { service, port: found.port.port, endpoints })
+    Ok(Target::Endpoints { service, port: found.port.port, endpoints, tls: None })
 }
 
 /// A port of a Service that a route refers to.
@@ -92,8 +92,7 @@ pub fn find<'i>(
         return Err((Reason::BackendNotFound, format!("names no port of Service {name}; add one")));
     };
     let protocol = route.of.protocol();
-    let is_it = |port: &&ServicePort| port.port == number && port.protocol == PortProtocol::Forwarded(protocol);
-    let found = service.ports.iter().find(is_it).and_then(|port| {
+    let found = port_of(service, number, protocol).and_then(|port| {
         let all = index.endpoints(name)?;
         Some(Found { service: all.service(), balance: service.balance, port, endpoints: all.port(number, protocol)? })
     });
@@ -106,6 +105,12 @@ pub fn find<'i>(
         let message = format!("Service {name} has no {protocol} port {number}; it has {has}");
         (Reason::BackendNotFound, message)
     })
+}
+
+/// The port of a Service with this number.
+pub fn port_of(service: &Service, number: u16, protocol: Protocol) -> Option<&ServicePort> {
+    let is_it = |port: &&ServicePort| port.port == number && port.protocol == PortProtocol::Forwarded(protocol);
+    service.ports.iter().find(is_it)
 }
 
 /// Services that ask for PROXY protocol where nobody speaks it.

@@ -1,9 +1,8 @@
-//! Listeners of one port that cannot be told apart, or only by the more specific hostname.
+//! Listeners of one port that cannot be told apart.
 
 use std::collections::HashMap;
 
 use super::Reason;
-use super::hostnames::covers;
 use super::listeners::{Fate, ListenerPlan};
 use crate::index::{Listener, ListenerProtocol};
 use crate::ir::{HostName, Protocol};
@@ -55,26 +54,6 @@ pub fn wanted(protocol: &ListenerProtocol, hostname: &HostName) -> String {
         HostName::Any => format!("{protocol} for every host name"),
         hostname => format!("{protocol} for {hostname}"),
     }
-}
-
-/// Listeners of one Gateway and port of which one is more specific than the other. No conflict, but worth knowing.
-pub fn mark_overlaps(listeners: &mut [ListenerPlan]) {
-    for i in 0..listeners.len() {
-        let this = &listeners[i];
-        let meets = |other: &&ListenerPlan| {
-            other.spec.port == this.spec.port
-                && other.hostname() != this.hostname()
-                && matches!((&this.fate, &other.fate), (Fate::Programmed, Fate::Programmed))
-                && ends_or_passes_tls(&this.spec.protocol)
-                && ends_or_passes_tls(&other.spec.protocol)
-                && (covers(this.hostname(), other.hostname()) || covers(other.hostname(), this.hostname()))
-        };
-        listeners[i].overlaps = listeners.iter().filter(meets).map(|other| &*other.spec.name).collect();
-    }
-}
-
-fn ends_or_passes_tls(protocol: &ListenerProtocol) -> bool {
-    matches!(protocol, ListenerProtocol::Https { .. } | ListenerProtocol::Tls(_))
 }
 
 /// Why two listeners of one port cannot be told apart: UDP from UDP, TCP from anything that runs over TCP, what comes in the clear

@@ -82,11 +82,15 @@ impl Compiled {
     }
 }
 
-/// Whether more depends on a changed route than where it leads: some Service is told that its PROXY protocol has no effect.
+/// Whether more depends on a changed route than where it leads: some Service is told that its PROXY protocol has no effect, or a
+/// policy wants TLS to it, of which its status tells.
 fn is_told_apart(index: &Index, before: &Route) -> bool {
     let after = index.route(&before.id()).into_iter().flat_map(|route| route.rules.backends());
-    let mut services = before.rules.backends().iter().chain(after).filter_map(|backend| index.service(&backend.name));
-    services.any(|service| service.proxy_protocol)
+    let mut services = before.rules.backends().iter().chain(after).map(|backend| &backend.name);
+    services.any(|name| {
+        let proxied = index.service(name).is_some_and(|service| service.proxy_protocol);
+        proxied || index.policies().any(|policy| policy.targets(name))
+    })
 }
 
 /// Of a Service.
@@ -280,10 +284,11 @@ impl Place {
 fn follow_set(set: &BackendSet, protocol: Protocol, changed: &Changed) -> Option<BackendSet> {
     let mut new: Option<BackendSet> = None;
     for (i, reference) in set.refs.iter().enumerate() {
-        let Target::Endpoints { service, port, endpoints } = &reference.target else { continue };
+        let Target::Endpoints { service, port, endpoints, tls } = &reference.target else { continue };
         let now = changed.get(&**service).and_then(|of_service| of_service.port(*port, protocol));
         let Some(now) = now.filter(|now| !Arc::ptr_eq(now, endpoints)) else { continue };
-        let target = Target::Endpoints { service: Arc::clone(service), port: *port, endpoints: Arc::clone(now) };
+        let (service, endpoints, tls) = (Arc::clone(service), Arc::clone(now), tls.clone());
+        let target = Target::Endpoints { service, port: *port, endpoints, tls };
         new.get_or_insert_with(|| set.clone()).refs[i].target = target;
     }
     new

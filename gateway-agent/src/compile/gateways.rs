@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::addresses::{self, Addresses};
+use super::backend_tls::{self, Client};
 use super::certificates::{self, Owner};
-use super::conflicts::{mark_conflicts, mark_overlaps};
-use super::http::{self, Client};
+use super::conflicts::mark_conflicts;
 use super::listener_sets::{self, SetPlan};
 use super::listeners::{Fate, ListenerPlan};
 use super::version;
 use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, SetReport, Subject};
-use crate::index::{AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, ObjectId, Origin};
+use crate::index::{
+    AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, Name, ObjectId, Origin,
+};
 use crate::source::{Problem, Severity};
 
 /// Every GatewayClass of this controller, by name.
@@ -65,10 +68,12 @@ pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Pr
     let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, c)).collect();
     let mut plans: Vec<Plan> = Vec::new();
     let mut sets = listener_sets::by_gateway(index);
+    let mut addresses = addresses(index, &classes);
     for gateway in index.gateways() {
         let sets = sets.remove(&gateway.meta.name).unwrap_or_default();
+        let addresses = addresses.remove(&gateway.meta.name).unwrap_or_default();
         match classes.get(&*gateway.class) {
-            Some(class) => plans.push(Plan::new(gateway, sets, class, index)),
+            Some(class) => plans.push(Plan::new(gateway, sets, class, addresses, index)),
             None => problems.push(not_ours(gateway, index)),
         }
     }
@@ -76,6 +81,16 @@ pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Pr
     plans.iter().for_each(|plan| certificates::for_others(plan, problems));
     plans.sort_by_cached_key(|plan| plan.gateway.meta.precedence());
     plans
+}
+
+/// Of those that are accepted.
+fn addresses<'a>(index: &'a Index, classes: &HashMap<&str, &ClassReport>) -> HashMap<&'a Name, Addresses> {
+    let is_accepted = |gateway: &&&Arc<Gateway>| {
+        classes.get(&*gateway.class).is_some_and(|class| Plan::reason_to_refuse(gateway, class).is_none())
+    };
+    let mut accepted: Vec<&Gateway> = index.gateways().filter(|g| is_accepted(&g)).map(|g| &**g).collect();
+    accepted.sort_by_cached_key(|gateway| gateway.meta.precedence());
+    addresses::of(index, &accepted)
 }
 
 fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
@@ -99,9 +114,16 @@ fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
 }
 
 impl<'a> Plan<'a> {
-    fn new(gateway: &'a Arc<Gateway>, sets: Vec<&'a Arc<ListenerSet>>, class: &ClassReport, index: &Index) -> Plan<'a> {
+    fn new(
+        gateway: &'a Arc<Gateway>,
+        sets: Vec<&'a Arc<ListenerSet>>,
+        class: &ClassReport,
+        addresses: Addresses,
+        index: &Index,
+    ) -> Plan<'a> {
+        let Addresses { all: addresses, exclusive, missing: addresses_missing } = addresses;
         let sets: Vec<SetPlan> = sets.into_iter().map(|set| SetPlan::new(set, gateway, index)).collect();
-        let (client, bad_client) = match http::client(index, gateway) {
+        let (client, bad_client) = match backend_tls::client(index, gateway) {
             Ok(client) => (client, None),
             Err(why) => (Client::Broken, Some(why)),
         };
@@ -118,21 +140,16 @@ impl<'a> Plan<'a> {
         }
         let mut plan = Plan {
             gateway,
-            addresses: Vec::new(),
-            exclusive: Vec::new(),
+            addresses,
+            exclusive,
             sets,
             listeners,
             client,
             bad_client,
-            refused: None,
-            addresses_missing: None,
+            refused: Plan::reason_to_refuse(gateway, class),
+            addresses_missing,
         };
-        plan.refused = plan.reason_to_refuse(class);
-        if plan.refused.is_none() {
-            plan.assign_addresses(&index.node().addresses);
-        }
         mark_conflicts(&mut plan.listeners);
-        mark_overlaps(&mut plan.listeners);
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
             listener.fate = Fate::Idle;
@@ -140,57 +157,23 @@ impl<'a> Plan<'a> {
         plan
     }
 
-    fn reason_to_refuse(&self, class: &ClassReport) -> Option<(Reason, String)> {
+    fn reason_to_refuse(gateway: &Gateway, class: &ClassReport) -> Option<(Reason, String)> {
         // Of CRDs of another version what is known is served.
         if class.conditions.iter().any(|condition| condition.kind == ConditionType::Accepted && condition.is_bad()) {
-            let message = format!("GatewayClass {} is not accepted; see its conditions", self.gateway.class);
+            let message = format!("GatewayClass {} is not accepted; see its conditions", gateway.class);
             return Some((Reason::Pending, message));
         }
-        if self.gateway.parameters {
+        if gateway.parameters {
             let message = "spec.infrastructure.parametersRef is not supported; remove it";
             return Some((Reason::InvalidParameters, message.to_owned()));
         }
-        self.gateway.addresses.iter().enumerate().find_map(|(i, address)| {
+        gateway.addresses.iter().enumerate().find_map(|(i, address)| {
             let AddressRequest::Type(kind, value) = address else { return None };
             let message = format!(
                 "spec.addresses[{i}]: addresses of type {kind} ({value}) are not supported; give it type IPAddress"
             );
             Some((Reason::UnsupportedAddress, message))
         })
-    }
-
-    fn assign_addresses(&mut self, node: &[IpAddr]) {
-        let mut unusable = Vec::new();
-        for (i, request) in self.gateway.addresses.iter().enumerate() {
-            match request {
-                AddressRequest::Address(address) => match why_unusable(address) {
-                    Some(why) => unusable.push(format!("spec.addresses[{i}]: {address} {why}")),
-                    None => {
-                        self.addresses.push(*address);
-                        if !node.contains(address) {
-                            self.exclusive.push(*address);
-                        }
-                    }
-                },
-                AddressRequest::Any => self.addresses.extend(node),
-                AddressRequest::NotAnAddress(value) => unusable
-                    .push(format!("spec.addresses[{i}]: \"{value}\" is no IPv4 or IPv6 address; correct or remove it")),
-                AddressRequest::Type(..) => {}
-            }
-        }
-        if self.gateway.addresses.is_empty() {
-            self.addresses.extend(node);
-        }
-        self.addresses.sort_unstable();
-        self.addresses.dedup();
-        self.addresses_missing = if !unusable.is_empty() {
-            Some((Reason::AddressNotUsable, unusable.join("; ")))
-        } else if self.addresses.is_empty() {
-            let message = "the node has no address to share; give the Gateway one in spec.addresses";
-            Some((Reason::AddressNotAssigned, message.to_owned()))
-        } else {
-            None
-        };
     }
 
     /// Addresses that are its own wish, not the node's. A Gateway without any listener holds none.
@@ -279,25 +262,5 @@ impl<'a> Plan<'a> {
             Condition::yes(ConditionType::InsecureFrontendValidationMode, Reason::ConfigurationChanged, message)
         });
         [accepted, programmed].into_iter().chain(resolved).chain(insecure).collect()
-    }
-}
-
-fn why_unusable(address: &IpAddr) -> Option<&'static str> {
-    let v4 = match address {
-        IpAddr::V4(v4) => Some(*v4),
-        IpAddr::V6(v6) => v6.to_ipv4_mapped(),
-    };
-    if address.is_unspecified() {
-        Some("stands for no address; remove it to share the node's own")
-    } else if address.is_loopback() || v4.is_some_and(|a| a.is_loopback()) {
-        Some("is a loopback address, which nobody else can reach; choose another")
-    } else if address.is_multicast() || v4.is_some_and(|a| a.is_broadcast() || a.is_multicast()) {
-        Some("is a multicast or broadcast address; choose another")
-    } else if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
-        Some("is an IPv4 address in IPv6 clothes; write it as IPv4")
-    } else if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        Some("is a link-local address, which needs an interface; choose another")
-    } else {
-        None
     }
 }

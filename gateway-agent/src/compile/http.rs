@@ -5,32 +5,23 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use super::backend_tls::{Client, ClientKey, TlsKey};
 use super::follow::Followed;
 use super::policies::Policies;
-use super::{Condition, ConditionType, Reason, backends, certificates};
-use crate::index::{
-    AppProtocol, BackendRef, Created, Gateway, HttpFilter, HttpRule, Index, Kind, Name, ObjectId, Route, RouteType,
-};
+use super::{Condition, ConditionType, Reason, backends};
+use crate::index::{AppProtocol, BackendRef, Created, HttpFilter, HttpRule, Index, Name, ObjectId, Route, RouteType};
+use crate::ir::ListenerName;
 use crate::ir::http::{self, Application, Backend, BackendTls, Cluster, Filter, RouteKind, RouteName, Rule, Target};
-use crate::ir::{Certificate, ListenerName};
 use crate::proxy::http::filters::external_auth::{AuthProtocol, ExternalAuth};
 use crate::proxy::http::filters::mirror::Mirror;
 use crate::proxy::http::filters::unknown::Unknown;
-
-/// What a Gateway shows of itself to backends that speak TLS.
-#[derive(Clone, Debug)]
-pub enum Client {
-    Nothing,
-    Certificate(Arc<Certificate>),
-    /// It is to show a certificate, and there is none: backends that speak TLS get nothing.
-    Broken,
-}
 
 /// What the last compile made. Equal things are taken from there, so that they are the same `Arc`.
 #[derive(Debug, Default)]
 pub struct Memo {
     routes: HashMap<(ObjectId, ClientKey), Made>,
     clusters: HashMap<ClusterKey, Arc<Cluster>>,
+    pub(super) tls: HashMap<TlsKey, Arc<BackendTls>>,
     services: HashSet<Name>,
     pub listeners: HashMap<ListenerName, Arc<http::Listener>>,
 }
@@ -51,24 +42,6 @@ struct Made {
     route: Arc<http::Route>,
 }
 
-/// Routes differ by Gateway where these show different certificates to backends; by the address of the one in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum ClientKey {
-    Nothing,
-    Certificate(usize),
-    Broken,
-}
-
-impl Client {
-    fn key(&self) -> ClientKey {
-        match self {
-            Client::Nothing => ClientKey::Nothing,
-            Client::Certificate(certificate) => ClientKey::Certificate(Arc::as_ptr(certificate) as usize),
-            Client::Broken => ClientKey::Broken,
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct ClusterKey {
     service: Name,
@@ -78,9 +51,9 @@ struct ClusterKey {
 }
 
 pub struct Resolver<'a, 'm> {
-    index: &'a Index,
+    pub(super) index: &'a Index,
     pub policies: Policies<'a>,
-    before: &'m Memo,
+    pub(super) before: &'m Memo,
     /// What this compile made.
     pub memo: Memo,
     pub followed: &'m mut Followed,
@@ -97,6 +70,7 @@ impl<'a, 'm> Resolver<'a, 'm> {
         let memo = Memo {
             routes: HashMap::with_capacity(before.routes.len()),
             clusters: HashMap::with_capacity(before.clusters.len()),
+            tls: HashMap::with_capacity(before.tls.len()),
             services: HashSet::with_capacity(before.services.len()),
             listeners: HashMap::with_capacity(before.listeners.len()),
         };
@@ -200,11 +174,7 @@ impl<'a> Walk<'_, 'a, '_> {
     fn follow(&mut self, backend: &'a BackendRef, grpc: bool) -> Result<Target, (Reason, String)> {
         let found = backends::find(self.index(), self.route, backend, self.resolver.followed)?;
         let port = found.port;
-        let policies = &mut self.resolver.policies;
-        if !policies.is_empty() {
-            policies.used(&backend.name, port, self.gateway);
-        }
-        let wanted = policies.of(&backend.name, port);
+        let wanted = self.resolver.tls(&backend.name, port, self.gateway, self.client);
         let (application, needs_tls) = match &port.application {
             AppProtocol::Unset if grpc => (Application::H2c, false),
             AppProtocol::Unset => (Application::Http, false),
@@ -218,44 +188,27 @@ impl<'a> Walk<'_, 'a, '_> {
                 return Err((Reason::UnsupportedProtocol, message));
             }
         };
-        if needs_tls && wanted.is_none() {
+        if needs_tls && wanted == Ok(None) {
             let message = format!(
                 "port {} of Service {} has appProtocol kubernetes.io/wss, and no BackendTLSPolicy says whom to trust there; add one",
                 port.port, backend.name
             );
             return Err((Reason::UnsupportedProtocol, message));
         }
+        // Its status, or the Gateway's, says why.
+        let Ok(tls) = wanted else { return Ok(Target::Invalid) };
         // Only those with TLS differ by Gateway.
-        let client = if wanted.is_some() { self.client.key() } else { ClientKey::Nothing };
+        let client = if tls.is_some() { self.client.key() } else { ClientKey::Nothing };
         let key = ClusterKey { service: backend.name.clone(), port: port.port, application, client };
         if let Some(cluster) = self.resolver.memo.clusters.get(&key) {
             return Ok(Target::Cluster(Arc::clone(cluster)));
         }
-        let tls = match (wanted, self.client) {
-            (None, _) => None,
-            // The policy's status, or the Gateway's, says why.
-            (Some(Err(_)), _) | (Some(Ok(_)), Client::Broken) => return Ok(Target::Invalid),
-            (Some(Ok((policy, roots))), client) => Some(Arc::new(BackendTls {
-                server_name: policy.server_name.clone(),
-                identities: policy.identities.to_vec(),
-                roots: roots.clone(),
-                client: match client {
-                    Client::Certificate(certificate) => Some(Arc::clone(certificate)),
-                    Client::Nothing | Client::Broken => None,
-                },
-            })),
-        };
         let old = self.resolver.before.clusters.get(&key);
         let is_same =
             |old: &&Arc<Cluster>| old.endpoints == *found.endpoints && old.balance == found.balance && old.tls == tls;
         let same = old.filter(is_same);
         let cluster = same.map(Arc::clone).unwrap_or_else(|| {
             let service = format!("{}:{}", found.service, port.port).into();
-            // Policies that did not change keep their `Arc`.
-            let tls = match old.and_then(|old| old.tls.as_ref()) {
-                Some(old) if tls.as_ref() == Some(old) => Some(Arc::clone(old)),
-                _ => tls,
-            };
             let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
             Arc::new(Cluster { service, endpoints, application, balance, tls })
         });
@@ -317,15 +270,4 @@ fn filters(filters: &[HttpFilter], next: &mut impl FnMut() -> Target) -> Vec<Fil
         HttpFilter::Unknown(_) => Filter::Unknown(Unknown),
     };
     filters.iter().map(ready).collect()
-}
-
-/// `tls.backend.clientCertificateRef` of a Gateway, or why it does not hold.
-pub fn client(index: &Index, gateway: &Gateway) -> Result<Client, (Reason, String)> {
-    let Some(reference) = &gateway.tls.client else { return Ok(Client::Nothing) };
-    let owner = certificates::Owner { kind: Kind::Gateway, name: &gateway.meta.name };
-    let found = certificates::follow(index, owner, reference);
-    found.map(Client::Certificate).map_err(|(reason, message)| {
-        let reason = if reason == Reason::RefNotPermitted { reason } else { Reason::InvalidClientCertificateRef };
-        (reason, format!("spec.tls.backend.clientCertificateRef: {message}"))
-    })
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::authorities::{self, Referrer};
 use super::certificates::Owner;
 use super::hostnames::Taken;
-use super::{Condition, ConditionType, ListenerReport, Reason, certificates};
+use super::overlaps::Overlaps;
+use super::{Condition, ConditionType, ListenerReport, Reason, certificates, some};
 use crate::index::{
     GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, Name, RouteKind, RouteType, TlsListener, TlsMode,
 };
@@ -31,8 +32,7 @@ pub struct ListenerPlan<'a> {
     pub clients: Clients,
     /// References to certificates for clients that do not hold.
     bad_authorities: Option<(Reason, String)>,
-    /// Listeners of the same port whose hostname and its own have names in common.
-    pub overlaps: Vec<&'a str>,
+    pub overlaps: Overlaps,
     pub attached: u32,
     /// The host names that routes want of it, and who gets each. A listener that does not go by host names has one:
     /// [`HostName::Any`].
@@ -89,7 +89,7 @@ impl<'a> ListenerPlan<'a> {
             certificates: certificates::resolve(index, owner, &spec.protocol),
             clients,
             bad_authorities,
-            overlaps: Vec::new(),
+            overlaps: Overlaps::default(),
             attached: 0,
             hosts: BTreeMap::new(),
             http: Vec::new(),
@@ -170,11 +170,7 @@ impl<'a> ListenerPlan<'a> {
                 Some(Condition::yes(Conflicted, reason, message)),
             ),
         };
-        // For clients that use a connection for several host names: TLS of one listener may carry requests for another.
-        let overlapping = (!self.overlaps.is_empty()).then(|| {
-            let message = format!("The hostname has names in common with that of {}", self.overlaps.join(", "));
-            Condition::yes(ConditionType::OverlappingTLSConfig, Reason::OverlappingHostnames, message)
-        });
+        let overlapping = overlapping(&self.overlaps);
         let distinct = || Condition::no(Conflicted, Reason::NoConflicts, "No other listener wants the same");
         ListenerReport {
             name: self.spec.name.clone(),
@@ -201,6 +197,21 @@ impl<'a> ListenerPlan<'a> {
             None => Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved"),
         }
     }
+}
+
+/// For clients that use a connection for several host names: TLS of one listener may carry requests for another. Where both reasons hold
+/// it is the certificates that are named (`ListenerConditionOverlappingTLSConfig`): clients go by these.
+fn overlapping(overlaps: &Overlaps) -> Option<Condition> {
+    let Overlaps { hostnames, certificates } = overlaps;
+    let told = |what: &str, of: &str, others: &[String]| {
+        (!others.is_empty()).then(|| format!("The {what} has names in common with {of} of {}", some(others)))
+    };
+    let by_hostname = told("hostname", "that", hostnames);
+    let by_certificate = told("certificate", "one", certificates);
+    let reason = if by_certificate.is_some() { Reason::OverlappingCertificates } else { Reason::OverlappingHostnames };
+    let messages: Vec<String> = by_certificate.into_iter().chain(by_hostname).collect();
+    let yes = |message| Condition::yes(ConditionType::OverlappingTLSConfig, reason, message);
+    (!messages.is_empty()).then(|| yes(messages.join(". ")))
 }
 
 /// The types of routes that a listener can have. TLS that ends here leaves TCP, so a TCPRoute will do (as TLSRoute has it in its

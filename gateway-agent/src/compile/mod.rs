@@ -27,13 +27,16 @@
 //!   object there is no winner. ReferenceGrants are asked for the object that the listener is written in.
 //! - A listener that cannot check its clients is there only to refuse: without it a less specific one would let them in unchecked.
 //! - A BackendTLSPolicy that is broken, and a certificate that a Gateway is to show to backends and has not, leave the backends they are
-//!   for without requests (500). Of several CA references those that hold are enough: they only make fewer certificates valid.
+//!   for without requests (500) and connections. Of several CA references those that hold are enough: they only make fewer certificates valid.
 //! - `kubernetes.io/wss` without a BackendTLSPolicy is no valid target, for nothing says whom to trust.
-//! - TLSRoutes and TCPRoutes do not heed BackendTLSPolicies: what they forward goes as it is.
+//! - TLSRoutes and TCPRoutes heed BackendTLSPolicies at TLS listeners of mode Terminate only: elsewhere nothing is taken out of the client's
+//!   connection, and it goes as it is.
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod authorities;
+mod backend_tls;
 mod backends;
 mod certificates;
 mod claims;
@@ -44,6 +47,7 @@ mod hostnames;
 mod http;
 mod listener_sets;
 mod listeners;
+mod overlaps;
 mod policies;
 mod report;
 mod routes;
@@ -78,6 +82,7 @@ fn decide(index: &Index, before: &Memo) -> (Ir, Report, Followed, Memo) {
     report.classes = gateways::classes(index, &mut report.problems);
     let mut plans = gateways::plan(index, &report.classes, &mut report.problems);
     let claims = claims::settle(&mut plans);
+    overlaps::mark(&mut plans);
     let mut resolver = Resolver::new(index, before, &mut followed);
     report.routes = routes::attach(index, &mut plans, &claims, &mut resolver, &mut report.problems);
     let Resolver { policies, mut memo, .. } = resolver;
@@ -97,10 +102,18 @@ fn decide(index: &Index, before: &Memo) -> (Ir, Report, Followed, Memo) {
         }
         plan.listeners = listeners;
         ir.exclusive_addresses.extend(plan.exclusive_addresses());
+        if !plan.is_refused() {
+            let Name { namespace, name } = plan.gateway.meta.name.clone();
+            let infrastructure = plan.gateway.infrastructure.clone();
+            ir.gateways.push(Arc::new(ir::Gateway { namespace, name, infrastructure }));
+        }
     }
     ir.listeners.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    ir.gateways.sort_unstable_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     ir.exclusive_addresses.sort_unstable();
     ir.exclusive_addresses.dedup();
+    let pool = index.addressing().pool();
+    ir.announced_addresses = ir.exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
     for plan in plans {
         let (gateway, sets) = plan.report();
         report.gateways.push(gateway);
@@ -179,4 +192,10 @@ fn server_names(plan: &Plan, listener: &ListenerPlan) -> Vec<Arc<ServerName>> {
         names.insert(place, ServerName { host: own.clone(), backends: None, not_on: Vec::new() }.into());
     }
     names
+}
+
+/// Enough of them for a message.
+fn some(names: &[String]) -> String {
+    let more = if names.len() > 8 { " and more" } else { "" };
+    names[..names.len().min(8)].join(", ") + more
 }

@@ -11,6 +11,8 @@ use crate::index::{BackendTlsPolicy, Index, Kind, Name, ObjectId, PolicyTarget, 
 use crate::ir::http::Roots;
 use crate::source::{Problem, Severity};
 
+const NO_ANCESTOR: &str = "nothing that ends in the agent leads to its targets (an HTTPRoute or GRPCRoute of a Gateway, a TLSRoute or TCPRoute at a \
+                           TLS listener of mode Terminate), so it does nothing";
 /// The limit of the CRD.
 const MOST_ANCESTORS: usize = 16;
 
@@ -66,7 +68,7 @@ impl<'a> Policies<'a> {
                 }
             };
             let mut lost = Vec::new();
-            for target in policy.targets.iter().filter(|target| is_service(target)) {
+            for target in policy.targets.iter().filter(|target| target.is_service()) {
                 let name = Name { namespace: policy.meta.name.namespace.clone(), name: target.name.clone() };
                 let of_service = by_service.entry(name).or_default();
                 let section = target.section.as_deref();
@@ -119,7 +121,7 @@ impl<'a> Policies<'a> {
                 why.into_iter().for_each(|why| warn(&format!("spec.targetRefs[{i}]"), why));
             }
             if resolution.ancestors.is_empty() {
-                warn("", "no HTTPRoute or GRPCRoute of a Gateway leads to its targets, so it does nothing".to_owned());
+                warn("", NO_ANCESTOR.to_owned());
                 continue;
             }
             let conditions = resolution.conditions();
@@ -157,10 +159,6 @@ impl Resolution<'_> {
     }
 }
 
-fn is_service(target: &PolicyTarget) -> bool {
-    target.group.is_empty() && &*target.kind == "Service"
-}
-
 fn target_text(target: &PolicyTarget) -> String {
     let section = target.section.as_ref().map(|section| format!(" port {section}")).unwrap_or_default();
     format!("Service {}{section}", target.name)
@@ -168,7 +166,7 @@ fn target_text(target: &PolicyTarget) -> String {
 
 fn why_no_target(index: &Index, policy: &BackendTlsPolicy, target: &PolicyTarget) -> Option<String> {
     let PolicyTarget { group, kind, name, section } = target;
-    if !is_service(target) {
+    if !target.is_service() {
         let slash = if group.is_empty() { "" } else { "/" };
         return Some(format!("a {group}{slash}{kind} is no target for Sluice, only a Service is; ignored"));
     }

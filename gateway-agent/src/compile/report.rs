@@ -207,6 +207,7 @@ pub enum Reason {
     NoValidCACertificate,
     NotAllowed,
     NotAllowedByListeners,
+    OverlappingCertificates,
     OverlappingHostnames,
     ParentNotAccepted,
     ParentNotProgrammed,

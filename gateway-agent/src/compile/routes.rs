@@ -9,7 +9,7 @@ use super::gateways::Plan;
 use super::hostnames::intersection;
 use super::http::Resolver;
 use super::listeners::{ListenerPlan, Winner, described};
-use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends};
+use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends, some};
 use crate::index::{
     AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, ListenerProtocol, Name, ParentRef, Route, RouteType, Rules,
 };
@@ -58,7 +58,15 @@ pub fn attach<'a>(
         let forward = forward.map(|(backends, resolved)| (Arc::new(backends), resolved));
         for (reference, sections) in parents {
             let (content, resolved) = match (&forward, &route.rules) {
-                (Some((backends, resolved)), _) => (Content::Forward(Arc::clone(backends)), resolved.clone()),
+                (Some((plain, resolved)), _) => {
+                    let plan = &attachment.plans[sections.gateway];
+                    let ends_tls = |i: usize| plan.listeners[i].spec.protocol.ends_tls();
+                    let inside = match sections.select(reference, &plan.listeners).into_iter().any(ends_tls) {
+                        true => resolver.inside(plain, route, route.rules.backends(), plan.gateway, &plan.client),
+                        false => Arc::clone(plain),
+                    };
+                    (Content::Forward { plain: Arc::clone(plain), inside }, resolved.clone())
+                }
                 (None, Rules::Http(Ok(rules))) => {
                     let plan = &attachment.plans[sections.gateway];
                     let made = resolver.route(route, rules, &plan.gateway.meta.name, &plan.client);
@@ -149,7 +157,11 @@ fn find_parent<'a>(
 
 /// What a route brings to a listener.
 enum Content {
-    Forward(Arc<BackendSet>),
+    Forward {
+        plain: Arc<BackendSet>,
+        /// For what the agent takes out of TLS.
+        inside: Arc<BackendSet>,
+    },
     Http(Arc<http::Route>),
     /// It is not accepted anyway.
     Nothing,
@@ -316,7 +328,8 @@ impl Attachment<'_, '_> {
             let taken_away = |address| claims.taken_away(address, spec, &host);
             let away = addresses.iter().find_map(|address| Some((address, taken_away(*address)?)));
             let mut by_another = None;
-            if let Content::Forward(backends) = content {
+            if let Content::Forward { plain, inside } = content {
+                let backends = if spec.protocol.ends_tls() { inside } else { plain };
                 let not_on = || addresses.iter().copied().filter(|address| taken_away(*address).is_some()).collect();
                 let winner = listener.hosts.entry(host.clone()).or_insert_with(|| Winner {
                     of: route.of,
@@ -367,12 +380,6 @@ impl Attachment<'_, '_> {
         let listeners = self.taken.iter().map(|&(gateway, i)| &self.plans[gateway].listeners[i]);
         listeners.into_iter().any(|listener| matches!(listener.spec.protocol, ListenerProtocol::Forwarded(_)))
     }
-}
-
-/// Enough of them for a message.
-fn some(names: &[String]) -> String {
-    let more = if names.len() > 8 { " and more" } else { "" };
-    names[..names.len().min(8)].join(", ") + more
 }
 
 fn no_such_host(open: &[usize], title: &str, plan: &Plan) -> String {

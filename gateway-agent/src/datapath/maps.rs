@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapInfo, MapType};
 use gateway_common::{
-    Backend, BackendSet, Collecting, Config, CookieKey, Counter, Flow, FlowKey, FragmentKey, FragmentTrack, Handshake,
-    HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SniKey, SniName, names, reason::REASONS, sizes,
+    Address, Announced, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Flow, FlowKey, FragmentKey,
+    FragmentTrack, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, SniKey, SniName, names,
+    reason::REASONS, sizes,
 };
 
 use super::raw::{self, Map};
@@ -70,7 +71,7 @@ impl Shape {
         const BPF_F_NO_PREALLOC: u32 = 1;
         const BPF_F_RDONLY_PROG: u32 = 1 << 7;
         match self.name {
-            names::SNI => BPF_F_NO_PREALLOC,
+            names::SNI | names::ANNOUNCED => BPF_F_NO_PREALLOC,
             names::XDP_PORTS => BPF_F_RDONLY_PROG,
             _ => 0,
         }
@@ -124,6 +125,7 @@ pub fn shapes(sizes: &Sizes) -> Vec<Shape> {
         of::<u32, u64>(names::EVENTS_LOST, MapType::PerCpuArray, 1, COUNTERS),
         of::<u32, Interface>(names::INTERFACES, MapType::Hash, sizes::INTERFACES, Lost("filled anew at once")),
         of::<u32, [u32; 2]>(names::XDP_PORTS, MapType::DevMapHash, sizes::XDP_PORTS, Lost("filled anew at once")),
+        of::<Address, Announced>(names::ANNOUNCED, MapType::Hash, sizes::ANNOUNCED, Lost("filled anew at once")),
         of::<u32, u32>(names::AGENT_SOCKETS, MapType::SockMap, sizes::AGENT_SOCKETS, Lost("filled anew at once")),
     ]
 }
@@ -147,6 +149,7 @@ pub struct Maps {
     pub events_lost: Map<u32, u64>,
     pub interfaces: Map<u32, Interface>,
     pub xdp_ports: Map<u32, [u32; 2]>,
+    pub announced: Map<Address, Announced>,
     /// Values are descriptors.
     pub agent_sockets: Map<u32, u32>,
     /// Possible CPUs: so many values has an element of a per-CPU map.
@@ -190,6 +193,7 @@ impl Maps {
             events_lost: map!(names::EVENTS_LOST),
             interfaces: map!(names::INTERFACES),
             xdp_ports: map!(names::XDP_PORTS),
+            announced: map!(names::ANNOUNCED),
             agent_sockets: map!(names::AGENT_SOCKETS),
             cpus: aya::util::nr_cpus().map_err(|(file, error)| io::Error::other(format!("{file}: {error}")))?,
             directory: directory.to_owned(),

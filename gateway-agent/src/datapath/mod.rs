@@ -1,6 +1,7 @@
 //! The kernel side as the agent sees it: load, attach, pin, adopt, sweep, counters, events; interfaces and routes. Only here
 //! aya is used.
 
+mod announcer;
 mod counters;
 mod events;
 mod features;
@@ -11,6 +12,7 @@ mod netlink;
 mod network;
 mod object;
 mod origins;
+mod packet;
 mod pins;
 mod programs;
 mod raw;
@@ -23,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use gateway_common::{
     Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName,
@@ -30,6 +33,7 @@ use gateway_common::{
 
 use crate::apply::{Applied, Applier, StoreError};
 use crate::emit::maps::{Wanted, address};
+use announcer::Announcer;
 pub use counters::Counters;
 pub use events::Events;
 use interfaces::Interfaces;
@@ -55,6 +59,8 @@ pub enum DatapathError {
     Maps(io::Error),
     #[error("cannot ask the kernel for interfaces and routes: {0}")]
     Network(io::Error),
+    #[error("cannot read which addresses an earlier agent answered for: {0}")]
+    Announcer(io::Error),
     #[error("cannot attach program steer to the network namespace: {0}")]
     Steer(io::Error),
     #[error("cannot read what an earlier agent left: {0}")]
@@ -69,6 +75,7 @@ pub struct Datapath {
     network: Network,
     interfaces: Interfaces,
     applier: Applier,
+    announcer: Announcer,
 }
 
 impl Datapath {
@@ -94,7 +101,9 @@ impl Datapath {
         make_cookie_key(&maps).map_err(DatapathError::Maps)?;
         let network = Network::new().map_err(DatapathError::Network)?;
         let applier = Applier::adopt(&mut Store(&maps))?;
-        let mut datapath = Datapath { pins, programs, maps, network, interfaces: Interfaces::new(attach), applier };
+        let announcer = Announcer::adopt(&maps.announced).map_err(DatapathError::Announcer)?;
+        let interfaces = Interfaces::new(attach);
+        let mut datapath = Datapath { pins, programs, maps, network, interfaces, applier, announcer };
         datapath.attach();
         Ok(datapath)
     }
@@ -118,6 +127,34 @@ impl Datapath {
     fn attach(&mut self) {
         let Datapath { interfaces, network, programs, pins, maps, .. } = self;
         interfaces.sync(network, programs, pins, maps);
+        let external = |index: &u32| interfaces.present().get(index).is_some_and(|interface| interface.external);
+        let links = network.links().iter().filter(|link| external(&link.index)).map(|link| (link.index, link.mac));
+        self.announcer.set_links(links.collect(), Instant::now());
+    }
+
+    /// These are the addresses of the pool that Gateways have, and whether this node answers for them on its links.
+    pub fn announce(&mut self, addresses: &BTreeMap<IpAddr, bool>) {
+        self.announcer.set(addresses, &self.maps.announced, Instant::now());
+    }
+
+    /// When [`Datapath::announce_due`] has something to say.
+    pub fn announcement(&self) -> Option<Instant> {
+        self.announcer.due()
+    }
+
+    /// Says on the links where addresses now are, as often as it takes.
+    pub fn announce_due(&mut self) {
+        self.announcer.announce(Instant::now());
+    }
+
+    /// Addresses of this node that another machine says are its own, which this node does not answer for since; with its MAC address.
+    pub fn rivals(&self) -> io::Result<Vec<(IpAddr, [u8; 6])>> {
+        self.announcer.rivals(&self.maps.announced)
+    }
+
+    /// Takes such an address back.
+    pub fn take_back(&mut self, address: IpAddr) {
+        self.announcer.take_back(address, &self.maps.announced, Instant::now());
     }
 
     /// Where connections go that the agent takes itself; `None`: nowhere. The address is one of the node's; the port is the first of

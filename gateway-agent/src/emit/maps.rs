@@ -398,7 +398,8 @@ mod tests {
     #[test]
     fn what_did_not_change_is_taken_over_and_the_result_is_the_same() {
         let endpoints: Arc<[_]> = vec![endpoint("198.18.0.1", Duty::Serving)].into();
-        let target = || Target::Endpoints { service: "s".into(), port: 80, endpoints: Arc::clone(&endpoints) };
+        let target =
+            || Target::Endpoints { service: "s".into(), port: 80, endpoints: Arc::clone(&endpoints), tls: None };
         let named = |section: &str, weight, target| {
             let mut listener = listener(&["198.19.0.1"], vec![(weight, target), (1, Target::Invalid)]);
             listener.name.section = section.into();
@@ -475,7 +476,8 @@ mod tests {
     #[test]
     fn sets_of_names_that_did_not_change_are_taken_over() {
         let endpoints: Arc<[_]> = vec![endpoint("198.18.0.1", Duty::Serving)].into();
-        let target = || Some(Target::Endpoints { service: "s".into(), port: 80, endpoints: Arc::clone(&endpoints) });
+        let target =
+            || Some(Target::Endpoints { service: "s".into(), port: 80, endpoints: Arc::clone(&endpoints), tls: None });
         let exact = |name: &str| HostName::Exact(name.into());
         let first =
             tls_listener(&["198.19.0.1"], &[(exact("a"), target()), (exact("c"), target()), (exact("d"), None)]);

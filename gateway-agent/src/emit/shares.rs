@@ -202,7 +202,7 @@ pub mod tests {
     }
 
     pub fn endpoints(list: &[ir::Endpoint]) -> Target {
-        Target::Endpoints { service: "default/web".into(), port: 80, endpoints: list.to_vec().into() }
+        Target::Endpoints { service: "default/web".into(), port: 80, endpoints: list.to_vec().into(), tls: None }
     }
 
     fn spread_v4(refs: Vec<(u32, Target)>) -> Set {

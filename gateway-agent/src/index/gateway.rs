@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{GATEWAY_GROUP, Labels, Meta, ParentRef};
+use super::{GATEWAY_GROUP, Meta, ParentRef};
 use crate::ir::http::{Settings, Unverified};
-use crate::ir::{HostName, Protocol};
+use crate::ir::{HostName, Infrastructure, Protocol};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
@@ -15,12 +15,12 @@ pub struct Gateway {
     /// Names are unique.
     pub listeners: Box<[Listener]>,
     pub addresses: Box<[AddressRequest]>,
+    /// `status.addresses`: what it had when that was written.
+    pub had: Box<[IpAddr]>,
     /// `infrastructure.parametersRef` is set.
     pub parameters: bool,
-    /// `infrastructure.labels`: for what is made on behalf of the Gateway.
-    pub labels: Labels,
-    /// `infrastructure.annotations`.
-    pub annotations: Labels,
+    /// `infrastructure.labels` and `.annotations`.
+    pub infrastructure: Infrastructure,
     /// `allowedListeners`: whose ListenerSets it takes.
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
@@ -113,6 +113,12 @@ impl ListenerProtocol {
             ListenerProtocol::Tls(tls) => Some(&tls.hostname),
             ListenerProtocol::Forwarded(_) | ListenerProtocol::Other(_) => None,
         }
+    }
+
+    /// What is in TLS is taken out.
+    pub fn ends_tls(&self) -> bool {
+        let ends = |tls: &TlsListener| matches!(tls.mode, TlsMode::Terminate { .. });
+        matches!(self, ListenerProtocol::Https { .. }) || matches!(self, ListenerProtocol::Tls(tls) if ends(tls))
     }
 
     /// The requests inside are read.

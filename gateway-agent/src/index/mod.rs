@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::addresses::Addressing;
+
 pub use endpoints::ServiceEndpoints;
 pub use gateway::*;
 pub use objects::*;
@@ -57,6 +59,7 @@ pub struct Touched {
 #[derive(Debug, Default)]
 pub struct Index {
     node: NodeFacts,
+    addressing: Addressing,
     bundles: Bundles,
     classes: BTreeMap<Name, Arc<GatewayClass>>,
     gateways: BTreeMap<Name, Arc<Gateway>>,
@@ -105,6 +108,15 @@ impl Index {
     /// The node's own addresses may come and go.
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.node.addresses = addresses;
+    }
+
+    /// What is known of addresses: the pool, and what was given out of it.
+    pub fn addressing(&self) -> &Addressing {
+        &self.addressing
+    }
+
+    pub fn addressing_mut(&mut self) -> &mut Addressing {
+        &mut self.addressing
     }
 
     pub fn node(&self) -> &NodeFacts {

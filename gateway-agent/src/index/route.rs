@@ -175,6 +175,14 @@ pub struct BackendTlsPolicy {
     pub trust: Trust,
 }
 
+impl BackendTlsPolicy {
+    /// Whether it is for a Service, or a port of it.
+    pub fn targets(&self, service: &Name) -> bool {
+        let is_it = |target: &PolicyTarget| target.is_service() && target.name == service.name;
+        self.meta.name.namespace == service.namespace && self.targets.iter().any(is_it)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicyTarget {
     pub group: Arc<str>,
@@ -182,6 +190,12 @@ pub struct PolicyTarget {
     pub name: Arc<str>,
     /// The name of a port.
     pub section: Option<Arc<str>>,
+}
+
+impl PolicyTarget {
+    pub fn is_service(&self) -> bool {
+        self.group.is_empty() && &*self.kind == "Service"
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

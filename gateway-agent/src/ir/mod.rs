@@ -14,6 +14,26 @@ pub struct Ir {
     pub listeners: Vec<Arc<Listener>>,
     /// Addresses that belong to Gateways alone (not to the node): what finds no listener there is refused. Sorted.
     pub exclusive_addresses: Vec<IpAddr>,
+    /// Those of them that are of the address pool: one node answers for each on its links. Sorted.
+    pub announced_addresses: Vec<IpAddr>,
+    /// Those that are accepted. Sorted by name.
+    pub gateways: Vec<Arc<Gateway>>,
+}
+
+/// What a Gateway wants of things that somebody makes on its behalf (`infrastructure`); packets and requests do not ask. A ListenerSet has
+/// no such wishes: what is made is its Gateway's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    pub infrastructure: Infrastructure,
+}
+
+/// Keys and values, in the order of the manifest.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Infrastructure {
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    pub annotations: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// A listener that is programmed: accepted, not conflicted. A TLS listener without its certificates or without a kind of route is
@@ -194,6 +214,8 @@ pub enum Target {
         /// Of the Service.
         port: u16,
         endpoints: Arc<[Endpoint]>,
+        /// BackendTLSPolicy, for what the agent took out of TLS; connections that only pass are never changed.
+        tls: Option<Arc<http::BackendTls>>,
     },
 }
 

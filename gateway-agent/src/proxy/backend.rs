@@ -1,24 +1,37 @@
 //! pick → connect: an endpoint by weight, and another when it does not answer.
 
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_common::hash::mix;
 use ppp::v2;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
+use super::backend_tls::Configs;
 use super::{Counters, Origin, Refusal, sockets};
+use crate::ir::http::BackendTls;
 use crate::ir::{BackendSet, Duty, Endpoint, Target};
 
 /// Endpoints that are tried, as on the kernel's way.
 const ATTEMPTS: usize = 3;
-/// A SYN and its first two retransmissions (RFC 6298: after 1 s and 3 s), and some time for an answer.
+/// A SYN and its first two retransmissions (RFC 6298: after 1 s and 3 s), and some time for an answer, also of TLS.
 const CONNECT: Duration = Duration::from_secs(4);
+
+/// An endpoint, and whom to trust there if TLS is spoken to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Picked<'a> {
+    pub endpoint: &'a Endpoint,
+    tls: Option<&'a Arc<BackendTls>>,
+}
 
 /// Picks by weight, exactly: the weight of a reference is spread evenly over its endpoints of this family that serve. `random`
 /// decides; `tried` are left out, and once there are such, so are references that have nothing else.
-pub fn pick<'a>(set: &'a BackendSet, v4: bool, random: u64, tried: &[SocketAddr]) -> Result<&'a Endpoint, Refusal> {
+pub fn pick<'a>(set: &'a BackendSet, v4: bool, random: u64, tried: &[SocketAddr]) -> Result<Picked<'a>, Refusal> {
     let usable = |target: &'a Target| {
         let endpoints = match target {
             Target::Endpoints { endpoints, .. } => &endpoints[..],
@@ -38,10 +51,13 @@ pub fn pick<'a>(set: &'a BackendSet, v4: bool, random: u64, tried: &[SocketAddr]
         }
         let endpoints = usable(&reference.target);
         let nth = reduce(mix(random), endpoints.clone().count() as u64);
-        return endpoints.clone().nth(nth as usize).ok_or(match reference.target {
-            Target::Invalid => Refusal::InvalidBackend,
-            Target::Endpoints { .. } => Refusal::NoBackend,
-        });
+        let endpoint = endpoints.clone().nth(nth as usize);
+        return match &reference.target {
+            Target::Invalid => Err(Refusal::InvalidBackend),
+            Target::Endpoints { tls, .. } => {
+                endpoint.map(|endpoint| Picked { endpoint, tls: tls.as_ref() }).ok_or(Refusal::NoBackend)
+            }
+        };
     }
     Err(if tried.is_empty() { Refusal::NoBackend } else { Refusal::BackendSilent })
 }
@@ -51,20 +67,19 @@ fn reduce(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
 
-/// A connection to an endpoint, `first` or one of the others, and the bytes that must go first.
-pub async fn connect<'a>(
+/// A connection to an endpoint, `first` or one of the others, as `attempt` makes it.
+pub async fn connect<'a, T>(
     set: &'a BackendSet,
-    first: &'a Endpoint,
-    origin: &Origin,
+    first: Picked<'a>,
     mut random: u64,
     counters: &Counters,
-) -> Result<(TcpStream, Vec<u8>), Refusal> {
-    let (mut endpoint, mut tried) = (first, Vec::new());
+    attempt: impl AsyncFn(Picked<'a>) -> io::Result<T>,
+) -> Result<T, Refusal> {
+    let (mut picked, mut tried) = (first, Vec::new());
     loop {
-        let address = SocketAddr::new(endpoint.address, endpoint.port);
-        match timeout(CONNECT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) if sockets::tune(&stream).is_ok() => return Ok((stream, prelude(endpoint, origin))),
-            Ok(Ok(_)) => tracing::debug!(%address, "a backend closed at once"),
+        let address = SocketAddr::new(picked.endpoint.address, picked.endpoint.port);
+        match timeout(CONNECT, attempt(picked)).await {
+            Ok(Ok(made)) => return Ok(made),
             Ok(Err(error)) => tracing::debug!(%address, %error, "a backend took no connection"),
             Err(_) => tracing::debug!(%address, "a backend did not answer"),
         }
@@ -74,7 +89,31 @@ pub async fn connect<'a>(
             return Err(Refusal::BackendSilent);
         }
         random = mix(random);
-        endpoint = pick(set, address.is_ipv4(), random, &tried)?;
+        picked = pick(set, address.is_ipv4(), random, &tried)?;
+    }
+}
+
+/// TCP alone, and the bytes that must go first.
+pub async fn tcp(endpoint: &Endpoint, origin: &Origin) -> io::Result<(TcpStream, Vec<u8>)> {
+    let stream = TcpStream::connect((endpoint.address, endpoint.port)).await?;
+    sockets::tune(&stream)?;
+    Ok((stream, prelude(endpoint, origin)))
+}
+
+/// A backend of what came out of TLS.
+pub enum Backend {
+    Clear(TcpStream),
+    Secure(Box<TlsStream<TcpStream>>),
+}
+
+/// With what must go first, and in TLS where a policy wants it.
+pub async fn inside(picked: Picked<'_>, origin: &Origin, configs: &Configs) -> io::Result<Backend> {
+    let (mut stream, first) = tcp(picked.endpoint, origin).await?;
+    stream.write_all(&first).await?;
+    match picked.tls {
+        None => Ok(Backend::Clear(stream)),
+        // No protocol is offered: nobody here knows what is inside.
+        Some(tls) => Ok(Backend::Secure(configs.connect(stream, tls, &[]).await?.into())),
     }
 }
 
@@ -100,7 +139,7 @@ mod tests {
         let mut shares = std::collections::BTreeMap::new();
         for i in 0..10_000 {
             let outcome = match pick(set, v4, mix(i), tried) {
-                Ok(endpoint) => endpoint.address.to_string(),
+                Ok(picked) => picked.endpoint.address.to_string(),
                 Err(refusal) => refusal.name().to_owned(),
             };
             *shares.entry(outcome).or_default() += 1;

@@ -9,12 +9,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::backend::Picked;
 use super::front::{self, Front};
 use super::table::Port;
 use super::worker::Kept;
 use super::{Origin, Refusal, Shared, Terminator, To, backend, hello, preface, relay, sockets, terminate};
 use crate::emit::maps::address;
-use crate::ir::{BackendSet, Endpoint};
+use crate::ir::BackendSet;
 
 /// How long a client that was refused may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -133,7 +134,8 @@ async fn pass(
     shared: &Shared,
     kept: &Kept,
 ) -> Result<io::Result<()>, Refused> {
-    let (mut backend, mut first) = way.connect(way.pick()?, shared).await?;
+    let (mut backend, mut first) =
+        way.connect(way.pick()?, shared, async |picked| backend::tcp(picked.endpoint, &way.origin).await).await?;
     drop(way);
     first.extend(read);
     // A ClientHello may be more than a backend takes that does not read.
@@ -157,7 +159,7 @@ async fn terminate(
     kept: &Kept,
 ) -> Result<io::Result<()>, Refused> {
     // Before TLS, so that a share that is refused is refused as by the kernel.
-    let endpoint = way.pick()?;
+    let picked = way.pick()?;
     let client = timeout_at(deadline, terminate::accept(client, read, &terminator))
         .await
         .map_err(|_| Refused { reason: Refusal::HandshakeTimeout, answer: Answer::Reset })?
@@ -168,8 +170,8 @@ async fn terminate(
     drop(terminator);
     // The client speaks TLS by now: an alert in the clear would be noise.
     let reset = |reason| Refused { reason, answer: Answer::Reset };
-    let (mut backend, first) = way.connect(endpoint, shared).await.map_err(reset)?;
-    backend.write_all(&first).await.map_err(|_| reset(Refusal::BackendSilent))?;
+    let attempt = async |picked| backend::inside(picked, &way.origin, &kept.backend_tls).await;
+    let backend = way.connect(picked, shared, attempt).await.map_err(reset)?;
     drop(way);
     shared.counters.terminated.add(1);
     Ok(terminate::forward(client, backend, &kept.http.buffers, &shared.counters).await)
@@ -183,12 +185,17 @@ struct Way {
 }
 
 impl Way {
-    fn pick(&self) -> Result<&Endpoint, Refusal> {
+    fn pick(&self) -> Result<Picked<'_>, Refusal> {
         backend::pick(&self.backends, self.origin.gateway.is_ipv4(), self.random, &[])
     }
 
-    async fn connect(&self, first: &Endpoint, shared: &Shared) -> Result<(TcpStream, Vec<u8>), Refusal> {
-        backend::connect(&self.backends, first, &self.origin, self.random, &shared.counters).await
+    async fn connect<'a, T>(
+        &'a self,
+        first: Picked<'a>,
+        shared: &Shared,
+        attempt: impl AsyncFn(Picked<'a>) -> io::Result<T>,
+    ) -> Result<T, Refusal> {
+        backend::connect(&self.backends, first, self.random, &shared.counters, attempt).await
     }
 }
 

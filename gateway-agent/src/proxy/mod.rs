@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod backend_tls;
 mod connection;
 mod copy;
 mod counters;
@@ -20,6 +21,7 @@ mod rewound;
 mod sockets;
 mod table;
 mod terminate;
+mod through;
 mod tls;
 mod worker;
 
@@ -36,6 +38,7 @@ pub use counters::{Counters, Refusal};
 pub use table::{Found, Table, To};
 pub use tls::{Inside, Terminator, Tls};
 
+use http::session::Keys;
 use http::snapshot::Snapshot;
 use worker::{Listeners, Worker};
 
@@ -166,6 +169,11 @@ impl Handle {
         // A connection that the table sends to HTTP finds its listener there.
         self.shared.http.store(Arc::new(http));
         self.shared.table.store(Arc::new(table));
+    }
+
+    /// Sessions are signed with these from now on.
+    pub fn sign_sessions(&self, keys: Keys) {
+        self.shared.http.store(Arc::new(self.http().with_sessions(keys)));
     }
 
     pub fn workers(&self) -> usize {

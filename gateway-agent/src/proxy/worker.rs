@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 
+use super::backend_tls::Configs;
 use super::connection::By;
 use super::hello::Room;
 use super::http::worker::Local;
@@ -66,6 +67,8 @@ impl Worker {
 pub struct Kept {
     pub room: Room,
     pub pipes: Pipes,
+    /// Of TLS to the backends of what comes out of TLS.
+    pub backend_tls: Configs,
     pub http: Rc<Local>,
     /// Becomes true when no more requests are to be taken.
     pub stopped: watch::Receiver<bool>,
@@ -80,6 +83,7 @@ async fn run(
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
+        backend_tls: Configs::default(),
         http: Local::new(Arc::clone(&shared.http), number as u64),
         stopped: stopped.clone(),
     });

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use super::beside::is_file_name;
 use super::read::{self, Fields, Reader};
-use super::yaml::{Node, Value};
+use super::yaml::{Node, Position, Value};
 use crate::index::{Kind, Labels};
 use crate::ir::http::{Balance, Drain, Settings};
 
@@ -18,8 +19,40 @@ pub struct Annotations {
     pub balance: Balance,
     /// Of a Gateway: for all of its HTTP and HTTPS listeners.
     pub settings: Settings,
+    /// Of a Secret and a ConfigMap: files beside the manifest that stand for their data.
+    pub files: Files,
     /// Of an HTTPRoute: for its filters of type ExternalAuth.
     pub auth: Auth,
+}
+
+#[derive(Default)]
+pub struct Files {
+    pub chain: Named,
+    pub key: Named,
+    pub authorities: Named,
+}
+
+/// Whether an annotation names a file.
+#[derive(Default)]
+pub enum Named {
+    #[default]
+    No,
+    /// It is no name of a file that may be read, which is recorded.
+    Wrong,
+    File(FileName),
+}
+
+impl Named {
+    pub fn file(&self) -> Option<&FileName> {
+        if let Named::File(file) = self { Some(file) } else { None }
+    }
+}
+
+/// A file of the directory that the manifest is in.
+pub struct FileName {
+    pub annotation: &'static str,
+    pub file: Box<str>,
+    pub at: Position,
 }
 
 /// What the API leaves open of external authorization.
@@ -43,6 +76,8 @@ pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations>
         let known = reader.entry(&entry.key, |r| match kind {
             Kind::Service => of_service(r, name, &entry.value, &mut annotations),
             Kind::Gateway => of_gateway(r, name, &entry.value, &mut annotations.settings),
+            Kind::Secret => of_secret(r, name, &entry.value, &mut annotations.files),
+            Kind::ConfigMap => of_config_map(r, name, &entry.value, &mut annotations.files),
             Kind::HTTPRoute => of_route(r, name, &entry.value, &mut annotations.auth),
             _ => None,
         });
@@ -75,6 +110,23 @@ fn of_service(reader: &mut Reader, name: &str, node: &Node, annotations: &mut An
             let words = [("least-request", Balance::LeastRequest), ("round-robin", Balance::RoundRobin)];
             set(&mut annotations.balance, read::one_of(reader, node, &words));
         }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn of_secret(reader: &mut Reader, name: &str, node: &Node, files: &mut Files) -> Option<()> {
+    match name {
+        "tls-crt-file" => files.chain = file(reader, "sluice.dev/tls-crt-file", node),
+        "tls-key-file" => files.key = file(reader, "sluice.dev/tls-key-file", node),
+        _ => return None,
+    }
+    Some(())
+}
+
+fn of_config_map(reader: &mut Reader, name: &str, node: &Node, files: &mut Files) -> Option<()> {
+    match name {
+        "ca-crt-file" => files.authorities = file(reader, "sluice.dev/ca-crt-file", node),
         _ => return None,
     }
     Some(())
@@ -114,6 +166,23 @@ fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
+}
+
+fn file(reader: &mut Reader, annotation: &'static str, node: &Node) -> Named {
+    if !reader.has_files() {
+        reader.warn(node.at, "is for manifests in a directory, with their files beside them; ignored");
+        return Named::No;
+    }
+    let Some(text) = read::string(reader, node) else { return Named::Wrong };
+    if !is_file_name(text) {
+        let message = format!(
+            "\"{text}\" is no file that can be used; name a PEM file of this directory itself, without a path, a dot at its start or the \
+             ending of a manifest"
+        );
+        reader.error(node.at, message);
+        return Named::Wrong;
+    }
+    Named::File(FileName { annotation, file: text.into(), at: node.at })
 }
 
 fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::beside::{Beside, Seen, is_unchanged};
 use super::manifest::{self, Manifest};
 use super::strings::Strings;
 use super::{Problem, Severity};
@@ -34,6 +35,8 @@ struct File {
     /// Sorted by kind and name, each once.
     objects: Box<[Object]>,
     foreign: Vec<(Box<str>, Origin)>,
+    /// The files beside it that its objects have data from.
+    beside: Seen,
     problems: Vec<Problem>,
 }
 
@@ -66,19 +69,38 @@ impl Directory {
     /// Reads a file anew, and says what that changes. Costs what this file costs, whatever else there is.
     pub fn read_file(&mut self, name: &str) -> Vec<Change> {
         if !is_manifest(name) {
-            return Vec::new();
+            return self.read_beside(name);
         }
+        self.read_manifest(name, false)
+    }
+
+    /// A file that manifests take data from has changed.
+    fn read_beside(&mut self, name: &str) -> Vec<Change> {
+        let takers = self.files.iter().filter(|(_, file)| file.beside.contains_key(name));
+        let takers: Vec<Arc<str>> = takers.map(|(taker, _)| Arc::clone(taker)).collect();
+        takers.iter().flat_map(|taker| self.read_manifest(taker, true)).collect()
+    }
+
+    /// `as_it_was`: only if it is what it was. If it is not, somebody writes it right now, and will have been heard when it is whole.
+    fn read_manifest(&mut self, name: &str, as_it_was: bool) -> Vec<Change> {
         let path = self.path.join(name);
         let shown: Arc<str> = path.to_string_lossy().into();
         let old = self.files.get(name);
         let new = match read(&path) {
+            Err(_) | Ok(None) if as_it_was => return Vec::new(),
             Ok(None) => None,
             Ok(Some(bytes)) => {
                 let hash = hash(&bytes);
-                if old.is_some_and(|file| file.hash == Some(hash)) {
+                let is_same = old.is_some_and(|file| file.hash == Some(hash));
+                let is_nothing_new = is_same && old.is_some_and(|old| is_unchanged(&self.path, &old.beside));
+                if is_nothing_new || (as_it_was && !is_same) {
                     return Vec::new();
                 }
-                Some(understand(&shown, bytes, hash, old, &mut self.strings))
+                let beside = Beside::new(&self.path);
+                let mut file = understand(&shown, bytes, hash, old, &mut self.strings, &beside);
+                // Where it makes no sense there is what was known before.
+                file.beside.extend(beside.seen());
+                Some(file)
             }
             Err(error) => {
                 let message = format!("cannot be read: {error}");
@@ -91,6 +113,12 @@ impl Directory {
     /// The file is there, but its content is not known.
     pub fn is_unreadable(&self, name: &str) -> bool {
         self.files.get(name).is_some_and(|file| file.hash.is_none())
+            || self.files.values().any(|file| file.beside.get(name) == Some(&None))
+    }
+
+    /// A manifest, or a file that one takes data from.
+    pub fn is_of_interest(&self, name: &str) -> bool {
+        is_manifest(name) || self.files.values().any(|file| file.beside.contains_key(name))
     }
 
     /// Everything that is wrong now, sorted by place.
@@ -188,7 +216,7 @@ pub fn is_manifest(name: &str) -> bool {
 }
 
 /// `None`: there is no such file (any more), or it is something else than a file.
-fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+pub fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let is_file = match std::fs::metadata(path) {
         Ok(metadata) => metadata.is_file(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -204,14 +232,21 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-fn hash(bytes: &[u8]) -> u64 {
+pub fn hash(bytes: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     bytes.hash(&mut hasher);
     hasher.finish()
 }
 
 /// Takes in what a file says now. Where it makes no sense, what it said before stays.
-fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>, strings: &mut Strings) -> File {
+fn understand(
+    shown: &Arc<str>,
+    bytes: Vec<u8>,
+    hash: u64,
+    old: Option<&File>,
+    strings: &mut Strings,
+    beside: &Beside,
+) -> File {
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
         Err(error) => {
@@ -222,10 +257,11 @@ fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>, s
             return keep(old, Some(hash), problem);
         }
     };
-    let Manifest { objects, rejected, foreign, mut problems } = match manifest::read(shown, &text, strings) {
-        Ok(manifest) => manifest,
-        Err(problem) => return keep(old, Some(hash), problem),
-    };
+    let Manifest { objects, rejected, unsound, foreign, mut problems } =
+        match manifest::read_beside(shown, &text, strings, Some(beside)) {
+            Ok(manifest) => manifest,
+            Err(problem) => return keep(old, Some(hash), problem),
+        };
     let mut by_id: BTreeMap<ObjectId, Object> = BTreeMap::new();
     for object in objects {
         match by_id.entry(object.id()) {
@@ -237,18 +273,36 @@ fn understand(shown: &Arc<str>, bytes: Vec<u8>, hash: u64, old: Option<&File>, s
             }
         }
     }
+    let mut keep_old = |id: &ObjectId, object: &Object, message: &str| {
+        let start = problems.iter().find(|p| p.object.as_ref() == Some(id)).map_or(1, |p| p.start);
+        let origin = Origin { file: shown.clone(), line: start };
+        problems.push(Problem::of_object(Severity::Warning, id.clone(), &origin, "", message));
+        object.clone()
+    };
     for id in rejected {
         let Some(object) = old.and_then(|old| old.object(&id)) else { continue };
         if let Entry::Vacant(place) = by_id.entry(id) {
             let message = "is wrong as it is written now; its last good version stays in force";
-            let id = place.key();
-            let start = problems.iter().find(|p| p.object.as_ref() == Some(id)).map_or(1, |p| p.start);
-            let origin = Origin { file: shown.clone(), line: start };
-            problems.push(Problem::of_object(Severity::Warning, id.clone(), &origin, "", message));
-            place.insert(object.clone());
+            let object = keep_old(place.key(), object, message);
+            place.insert(object);
         }
     }
-    File { hash: Some(hash), objects: by_id.into_values().collect(), foreign, problems }
+    for id in unsound {
+        let Some(object) = old.and_then(|old| old.object(&id)).filter(|object| is_sound(object)) else { continue };
+        let message = "has files that are wrong as they are now; its last good version stays in force";
+        let object = keep_old(&id, object, message);
+        by_id.insert(id, object);
+    }
+    File { hash: Some(hash), objects: by_id.into_values().collect(), foreign, problems, beside: Seen::new() }
+}
+
+/// What it holds can be used.
+fn is_sound(object: &Object) -> bool {
+    match object {
+        Object::Secret(secret) => secret.certificate.is_ok(),
+        Object::ConfigMap(map) => map.authorities.is_ok(),
+        _ => true,
+    }
 }
 
 /// The file as it was, with a problem more.
@@ -258,5 +312,6 @@ fn keep(old: Option<&File>, hash: Option<u64>, mut problem: Problem) -> File {
         problem.message = format!("{}; what this file said before stays in force", problem.message).into();
     }
     let foreign = old.map(|file| file.foreign.clone()).unwrap_or_default();
-    File { hash, objects, foreign, problems: vec![problem] }
+    let beside = old.map(|file| file.beside.clone()).unwrap_or_default();
+    File { hash, objects, foreign, problems: vec![problem], beside }
 }

@@ -1,6 +1,7 @@
 //! A directory of manifests: read once, or read and watched.
 //!
-//! Only the files of the directory itself count (no subdirectories), as for `kubectl apply -f DIR`. A file counts once it is
+//! Only the files of the directory itself count (no subdirectories), as for `kubectl apply -f DIR`: manifests, and the files that their
+//! Secrets and ConfigMaps have data from. A file counts once it is
 //! complete: when its writer closes it, or when it is renamed into place. The symbolic links that Kubernetes mounts
 //! ConfigMaps with are understood: they change all at once when the link `..data` is replaced.
 
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Problem;
-use super::directory::{Directory, is_manifest};
+use super::directory::Directory;
 use crate::index::{Change, Object};
 use crate::source::Severity;
 
@@ -155,7 +156,7 @@ impl Follower {
 
     /// Waits for files to change, and reads them.
     async fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
-        let heard = self.news.wait(&mut self.watch).await;
+        let heard = self.news.wait(&mut self.watch, &self.directory).await;
         heard.map_err(|cause| failed("watch the directory", self.directory.path(), cause))?;
         if self.news.lost {
             // What happened before there was a new watch is found by reading everything.
@@ -248,7 +249,7 @@ struct News {
 
 impl News {
     /// Waits for something to happen that does not only look like it, and for it to be over.
-    async fn wait(&mut self, watch: &mut Watch) -> io::Result<()> {
+    async fn wait(&mut self, watch: &mut Watch, directory: &Directory) -> io::Result<()> {
         while !self.everything && !self.lost && !self.files.values().any(|seen| !matches!(seen, Seen::Gone(_))) {
             let patience = self.files.values().filter_map(|seen| match seen {
                 Seen::Gone(when) => Some(*when + GRACE),
@@ -261,12 +262,12 @@ impl News {
                     Err(_) => break,
                 },
             };
-            self.note(event)?;
+            self.note(event, directory)?;
         }
         // The event loop's timers are good to a millisecond or two: longer than all the rest takes.
         std::thread::sleep(SETTLE);
         while let Some(event) = watch.next().now_or_never() {
-            self.note(event)?;
+            self.note(event, directory)?;
         }
         Ok(())
     }
@@ -278,7 +279,7 @@ impl News {
         self.files.extract_if(.., is_due).collect()
     }
 
-    fn note(&mut self, event: Option<io::Result<EventOwned>>) -> io::Result<()> {
+    fn note(&mut self, event: Option<io::Result<EventOwned>>, directory: &Directory) -> io::Result<()> {
         let Some(event) = event.transpose()? else {
             self.lost = true;
             return Ok(());
@@ -292,7 +293,7 @@ impl News {
         let Some(name) = event.name.as_ref().and_then(|name| name.to_str()) else { return Ok(()) };
         if name.starts_with("..") {
             self.everything = true;
-        } else if is_manifest(name) {
+        } else if directory.is_of_interest(name) {
             match (Seen::of(event.mask), self.files.get(name)) {
                 // A changed mode takes nothing back of what was seen before.
                 (Seen::Touched, Some(_)) => {}

@@ -1,5 +1,6 @@
 //! Gateways and ListenerSets.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::listener::{allowed_namespaces, certificate_ref, listener};
@@ -7,6 +8,7 @@ use super::read::{self, Fields, Reader};
 use super::route::parent_ref;
 use super::yaml::Node;
 use crate::index::*;
+use crate::ir::Infrastructure;
 use crate::ir::http::Unverified;
 
 /// `spec` of a Gateway.
@@ -15,9 +17,7 @@ pub struct GatewaySpec {
     pub listeners: Box<[Listener]>,
     pub addresses: Box<[AddressRequest]>,
     pub parameters: bool,
-    pub labels: Labels,
-    /// `infrastructure.annotations`.
-    pub notes: Labels,
+    pub infrastructure: Infrastructure,
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
 }
@@ -30,10 +30,11 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
         let addresses = f.list("addresses", address);
         let infrastructure = f.within("infrastructure", |f| {
             let labels = f.optional("labels", read::strings).unwrap_or_default();
-            let notes = f.optional("annotations", read::strings).unwrap_or_default();
-            Some((f.optional("parametersRef", |_, _| Some(())).is_some(), labels, notes))
+            let annotations = f.optional("annotations", read::strings).unwrap_or_default();
+            let infrastructure = Infrastructure { labels, annotations };
+            Some((f.optional("parametersRef", |_, _| Some(())).is_some(), infrastructure))
         });
-        let (parameters, labels, notes) = infrastructure.unwrap_or_default();
+        let (parameters, infrastructure) = infrastructure.unwrap_or_default();
         let listener_sets = f
             .within("allowedListeners", |f| f.within("namespaces", |f| allowed_namespaces(f, AllowedNamespaces::None)));
         let listener_sets = listener_sets.unwrap_or(AllowedNamespaces::None);
@@ -43,8 +44,7 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
             listeners: listeners?,
             addresses,
             parameters,
-            labels,
-            notes,
+            infrastructure,
             listener_sets,
             tls,
         })
@@ -138,4 +138,10 @@ fn address(reader: &mut Reader, node: &Node) -> Option<AddressRequest> {
             (Some(other), value) => AddressRequest::Type(other.into(), value.unwrap_or_default()),
         })
     })
+}
+
+/// `status.addresses`. Whoever wrote the status, nothing in it is an error of the object's author.
+pub fn had(status: &Node) -> Box<[IpAddr]> {
+    let addresses = status.get("addresses").map_or(&[][..], Node::items);
+    addresses.iter().filter_map(|address| address.get("value")?.text()?.parse().ok()).collect()
 }

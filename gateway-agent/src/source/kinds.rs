@@ -104,17 +104,18 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             }
             Kind::Gateway => {
                 let spec = f.required("spec", gateway::spec);
+                let had = f.optional("status", |_, status| Some(gateway::had(status))).unwrap_or_default();
                 let (Metadata { meta, annotations, .. }, spec) = (metadata?, spec?);
-                let GatewaySpec { class, listeners, addresses, parameters, labels, notes, listener_sets, tls } = spec;
+                let GatewaySpec { class, listeners, addresses, parameters, infrastructure, listener_sets, tls } = spec;
                 let settings = annotations.settings.into();
                 let gateway = Gateway {
                     meta,
                     class,
                     listeners,
                     addresses,
+                    had,
                     parameters,
-                    labels,
-                    annotations: notes,
+                    infrastructure,
                     listener_sets,
                     tls,
                     settings,
@@ -157,12 +158,12 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                 Some(Object::EndpointSlice(EndpointSlice { meta, service, ports, endpoints }.into()))
             }
             Kind::ConfigMap => {
-                let authorities = authorities::content(f, metadata.as_ref().map(|m| &m.meta.name));
+                let authorities = authorities::content(f, metadata.as_ref());
                 let (meta, authorities) = (metadata?.meta, authorities?);
                 Some(Object::ConfigMap(ConfigMap { meta, authorities }.into()))
             }
             Kind::Secret => {
-                let content = secret::content(f, metadata.as_ref().map(|m| &m.meta.name));
+                let content = secret::content(f, metadata.as_ref());
                 let (meta, certificate) = (metadata?.meta, content?);
                 Some(Object::Secret(Secret { meta, certificate }.into()))
             }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
+use super::beside::Beside;
 use super::kinds;
 use super::read::Reader;
 use super::yaml::{self, Broken, Node, Position, Value};
@@ -17,6 +18,8 @@ pub struct Manifest {
     pub objects: Vec<Object>,
     /// Objects that are there, but wrong.
     pub rejected: Vec<ObjectId>,
+    /// Of `objects`, those that take data from files that are not as they must be.
+    pub unsound: Vec<ObjectId>,
     /// Objects of kinds that Sluice does not read: `apiVersion kind`, and where.
     pub foreign: Vec<(Box<str>, Origin)>,
     pub problems: Vec<Problem>,
@@ -24,6 +27,16 @@ pub struct Manifest {
 
 /// Reads a text. `Err`: it is no YAML at all, so nothing can be said of its objects.
 pub fn read(file: &Arc<str>, text: &str, strings: &mut Strings) -> Result<Manifest, Problem> {
+    read_beside(file, text, strings, None)
+}
+
+/// The same, of a text with files beside it.
+pub fn read_beside(
+    file: &Arc<str>,
+    text: &str,
+    strings: &mut Strings,
+    beside: Option<&Beside>,
+) -> Result<Manifest, Problem> {
     let documents =
         yaml::documents(text).map_err(|broken| broken_json(text).unwrap_or(broken)).map_err(|broken| Problem {
             origin: Origin { file: file.clone(), line: broken.at.line },
@@ -36,7 +49,7 @@ pub fn read(file: &Arc<str>, text: &str, strings: &mut Strings) -> Result<Manife
         })?;
     let mut manifest = Manifest::default();
     for document in &documents {
-        manifest.take(file, document, None, strings);
+        manifest.take((file, beside), document, None, strings);
     }
     Ok(manifest)
 }
@@ -53,7 +66,13 @@ fn broken_json(text: &str) -> Option<Broken> {
 
 impl Manifest {
     /// `inherited`: apiVersion and kind for the items of a typed list, which may leave them out.
-    fn take(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
+    fn take(
+        &mut self,
+        (file, beside): (&Arc<str>, Option<&Beside>),
+        node: &Node,
+        inherited: Option<(&str, &str)>,
+        strings: &mut Strings,
+    ) {
         let mut nobody = Reader::new(file.clone(), None, node.at, strings);
         let Value::Mapping(_) = &node.value else {
             nobody.error(node.at, "is no Kubernetes object: must be a mapping with apiVersion and kind");
@@ -69,18 +88,18 @@ impl Manifest {
         };
         if let Some(item_kind) = kind.strip_suffix("List") {
             let inherited = (!item_kind.is_empty()).then_some((api_version, item_kind));
-            return self.take_list(file, node, inherited, strings);
+            return self.take_list((file, beside), node, inherited, strings);
         }
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
         let Some(kind) = kinds::kind_named(group, kind) else {
             return self.foreign.push((format!("{api_version} {kind}").into(), nobody.origin()));
         };
         let id = identify(kind, node);
-        let mut reader = Reader::new(file.clone(), Some(id.clone()), node.at, strings);
+        let mut reader = Reader::new(file.clone(), Some(id.clone()), node.at, strings).with_files(beside);
         if kinds::versions(kind).contains(&version) {
             match kinds::object(&mut reader, kind, version, node) {
                 Some(object) => self.objects.push(object),
-                None => self.rejected.push(id),
+                None => self.rejected.push(id.clone()),
             }
         } else {
             let at = node.get("apiVersion").map_or(node.at, |n| n.at);
@@ -90,15 +109,24 @@ impl Manifest {
                 at,
                 format!("there is no {kind} of version {version}; use one of {versions}"),
             );
-            self.rejected.push(id);
+            self.rejected.push(id.clone());
+        }
+        if reader.is_unsound() {
+            self.unsound.push(id);
         }
         self.problems.extend(reader.into_problems());
     }
 
-    fn take_list(&mut self, file: &Arc<str>, node: &Node, inherited: Option<(&str, &str)>, strings: &mut Strings) {
+    fn take_list(
+        &mut self,
+        (file, beside): (&Arc<str>, Option<&Beside>),
+        node: &Node,
+        inherited: Option<(&str, &str)>,
+        strings: &mut Strings,
+    ) {
         let Some(items) = node.get("items").filter(|items| !items.is_null()) else { return };
         match &items.value {
-            Value::Sequence(items) => items.iter().for_each(|item| self.take(file, item, inherited, strings)),
+            Value::Sequence(items) => items.iter().for_each(|item| self.take((file, beside), item, inherited, strings)),
             _ => {
                 let mut nobody = Reader::new(file.clone(), None, node.at, strings);
                 nobody.error_in("items", items.at, "must be a list");

@@ -5,6 +5,7 @@
 
 mod annotations;
 mod authorities;
+mod beside;
 mod directory;
 pub mod files;
 mod gateway;

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::annotations::FileName;
+use super::beside::Beside;
 use super::yaml::{Entry, Node, Position, Value};
 use super::{Problem, Severity, Strings};
 use crate::index::{Labels, ObjectId, Origin};
@@ -18,6 +20,8 @@ pub struct Reader<'s> {
     problems: Vec<Problem>,
     errors: usize,
     refusals: Vec<String>,
+    beside: Option<&'s Beside>,
+    unsound: bool,
     /// An API server has let the object through: a field that is not known here is of a later version, no mistake.
     by_api: bool,
 }
@@ -31,13 +35,43 @@ impl<'s> Reader<'s> {
     /// `object`: whom the problems are about, if that can be told; `start`: where it starts.
     pub fn new(file: Arc<str>, object: Option<ObjectId>, start: Position, strings: &'s mut Strings) -> Reader<'s> {
         let (path, problems, refusals) = (Vec::new(), Vec::new(), Vec::new());
-        Reader { strings, file, start, path, object, problems, errors: 0, refusals, by_api: false }
+        let (by_api, beside, unsound) = (false, None, false);
+        Reader { strings, file, start, path, object, problems, errors: 0, refusals, by_api, beside, unsound }
     }
 
     /// For an object of an API server, which is written down nowhere.
     pub fn by_api(object: ObjectId, strings: &'s mut Strings) -> Reader<'s> {
         let file = strings.intern("");
         Reader { by_api: true, ..Reader::new(file, Some(object), Position::NOWHERE, strings) }
+    }
+
+    /// Objects may have data in these files.
+    pub fn with_files(self, beside: Option<&'s Beside>) -> Reader<'s> {
+        Reader { beside, ..self }
+    }
+
+    pub fn has_files(&self) -> bool {
+        self.beside.is_some()
+    }
+
+    /// Files that the object takes data from are not as they must be.
+    pub fn is_unsound(&self) -> bool {
+        self.unsound
+    }
+
+    /// The content of a file that an annotation names.
+    pub fn file(&mut self, named: &FileName) -> Result<Vec<u8>, String> {
+        let none = || Err("there are no files beside this object; put it into data".to_owned());
+        self.beside.map_or_else(none, |beside| beside.read(&named.file))
+    }
+
+    /// Says what is wrong with a file, at the annotation that names it. The object stays: others may have a better version of it.
+    pub fn unsound(&mut self, named: &FileName, message: impl Into<Box<str>>) {
+        self.unsound = true;
+        let steps = ["metadata", "annotations", named.annotation].map(|name| Step::Field(name.into()));
+        let path = std::mem::replace(&mut self.path, steps.into());
+        self.record(Severity::Error, named.at, message.into());
+        self.path = path;
     }
 
     /// Nothing was wrong so far.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use gateway_tests::lab::address;
+use gateway_tests::lab::{address, config_map};
 use gateway_tests::tls::{Authority, Identity};
 use gateway_tests::web::{SHOP, Web};
 
@@ -41,8 +41,6 @@ fn only_clients_with_a_certificate_of_the_authority_come_in() {
 
 fn publish(web: &Web) {
     let [v4, v6] = address::GATEWAY_2;
-    let ca = std::fs::read_to_string(web.authority.file()).unwrap();
-    let ca: String = ca.lines().map(|line| format!("    {line}\n")).collect();
     let listener = |name: &str, port: u16| {
         format!("  - {{name: {name}, protocol: HTTPS, port: {port}, tls: {{certificateRefs: [{{name: shop}}]}}}}\n")
     };
@@ -56,9 +54,7 @@ fn publish(web: &Web) {
         listener("strict", STRICT),
         listener("lenient", LENIENT)
     );
-    let authorities = format!(
-        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: clients, namespace: default}}\ndata:\n  ca.crt: |\n{ca}"
-    );
+    let authorities = config_map("clients", &web.authority.file()).unwrap();
     let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: checked, namespace: default}\nspec:\n  \
                  parentRefs: [{name: checked}]\n  rules:\n  - backendRefs: [{name: pod-1, port: 8080}]\n";
     web.manifests.write("checked.yaml", &[gateway, authorities, route.to_owned()]).unwrap();

@@ -4,10 +4,14 @@ mod browser;
 mod change;
 mod checked;
 mod clients;
+mod files;
 mod h2;
 mod h2spec;
+mod keys;
 mod kinds;
 mod rpc;
+mod sessions;
+mod slow;
 mod smuggling;
 
 use std::net::SocketAddr;

@@ -7,6 +7,7 @@ mod ends;
 mod faults;
 mod floods;
 mod hello;
+mod inside;
 mod lifecycle;
 mod mixed;
 mod names;

@@ -5,6 +5,7 @@ mod events;
 mod fragments;
 mod headers;
 mod icmp;
+mod neighbor;
 mod passed;
 mod pick;
 mod random;
@@ -33,6 +34,7 @@ pub fn all(pool: &Arc<Pool>) -> Vec<Trial> {
     fragments::add(&mut cases);
     headers::add(&mut cases);
     icmp::add(&mut cases);
+    neighbor::add(&mut cases);
     passed::add(&mut cases);
     pick::add(&mut cases);
     random::add(&mut cases);

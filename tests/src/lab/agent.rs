@@ -1,5 +1,6 @@
 //! The agent as a real process on a node.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -32,9 +33,26 @@ impl<'n> Agent<'n> {
         Ok(agent)
     }
 
+    /// The same with more variables in its environment.
+    pub fn start_in(
+        node: &'n Node,
+        manifests: &Path,
+        options: &[&str],
+        environment: &[(&str, &OsStr)],
+    ) -> Result<Agent<'n>> {
+        let mut agent = Agent::spawn(node, manifests, options, environment)?;
+        agent.ready()?;
+        Ok(agent)
+    }
+
     /// Starts it and does not wait.
     pub fn launch(node: &'n Node, manifests: &Path, options: &[&str]) -> Result<Agent<'n>> {
+        Agent::spawn(node, manifests, options, &[])
+    }
+
+    fn spawn(node: &'n Node, manifests: &Path, options: &[&str], environment: &[(&str, &OsStr)]) -> Result<Agent<'n>> {
         let mut command = node.command(binary("sluice")?);
+        command.envs(environment.iter().copied());
         command.arg("run").arg("--manifests").arg(manifests);
         command.args(["--node-name", address::NODE_NAME, "--admin-address", ADMIN]).args(options);
         Ok(Agent { node, process: node.spawn("sluice run", command)? })
@@ -71,6 +89,15 @@ impl<'n> Agent<'n> {
         let values: Vec<f64> = lines.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
         ensure!(!values.is_empty(), "no metric {name} with {labels:?} in:\n{page}");
         Ok(values.iter().sum())
+    }
+
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> Result<u64> {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).context("the agent has ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = line.context("/proc/PID/status has no VmRSS")?;
+        text.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
     }
 
     pub fn process(&mut self) -> &mut Process {

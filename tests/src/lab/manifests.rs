@@ -134,6 +134,16 @@ pub fn tls_secret(name: &str, certificate: &Path, key: &Path) -> Result<String> 
     ))
 }
 
+/// A ConfigMap with certificates to check others with, PEM.
+pub fn config_map(name: &str, authorities: &Path) -> Result<String> {
+    let text =
+        std::fs::read_to_string(authorities).with_context(|| format!("cannot read {}", authorities.display()))?;
+    let indented: String = text.lines().map(|line| format!("    {line}\n")).collect();
+    Ok(format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\ndata:\n  ca.crt: |\n{indented}"
+    ))
+}
+
 /// The same Service, whose endpoints want a PROXY protocol v2 header.
 pub fn proxied(service: &str) -> String {
     service.replace("namespace: default}", "namespace: default, annotations: {sluice.dev/proxy-protocol: v2}}")

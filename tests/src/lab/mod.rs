@@ -16,8 +16,8 @@ pub use agent::{Agent, binary, sluice};
 pub use go::{go_program, h2spec};
 pub use limits::raise_open_files;
 pub use manifests::{
-    Endpoint, Manifests, TlsListener, gateway, namespace, proxied, route, service, slice, tls_gateway, tls_route,
-    tls_secret,
+    Endpoint, Manifests, TlsListener, config_map, gateway, namespace, proxied, route, service, slice, tls_gateway,
+    tls_route, tls_secret,
 };
 pub use node::{Keep, Node, veth};
 pub use process::Process;

@@ -54,6 +54,10 @@ reasons! {
     StreamIdle "stream_idle" REQUEST_TIMEOUT DeadlineExceeded,
     UriTooLong "uri_too_long" URI_TOO_LONG Internal,
     HeadersTooLarge "headers_too_large" REQUEST_HEADER_FIELDS_TOO_LARGE ResourceExhausted,
+    /// Of HTTP/2: what the client does is no HTTP/2, is too much for nothing, or is more streams than there may be. Answered by a frame.
+    Http2Error "http2_error" BAD_REQUEST Internal,
+    Http2Flood "http2_flood" TOO_MANY_REQUESTS ResourceExhausted,
+    TooManyStreams "too_many_streams" SERVICE_UNAVAILABLE Unavailable,
     /// No listener of this address and port, or no rule, takes the request.
     NoRoute "no_route" NOT_FOUND Unimplemented,
     /// The host belongs to another listener than the connection's server name.

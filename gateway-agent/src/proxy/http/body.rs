@@ -43,11 +43,6 @@ impl Body {
         Body(Kind::Own(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
-    /// Of a client's request.
-    pub fn incoming(body: Incoming) -> Body {
-        Body(Kind::Incoming(body, None))
-    }
-
     /// Of a backend's response.
     pub fn leased(body: Incoming, lease: Lease) -> Body {
         if body.is_end_stream() {

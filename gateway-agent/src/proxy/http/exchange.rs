@@ -44,13 +44,13 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// The client's body, with an eye on its time where the guard has none.
+    /// The client's body, with an eye on it.
     pub fn receive(&mut self, body: Incoming, version: Version) -> Body {
-        if version < Version::HTTP_2 || body.is_end_stream() {
-            return Body::incoming(body);
+        if body.is_end_stream() {
+            return Body::empty();
         }
         let progress = self.meter.upload(self.grpc);
-        Body::boxed(Upload::new(body, progress, Rc::clone(&self.connection)))
+        Body::boxed(Upload::new(body, version == Version::HTTP_2, progress, Rc::clone(&self.connection)))
     }
 }
 

@@ -94,7 +94,7 @@ struct Ready<'a> {
 /// What the client shows of its session, and what it takes to tell it of another.
 struct Shown<'a> {
     of: &'a Persistence,
-    key: &'a session::Key,
+    keys: &'a session::Keys,
     shown: Option<Session>,
     /// Of the cookie: as the client sees it, before any filter.
     path: String,
@@ -102,16 +102,16 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    fn new(of: &'a Persistence, key: &'a session::Key, request: &Request, exchange: &Exchange) -> Shown<'a> {
+    fn new(of: &'a Persistence, keys: &'a session::Keys, request: &Request, exchange: &Exchange) -> Shown<'a> {
         let now = session::now();
         let path = request.uri().path().get(..exchange.matched_prefix);
         // What a cookie has no way to say is left to all paths.
         let path = path.filter(|path| !path.is_empty() && !path.contains(';')).unwrap_or("/");
-        Shown { of, key, shown: of.session(key, request.headers(), now), path: path.to_owned(), now }
+        Shown { of, keys, shown: of.session(keys, request.headers(), now), path: path.to_owned(), now }
     }
 
     fn tell(&self, endpoint: SocketAddr, secure: bool, response: &mut Response) {
-        if let Some((name, value)) = self.of.tell(self.key, self.shown, endpoint, (&self.path, secure), self.now) {
+        if let Some((name, value)) = self.of.tell(self.keys, self.shown, endpoint, (&self.path, secure), self.now) {
             response.headers_mut().append(name, value);
         }
     }

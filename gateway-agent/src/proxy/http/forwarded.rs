@@ -1,7 +1,8 @@
 //! Headers that belong to a proxy: those of one hop, which do not go on, and X-Forwarded-*.
 
 use http::header::{
-    CONNECTION, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -40,6 +41,15 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         } else {
             headers.remove(TE);
         }
+    }
+}
+
+/// Of an answer to a client of HTTP/1.1 that takes trailers. A backend of HTTP/2 may tell the length beside them: here only chunks have
+/// room for trailers behind them (RFC 9112 section 7.1.2).
+pub fn make_room_for_trailers(headers: &mut HeaderMap) {
+    if headers.contains_key(TRAILER) {
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::Reason;
+use super::faults::Faults;
 use super::framing::{Framing, Refused};
 use crate::ir::http::Limits;
 
@@ -41,6 +42,8 @@ pub struct Guard<S> {
     /// When the client last took something, while it takes nothing.
     stalled_since: Option<Instant>,
     write_timer: Timer,
+    /// Of HTTP/2.
+    faults: Option<Box<Faults>>,
     farewell: Option<Farewell>,
 }
 
@@ -97,8 +100,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             read_timer: Timer::default(),
             stalled_since: None,
             write_timer: Timer::default(),
+            faults: None,
             farewell: None,
         }
+    }
+
+    /// It is HTTP/2: what the agent says to the client's faults is counted.
+    pub fn watch(&mut self, faults: Faults) {
+        self.faults = Some(Box::new(faults));
     }
 
     /// The next request, whatever it is, is refused.
@@ -257,9 +266,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))
     }
 
-    fn wrote(&mut self) {
+    /// As many of these bytes as were taken.
+    fn wrote<'a>(&mut self, taken: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
         self.stalled_since = None;
         self.last_write = Instant::now();
+        if let Some(faults) = &mut self.faults {
+            let mut left = taken;
+            for part in parts {
+                let some = left.min(part.len());
+                faults.went(&part[..some]);
+                left -= some;
+            }
+        }
     }
 }
 
@@ -298,13 +316,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guard<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-            Poll::Pending => self.poll_stall(cx).map(Err),
-            written => {
-                self.wrote();
-                written
-            }
+        let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, bytes) else {
+            return self.poll_stall(cx).map(Err);
+        };
+        if let Ok(taken) = written {
+            self.wrote(taken, [bytes]);
         }
+        Poll::Ready(written)
     }
 
     fn poll_write_vectored(
@@ -312,13 +330,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.stream).poll_write_vectored(cx, bytes) {
-            Poll::Pending => self.poll_stall(cx).map(Err),
-            written => {
-                self.wrote();
-                written
-            }
+        let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes) else {
+            return self.poll_stall(cx).map(Err);
+        };
+        if let Ok(taken) = written {
+            self.wrote(taken, bytes.iter().map(|part| &**part));
         }
+        Poll::Ready(written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -45,7 +45,7 @@ pub struct Meter {
     whole: bool,
     /// Of a connection of HTTP/2, with the number of the request there.
     takers: Option<(Rc<Takers>, u64)>,
-    /// Of a request's body by HTTP/2.
+    /// Of the request's body, where there is one.
     upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
 }
@@ -98,7 +98,7 @@ impl Meter {
         self.takers = Some((takers, request));
     }
 
-    /// So does the request's body. `both_ways`: whatever is answered.
+    /// The request has a body. `both_ways`: whatever is answered.
     pub fn upload(&mut self, both_ways: bool) -> Rc<Progress> {
         let progress = Rc::new(Progress { both_ways: Cell::new(both_ways), ..Progress::default() });
         self.upload = Some(Rc::clone(&progress));
@@ -194,7 +194,8 @@ impl Drop for Meter {
         let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
         let (status, first_byte) = self.answered.unwrap_or_else(gone);
         if let Some(course) = &self.course {
-            course.series.end(status, first_byte, took, self.bytes);
+            let uploaded = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
+            course.series.end(status, [first_byte, took], [uploaded, self.bytes]);
             course.series.retries.add(u64::from(self.retries.get()));
         }
         if self.answered.is_none() {

@@ -174,7 +174,8 @@ pub struct Series {
     pub retries: Tally,
     first_byte: Distribution<{ TIMES.len() }>,
     whole: Distribution<{ TIMES.len() }>,
-    size: Distribution<{ SIZES.len() }>,
+    request_size: Distribution<{ SIZES.len() }>,
+    response_size: Distribution<{ SIZES.len() }>,
 }
 
 impl Series {
@@ -187,19 +188,22 @@ impl Series {
             retries: Tally::default(),
             first_byte: Distribution::new(TIMES),
             whole: Distribution::new(TIMES),
-            size: Distribution::new(SIZES),
+            request_size: Distribution::new(SIZES),
+            response_size: Distribution::new(SIZES),
         }
     }
 
-    /// A request whose answer has gone to its last byte, or to where it broke off. `first_byte`: to the head of the response.
-    pub fn end(&self, status: http::StatusCode, first_byte: Duration, whole: Duration, bytes: u64) {
+    /// A request whose answer has gone to its last byte, or to where it broke off. The times are to the head of the response
+    /// and to its end, the bytes those of the bodies of request and response.
+    pub fn end(&self, status: http::StatusCode, [first_byte, whole]: [Duration; 2], [request, response]: [u64; 2]) {
         self.ended.add(1);
         if let Some(class) = self.classes.get(usize::from(status.as_u16() / 100)) {
             class.add(1);
         }
         self.first_byte.observe(micros(first_byte));
         self.whole.observe(micros(whole));
-        self.size.observe(bytes);
+        self.request_size.observe(request);
+        self.response_size.observe(response);
     }
 
     fn read(&self) -> Sum {
@@ -211,7 +215,8 @@ impl Series {
             retries: self.retries.get(),
             first_byte: self.first_byte.read(),
             whole: self.whole.read(),
-            size: self.size.read(),
+            request_size: self.request_size.read(),
+            response_size: self.response_size.read(),
         }
     }
 }
@@ -255,7 +260,8 @@ pub struct Sum {
     pub retries: u64,
     pub first_byte: Histogram<{ TIMES.len() }>,
     pub whole: Histogram<{ TIMES.len() }>,
-    pub size: Histogram<{ SIZES.len() }>,
+    pub request_size: Histogram<{ SIZES.len() }>,
+    pub response_size: Histogram<{ SIZES.len() }>,
 }
 
 impl Sum {
@@ -266,7 +272,8 @@ impl Sum {
             retries: self.retries + other.retries,
             first_byte: self.first_byte.and(&other.first_byte),
             whole: self.whole.and(&other.whole),
-            size: self.size.and(&other.size),
+            request_size: self.request_size.and(&other.request_size),
+            response_size: self.response_size.and(&other.response_size),
         }
     }
 
@@ -324,14 +331,15 @@ mod tests {
         assert!(Arc::ptr_eq(&series[0], &series[2]) && !Arc::ptr_eq(&series[0], &series[1]));
         for of in &series {
             of.begun.add(1);
-            of.end(StatusCode::OK, Duration::from_micros(700), Duration::from_secs(100), 100);
+            of.end(StatusCode::OK, [Duration::from_micros(700), Duration::from_secs(100)], [2000, 100]);
         }
         series[1].begun.add(1);
         let sums = shared.sums();
         assert_eq!(sums[0].0, labels("x"));
         let x = &sums[0].1;
         assert_eq!((x.requests(), x.classes[2], x.active), (3, 3, 1));
-        assert_eq!((x.first_byte.buckets[1], x.first_byte.sum, x.whole.beyond, x.size.buckets[0]), (3, 2100, 3, 3));
+        assert_eq!((x.first_byte.buckets[1], x.first_byte.sum, x.whole.beyond), (3, 2100, 3));
+        assert_eq!((x.request_size.buckets[2], x.request_size.sum, x.response_size.buckets[0]), (3, 6000, 3));
         assert_eq!(sums[1].1.requests(), 1);
         first.answer(Reason::NoRoute);
         second.answer(Reason::NoRoute);

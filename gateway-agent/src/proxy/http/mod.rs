@@ -10,6 +10,7 @@ pub mod access_log;
 pub mod answer;
 pub mod body;
 pub mod exchange;
+mod faults;
 pub mod filters;
 pub mod forward;
 pub mod forwarded;

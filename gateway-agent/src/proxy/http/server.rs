@@ -7,8 +7,8 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderValue, Response, StatusCode, Version};
+use http::header::{CONNECTION, TE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
 use hyper::server::conn::{http1, http2};
@@ -21,14 +21,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access_log;
 use super::answer::{self, Reason};
 use super::exchange::{Exchange, Scheme};
+use super::faults::Faults;
 use super::filters::Told;
-use super::forward;
 use super::guard::{Guard, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
 use super::tunnel::Tunnels;
 use super::upload::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::worker::Local;
+use super::{forward, forwarded};
 use crate::ir::ListenerName;
 use crate::ir::http::{Limits, Settings};
 use crate::proxy::Origin;
@@ -195,8 +196,11 @@ where
 /// Of a response, what waits for the client's window.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// As often as what is allowed, h2 reads of a head before it answers 431 by itself, which nobody counts.
+const COUNTED: usize = 4;
+
 async fn http2<S>(
-    guard: Guard<S>,
+    mut guard: Guard<S>,
     connection: &Rc<Connection>,
     settings: &Settings,
     ends: &mut Ends,
@@ -210,11 +214,12 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
         .max_pending_accept_reset_streams(limits.pending_resets)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(COUNTED * limits.header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
+    guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
     let serving = builder.serve_connection(TokioIo::new(guard), service(connection));
     drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await
 }
@@ -322,10 +327,8 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Rc<Connectio
     if is_http1 && (refused.is_some() || exchange.meter.broken().is_some()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    // A backend of HTTP/2 may tell the length as well: in HTTP/1.1 only chunks have room for trailers behind them.
-    if takes_trailers && response.headers().contains_key(TRAILER) {
-        response.headers_mut().remove(CONTENT_LENGTH);
-        response.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    if takes_trailers {
+        forwarded::make_room_for_trailers(response.headers_mut());
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         connection.signal.tunnel();
@@ -338,7 +341,14 @@ fn too_large(request: &http::Request<Incoming>, limits: &Limits) -> Option<Reaso
     if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > limits.uri_bytes) {
         return Some(Reason::UriTooLong);
     }
-    (request.headers().len() > limits.headers).then_some(Reason::HeadersTooLarge)
+    let is_large = request.headers().len() > limits.headers
+        || request.version() == Version::HTTP_2 && list_size(request.headers()) > limits.header_bytes;
+    is_large.then_some(Reason::HeadersTooLarge)
+}
+
+/// As HTTP/2 has it (RFC 9113 section 6.5.2), but without what is in the first line of HTTP/1.
+fn list_size(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 fn logged(request: &mut http::Request<Incoming>, connection: &Connection, random: u64) -> Box<Logged> {

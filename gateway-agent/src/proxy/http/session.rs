@@ -39,26 +39,62 @@ pub enum Lifetime {
     Permanent,
 }
 
-/// What sessions are signed with. Agents that have the same one take one another's.
-#[derive(Clone, Debug)]
-pub struct Key(hmac::Key);
+/// What a key of sessions is made of: at least [`Secret::LEAST`] bytes that nobody can guess.
+#[derive(Clone)]
+pub struct Secret(Vec<u8>);
 
-impl Key {
-    pub const BYTES: usize = 32;
+impl Secret {
+    pub const LEAST: usize = 32;
+    pub const MOST: usize = 4_096;
 
-    pub fn new(bytes: &[u8; Key::BYTES]) -> Key {
-        Key(hmac::Key::new(hmac::HMAC_SHA256, bytes))
+    /// Of the content of a file, where a line end at its end does not count: people and tools add such.
+    pub fn read(content: &[u8]) -> Result<Secret, NoSecret> {
+        let line_end = content.iter().rev().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let bytes = &content[..content.len() - line_end];
+        match bytes.first() {
+            _ if content.len() > Secret::MOST => Err(NoSecret::Long),
+            _ if bytes.len() < Secret::LEAST => Err(NoSecret::Short(bytes.len())),
+            Some(first) if bytes.iter().all(|byte| byte == first) => Err(NoSecret::Uniform),
+            _ => Ok(Secret(bytes.to_vec())),
+        }
     }
 }
 
-impl Default for Key {
-    /// Of this agent alone.
-    fn default() -> Key {
-        let mut bytes = [0; Key::BYTES];
+/// Why something is no key.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSecret {
+    #[error("it has {0} bytes, and a session key needs at least {least} random ones", least = Secret::LEAST)]
+    Short(usize),
+    #[error("it is longer than {most} bytes, which no session key is", most = Secret::MOST)]
+    Long,
+    #[error("all of its bytes are the same, so that anybody could guess them")]
+    Uniform,
+}
+
+/// What sessions are signed with. Agents that have the same take one another's.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// New ones are signed with it.
+    signs: hmac::Key,
+    /// Sessions that one of these has signed hold as well.
+    accepted: Arc<[hmac::Key]>,
+}
+
+impl Keys {
+    pub fn new(signs: &Secret, accepted: &[Secret]) -> Keys {
+        let key = |secret: &Secret| hmac::Key::new(hmac::HMAC_SHA256, &secret.0);
+        Keys { signs: key(signs), accepted: accepted.iter().map(key).collect() }
+    }
+}
+
+impl Default for Keys {
+    /// Of this process alone.
+    fn default() -> Keys {
+        let mut bytes = [0; Secret::LEAST];
         // As many bytes come whole (getrandom(2)); a kernel without is older than what eBPF needs.
         let got = getrandom(&mut bytes, GetRandomFlags::empty());
-        assert_eq!(got, Ok(Key::BYTES), "the kernel has no random bytes: sessions could be forged");
-        Key::new(&bytes)
+        assert_eq!(got, Ok(Secret::LEAST), "the kernel has no random bytes: sessions could be forged");
+        Keys { signs: hmac::Key::new(hmac::HMAC_SHA256, &bytes), accepted: Arc::new([]) }
     }
 }
 
@@ -68,6 +104,8 @@ pub struct Session {
     pub endpoint: SocketAddr,
     begun: u32,
     seen: u32,
+    /// By a key that signs no more: the client is to have it anew.
+    is_of_before: bool,
 }
 
 const VERSION: u8 = 1;
@@ -82,8 +120,8 @@ pub fn now() -> u32 {
 
 impl Persistence {
     /// That the request belongs to, unless it is over.
-    pub fn session(&self, key: &Key, headers: &HeaderMap, now: u32) -> Option<Session> {
-        let read = |token: &[u8]| read(token, &self.name, key);
+    pub fn session(&self, keys: &Keys, headers: &HeaderMap, now: u32) -> Option<Session> {
+        let read = |token: &[u8]| read(token, &self.name, keys);
         let session = match self.place {
             Place::Header => headers.get(&*self.name).and_then(|value| read(value.as_bytes())),
             Place::Cookie(_) => cookies(headers, &self.name).find_map(read),
@@ -99,18 +137,18 @@ impl Persistence {
     /// What the client is told, if there is news: another endpoint than it showed, or that the session goes on. `path`: of the cookie.
     pub fn tell(
         &self,
-        key: &Key,
+        keys: &Keys,
         shown: Option<Session>,
         endpoint: SocketAddr,
         (path, secure): (&str, bool),
         now: u32,
     ) -> Option<(HeaderName, HeaderValue)> {
         let kept = shown.filter(|shown| shown.endpoint == endpoint);
-        if kept.is_some_and(|kept| self.idle.is_none() || kept.seen == now) {
+        if kept.is_some_and(|kept| !kept.is_of_before && (self.idle.is_none() || kept.seen == now)) {
             return None;
         }
         let begun = kept.map_or(now, |kept| kept.begun);
-        let token = write(&Session { endpoint, begun, seen: now }, &self.name, key);
+        let token = write(&Session { endpoint, begun, seen: now, is_of_before: false }, &self.name, keys);
         let lifetime = match self.place {
             Place::Header => {
                 return Some((HeaderName::try_from(&*self.name).ok()?, HeaderValue::try_from(token).ok()?));
@@ -135,8 +173,8 @@ fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'
 }
 
 /// For this name: that of another rule is another session.
-fn signature(signed: &[u8], name: &str, key: &Key) -> [u8; SIGNATURE] {
-    let mut context = hmac::Context::with_key(&key.0);
+fn signature(signed: &[u8], name: &str, key: &hmac::Key) -> [u8; SIGNATURE] {
+    let mut context = hmac::Context::with_key(key);
     context.update(signed);
     context.update(name.as_bytes());
     let mut signature = [0; SIGNATURE];
@@ -144,7 +182,7 @@ fn signature(signed: &[u8], name: &str, key: &Key) -> [u8; SIGNATURE] {
     signature
 }
 
-fn write(session: &Session, name: &str, key: &Key) -> String {
+fn write(session: &Session, name: &str, keys: &Keys) -> String {
     let ip = match session.endpoint.ip() {
         std::net::IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         std::net::IpAddr::V6(ip) => ip,
@@ -155,23 +193,25 @@ fn write(session: &Session, name: &str, key: &Key) -> String {
     token.extend(session.seen.to_be_bytes());
     token.extend(session.endpoint.port().to_be_bytes());
     token.extend(ip.octets());
-    let signature = signature(&token, name, key);
+    let signature = signature(&token, name, &keys.signs);
     token.extend(signature);
     URL_SAFE_NO_PAD.encode(token)
 }
 
 /// `None`: it is none of ours.
-fn read(token: &[u8], name: &str, key: &Key) -> Option<Session> {
+fn read(token: &[u8], name: &str, keys: &Keys) -> Option<Session> {
     let token = URL_SAFE_NO_PAD.decode(token).ok()?;
     let (signed, shown) = token.split_first_chunk::<SIGNED>()?;
     let shown = <[u8; SIGNATURE]>::try_from(shown).ok()?;
-    if !is_same(&signature(signed, name, key), &shown) {
+    let is_by = |key: &hmac::Key| is_same(&signature(signed, name, key), &shown);
+    let is_of_before = !is_by(&keys.signs);
+    if is_of_before && !keys.accepted.iter().any(is_by) {
         return None;
     }
     let [VERSION, b0, b1, b2, b3, s0, s1, s2, s3, p0, p1, ip @ ..] = *signed else { return None };
     let ip = Ipv6Addr::from(ip).to_canonical();
     let (begun, seen) = (u32::from_be_bytes([b0, b1, b2, b3]), u32::from_be_bytes([s0, s1, s2, s3]));
-    Some(Session { endpoint: SocketAddr::new(ip, u16::from_be_bytes([p0, p1])), begun, seen })
+    Some(Session { endpoint: SocketAddr::new(ip, u16::from_be_bytes([p0, p1])), begun, seen, is_of_before })
 }
 
 /// In a time that does not say where they differ.
@@ -194,14 +234,14 @@ mod tests {
 
     #[test]
     fn a_session_is_what_was_given_and_nothing_else() {
-        let key = Key::default();
+        let key = Keys::default();
         for endpoint in ["198.18.0.1:80", "[2001:db8::1]:8080"] {
             let endpoint: SocketAddr = endpoint.parse().unwrap();
             let of = persistence(Place::Header);
             let (name, value) = of.tell(&key, None, endpoint, ("/", false), 1_000).unwrap();
             let headers = HeaderMap::from_iter([(name.clone(), value.clone())]);
             assert_eq!(of.session(&key, &headers, 1_000).unwrap().endpoint, endpoint);
-            assert_eq!(of.session(&Key::default(), &headers, 1_000), None, "of another agent");
+            assert_eq!(of.session(&Keys::default(), &headers, 1_000), None, "of another agent");
             let other = Persistence { name: "SID".into(), ..of.clone() };
             assert_eq!(other.session(&key, &headers, 1_000), None, "of another rule");
             let token = value.to_str().unwrap();
@@ -217,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_session_ends_after_its_times() {
-        let (key, of) = (Key::default(), persistence(Place::Header));
+        let (key, of) = (Keys::default(), persistence(Place::Header));
         let endpoint = "198.18.0.1:80".parse().unwrap();
         let told = |shown, now| {
             let (name, value) = of.tell(&key, shown, endpoint, ("/", false), now)?;
@@ -235,9 +275,43 @@ mod tests {
         assert!(of.session(&key, &headers, 1_100).is_none(), "absolute");
     }
 
+    fn secret(text: &str) -> Secret {
+        Secret::read(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_key_that_is_accepted_takes_sessions_and_signs_none() {
+        let (old, new) = (secret("the old one, of thirty-two bytes"), secret("the new one, of thirty-two bytes"));
+        let (of, endpoint) = (persistence(Place::Header), "198.18.0.1:80".parse().unwrap());
+        let told = |keys: &Keys, shown| {
+            let (name, value) = of.tell(keys, shown, endpoint, ("/", false), 1_000)?;
+            Some(HeaderMap::from_iter([(name, value)]))
+        };
+        let (before, after) = (Keys::new(&old, &[]), Keys::new(&new, std::slice::from_ref(&old)));
+        let headers = told(&before, None).unwrap();
+        assert!(of.session(&Keys::new(&new, &[]), &headers, 1_000).is_none());
+        let session = of.session(&after, &headers, 1_000).unwrap();
+        // It is told at once what will hold when the old key is gone.
+        let anew = told(&after, Some(session)).unwrap();
+        assert!(of.session(&Keys::new(&new, &[]), &anew, 1_000).is_some());
+        assert!(of.session(&before, &anew, 1_000).is_none());
+        assert!(told(&after, of.session(&after, &anew, 1_000)).is_none());
+    }
+
+    #[test]
+    fn what_can_be_guessed_is_no_key() {
+        let why = |content: &[u8]| Secret::read(content).err();
+        assert_eq!(why(b""), Some(NoSecret::Short(0)));
+        assert_eq!(why(b"0123456789012345678901234567890\r\n"), Some(NoSecret::Short(31)));
+        assert_eq!(why(&[0; 64]), Some(NoSecret::Uniform));
+        assert_eq!(why(&[7; Secret::MOST + 1]), Some(NoSecret::Long));
+        assert_eq!(why(b"01234567890123456789012345678901\n"), None);
+        assert_eq!(secret("01234567890123456789012345678901\n").0, secret("01234567890123456789012345678901").0);
+    }
+
     #[test]
     fn cookies_say_how_long_they_are_kept() {
-        let (key, endpoint) = (Key::default(), "198.18.0.1:80".parse().unwrap());
+        let (key, endpoint) = (Keys::default(), "198.18.0.1:80".parse().unwrap());
         for (lifetime, secure, rest) in [
             (Lifetime::Session, false, "; Path=/a; HttpOnly"),
             (Lifetime::Permanent, true, "; Path=/a; HttpOnly; Secure; Max-Age=100"),

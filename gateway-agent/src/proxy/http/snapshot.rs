@@ -18,8 +18,8 @@ pub struct Snapshot {
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
     /// The same for every snapshot that was built upon another.
     pub shared: Arc<Shared>,
-    /// Sessions are signed with it; of the first snapshot, so that no change ends them.
-    pub sessions: session::Key,
+    /// Sessions are signed with them; those of the first snapshot, so that no change ends them.
+    pub sessions: session::Keys,
 }
 
 /// The HTTP and HTTPS listeners of an address and port.
@@ -53,6 +53,12 @@ impl Snapshot {
         }
         snapshot.ports = hosts.into_iter().map(|(at, port)| (at, Arc::new(port))).collect();
         snapshot
+    }
+
+    /// The same, with other keys for sessions.
+    pub fn with_sessions(&self, sessions: session::Keys) -> Snapshot {
+        let (ports, listeners) = (self.ports.clone(), self.listeners.clone());
+        Snapshot { ports, listeners, shared: Arc::clone(&self.shared), sessions }
     }
 
     fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {

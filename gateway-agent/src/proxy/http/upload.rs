@@ -1,4 +1,5 @@
-//! The body of a request by a stream of HTTP/2, for which a client is not waited for longer than the limits say. Of HTTP/1 the guard sees as much.
+//! The body of a client's request: its bytes are counted, and of a stream of HTTP/2 the client is not waited for longer than the limits say
+//! (of HTTP/1 the guard sees as much).
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -26,12 +27,14 @@ pub struct Progress {
     pub both_ways: Cell<bool>,
     /// The client was too slow.
     pub is_late: Cell<bool>,
+    pub bytes: Cell<u64>,
 }
 
 pub struct Upload {
     body: Incoming,
     progress: Rc<Progress>,
     connection: Rc<Connection>,
+    is_stream: bool,
     is_unread: bool,
     /// When the client was first asked in vain.
     asked_since: Option<Instant>,
@@ -39,9 +42,10 @@ pub struct Upload {
 }
 
 impl Upload {
-    pub fn new(body: Incoming, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
-        let mut upload =
-            Upload { body, progress, connection, is_unread: false, asked_since: None, timer: Timer::default() };
+    /// `is_stream`: of HTTP/2.
+    pub fn new(body: Incoming, is_stream: bool, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
+        let (is_unread, asked_since, timer) = (false, None, Timer::default());
+        let mut upload = Upload { body, progress, connection, is_stream, is_unread, asked_since, timer };
         upload.count(true);
         upload
     }
@@ -79,7 +83,15 @@ impl HttpBody for Upload {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.asked_since = None;
             self.count(matches!(frame, Some(Ok(_))));
+            if let Some(Ok(frame)) = &frame
+                && let Some(data) = frame.data_ref()
+            {
+                self.progress.bytes.set(self.progress.bytes.get() + data.len() as u64);
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+        }
+        if !self.is_stream {
+            return Poll::Pending;
         }
         ready!(self.poll_late(cx));
         self.progress.is_late.set(true);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -186,6 +187,34 @@ async fn ticket_of_a_listener_that_checks_nobody_opens_no_other() {
     assert_eq!(again.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
     bed.publish(vec![https("a", at, "a.test", &a, known.checked(Unverified::Refused))]);
     assert!(secure(at, "a.test", config).await.is_err());
+}
+
+#[tokio::test]
+async fn ticket_of_a_client_is_worth_something_only_while_the_same_authority_is_trusted() {
+    let (bed, at) = steered();
+    let (a, b) = (certificate(&["a.test"]), certificate(&["a.test"]));
+    let (known, other) = (Id::new(), Id::new());
+    // Tickets are kept in the configuration; it trusts both certificates of the server.
+    let mut config = known.shown(&a);
+    config.dangerous().set_certificate_verifier(trusting_verifier(&[&a, &b]));
+    let checked = |certificate, by: &Id| vec![https("a", at, "a.test", certificate, by.checked(Unverified::Refused))];
+    bed.publish(checked(&a, &known));
+    secure(at, "a.test", config.clone()).await.unwrap();
+    // Another certificate of the server is no reason to ask the client again.
+    bed.publish(checked(&b, &known));
+    let again = secure(at, "a.test", config.clone()).await.unwrap();
+    assert_eq!(again.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+    bed.publish(checked(&b, &other));
+    assert!(secure(at, "a.test", config).await.is_err());
+}
+
+fn trusting_verifier(certificates: &[&Certificate]) -> Arc<WebPkiServerVerifier> {
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate.chain[0].clone().into()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build().unwrap()
 }
 
 #[tokio::test]

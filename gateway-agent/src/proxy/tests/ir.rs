@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::ir::http::BackendTls;
 use crate::ir::{
     BackendRef, BackendSet, Duty, Endpoint, HostName, Listener, ListenerName, ServerName, Target, TlsMode, Traffic,
 };
@@ -32,7 +33,13 @@ pub fn backends(route: &str, refs: Vec<(u32, Target)>) -> BackendSet {
 }
 
 pub fn endpoints(list: &[Endpoint]) -> Target {
-    Target::Endpoints { service: "default/web".into(), port: 443, endpoints: list.to_vec().into() }
+    Target::Endpoints { service: "default/web".into(), port: 443, endpoints: list.to_vec().into(), tls: None }
+}
+
+/// That only who a policy says is spoken to.
+pub fn secure(list: &[Endpoint], tls: BackendTls) -> Target {
+    let tls = Some(Arc::new(tls));
+    Target::Endpoints { service: "default/web".into(), port: 443, endpoints: list.to_vec().into(), tls }
 }
 
 pub fn endpoint(address: &str) -> Endpoint {

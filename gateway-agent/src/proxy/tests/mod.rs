@@ -1,5 +1,6 @@
 //! The proxy as a whole, with real TLS clients over the loopback interface; and what its tests share.
 
+pub mod authority;
 pub mod bed;
 mod front;
 pub mod hello;

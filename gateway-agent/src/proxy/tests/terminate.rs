@@ -3,20 +3,30 @@ use std::sync::Arc;
 
 use rcgen::{PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
 use rustls::crypto::ring::default_provider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, HandshakeKind};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::client::TlsStream;
 
+use super::authority::{Authority, dns, uri};
 use super::bed::*;
-use super::ir::{backends, endpoints, listener, named};
-use crate::ir::{Certificate, Endpoint, Listener, TlsMode};
+use super::ir::{backends, endpoints, listener, named, secure};
+use crate::ir::http::{BackendTls, Identity};
+use crate::ir::{Certificate, Endpoint, Listener, Target, TlsMode};
+use crate::proxy::Refusal;
 
 /// A listener that ends TLS for `*.example.com`.
 fn ending(certificates: &[&Arc<Certificate>], endpoint: Endpoint) -> Arc<Listener> {
+    ending_for(certificates, endpoints(&[endpoint]))
+}
+
+fn ending_for(certificates: &[&Arc<Certificate>], target: Target) -> Arc<Listener> {
     let mode = TlsMode::Terminate { certificates: certificates.iter().map(|c| Arc::clone(c)).collect() };
-    let backends = backends("TLSRoute default/r", vec![(1, endpoints(&[endpoint]))]);
+    let backends = backends("TLSRoute default/r", vec![(1, target)]);
     listener("a", &["198.19.0.1"], mode, vec![named("*.example.com", Some(backends))])
 }
 
@@ -213,4 +223,111 @@ async fn tables_that_change_all_the_time_fail_no_connection() {
     }
     assert!(changes > 10, "{changes}");
     assert_eq!(bed.proxy.handle().counters().terminated.get(), 200);
+}
+
+/// A backend that speaks TLS and says everything again, after its first line: how many certificates the client has shown, and the
+/// server name. `clients`: whose certificates it wants.
+async fn secure_echo(own: &Certificate, clients: Option<&Authority>) -> Endpoint {
+    let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        Some(authority) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(authority.der()).unwrap();
+            let provider = Arc::new(default_provider());
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+            builder.with_client_cert_verifier(verifier)
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let chain = own.chain.iter().map(|der| der.clone().into()).collect();
+    let config = builder.with_single_cert(chain, PrivateKeyDer::try_from(own.key.clone()).unwrap()).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (endpoint, listening) = backend().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listening.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                // Those who do not like the certificate go.
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let tls = stream.get_ref().1;
+                let shown = tls.peer_certificates().map_or(0, <[_]>::len);
+                let first = format!("{shown} {}\n", tls.server_name().unwrap_or("-"));
+                if stream.write_all(first.as_bytes()).await.is_err() {
+                    return;
+                }
+                let (mut read, mut write) = tokio::io::split(stream);
+                // The client may have gone.
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    endpoint
+}
+
+/// What the first line of the backend is, or that the connection broke off.
+async fn first_line(bed: &Bed, certificate: &Certificate) -> Option<String> {
+    let mut client = bed.tls("a.example.com", trusting(&[certificate])).await.unwrap();
+    let mut line = Vec::new();
+    loop {
+        match soon(client.read_u8()).await {
+            Ok(b'\n') => break,
+            Ok(byte) => line.push(byte),
+            Err(_) => return None,
+        }
+    }
+    echo(&mut client, &noise(100_000)).await;
+    client.shutdown().await.unwrap();
+    assert_eq!(rest(&mut client).await, "");
+    Some(String::from_utf8(line).unwrap())
+}
+
+#[tokio::test]
+async fn a_backend_with_a_policy_gets_tls_and_must_be_who_the_policy_says() {
+    let (own, other) = (Authority::new(), Authority::new());
+    let shown = certificate(&["a.example.com"]);
+    let spiffe = "spiffe://example.com/ns/default/sa/db";
+    let endpoint = secure_echo(&own.server(vec![dns("db.example.com"), uri(spiffe)]), None).await;
+    let with = |name: &str, identity| BackendTls { identities: vec![identity], ..own.policy(name) };
+    let bed = Bed::new(vec![]);
+    let mut refused = 0;
+    for (policy, heard) in [
+        (own.policy("db.example.com"), Some("0 db.example.com")),
+        (with("sni.example.com", Identity::Uri(spiffe.into())), Some("0 sni.example.com")),
+        (with("sni.example.com", Identity::Dns("db.example.com".into())), Some("0 sni.example.com")),
+        (own.policy("web.example.com"), None),
+        (other.policy("db.example.com"), None),
+        (with("db.example.com", Identity::Uri("spiffe://example.com/other".into())), None),
+    ] {
+        bed.publish(vec![ending_for(&[&shown], secure(std::slice::from_ref(&endpoint), policy.clone()))]);
+        assert_eq!(first_line(&bed, &shown).await.as_deref(), heard, "{policy:?}");
+        refused += u64::from(heard.is_none());
+        assert_eq!(bed.refused(Refusal::BackendSilent), refused);
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_wants_a_certificate_of_the_gateway_gets_it() {
+    let own = Authority::new();
+    let shown = certificate(&["a.example.com"]);
+    let server = own.server(vec![dns("db.example.com")]);
+    let mine = Arc::new(own.client(vec![dns("gateway.example.com")]));
+    let endpoint = secure_echo(&server, Some(&own)).await;
+    let bed = Bed::new(vec![]);
+    for (client, heard) in [(Some(mine), Some("1 db.example.com")), (None, None)] {
+        let policy = BackendTls { client, ..own.policy("db.example.com") };
+        bed.publish(vec![ending_for(&[&shown], secure(std::slice::from_ref(&endpoint), policy))]);
+        assert_eq!(first_line(&bed, &shown).await.as_deref(), heard);
+    }
+}
+
+#[tokio::test]
+async fn a_backend_in_the_clear_is_no_backend_for_a_policy() {
+    let own = Authority::new();
+    let shown = certificate(&["a.example.com"]);
+    let policy = own.policy("db.example.com");
+    let bed = Bed::new(vec![ending_for(&[&shown], secure(&[tcp_echo().await], policy))]);
+    assert_eq!(first_line(&bed, &shown).await, None);
 }

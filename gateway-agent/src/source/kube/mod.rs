@@ -32,6 +32,7 @@ use objects::Objects;
 pub use objects::path;
 pub use store::Seen;
 use store::Store;
+pub use watch::{Place, Subject};
 
 use super::files::Batch;
 use crate::apply::status::{Board, Digest};
@@ -108,6 +109,11 @@ impl Cluster {
     /// The status was written.
     pub fn wrote(&self, id: &ObjectId, digest: Digest) {
         self.store.borrow_mut().wrote(id, digest);
+    }
+
+    /// Watches something that is no object of ours.
+    pub async fn follow(&self, api: &Api, subject: impl Subject) {
+        watch::follow(api, &self.link, subject).await;
     }
 
     /// Somebody has begun to ask for something; until the answer, changes wait.

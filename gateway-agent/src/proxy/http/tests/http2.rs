@@ -140,6 +140,7 @@ async fn streams_that_are_reset_at_once_end_the_connection() {
         .await;
         assert_eq!(error, Some(ENHANCE_YOUR_CALM));
         assert!(sent < 8 << 20, "{sent}");
+        assert_eq!(local.metrics.answered(Reason::Http2Flood), 1);
     })
     .await;
 }
@@ -163,6 +164,8 @@ async fn headers_without_an_end_end_the_connection() {
         })
         .await;
         assert!(error.is_some() && sent < 8 << 20, "{error:?} {sent}");
+        let counted = [Reason::Http2Flood, Reason::Http2Error].map(|reason| local.metrics.answered(reason));
+        assert_eq!(counted.iter().sum::<u64>(), 2);
     })
     .await;
 }
@@ -178,6 +181,7 @@ async fn data_frames_of_a_byte_end_the_connection() {
         .await;
         assert_eq!(error, Some(ENHANCE_YOUR_CALM));
         assert!(sent < 16 << 20, "{sent}");
+        assert_eq!(local.metrics.answered(Reason::Http2Flood), 1);
     })
     .await;
 }
@@ -198,6 +202,7 @@ async fn windows_beyond_what_there_is_end_the_connection() {
         client.write_all(&frame(WINDOW_UPDATE, 0, 1, &0x7fff_ffff_u32.to_be_bytes())).await.unwrap();
         let reset = wait_for(&mut client, &[RST_STREAM, GOAWAY]).await.unwrap();
         assert_eq!(error(&reset), FLOW_CONTROL_ERROR);
+        assert_eq!(local.metrics.answered(Reason::Http2Error), 3);
     })
     .await;
 }
@@ -221,6 +226,7 @@ async fn more_streams_than_are_allowed_are_refused_and_the_others_go_on() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(local.metrics.requests.get(), u64::from(most));
+        assert_eq!(local.metrics.answered(Reason::TooManyStreams), 5);
     })
     .await;
 }
@@ -228,10 +234,10 @@ async fn more_streams_than_are_allowed_are_refused_and_the_others_go_on() {
 /// What the agent would have to answer piles up nowhere: while its answers are not taken, it does not read on.
 #[tokio::test]
 async fn pings_and_settings_are_read_no_faster_than_their_answers_are() {
-    in_time(async {
+    let both = async {
         let local = serving(Vec::new());
-        for one in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])] {
-            let mut client = open(&local).await;
+        for (n, one) in [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0])].iter().enumerate() {
+            let mut client = open_limited(&local, |limits| limits.body_idle = Duration::from_millis(500)).await;
             let many = one.repeat(10_000);
             let mut sent = 0;
             let sending = async {
@@ -239,12 +245,16 @@ async fn pings_and_settings_are_read_no_faster_than_their_answers_are() {
                     sent += many.len();
                 }
             };
-            // Broken off, or stuck.
-            let _ = tokio::time::timeout(Duration::from_secs(2), sending).await;
+            // Stuck, and then broken off.
+            sending.await;
             assert!(sent < 1 << 27, "{sent} bytes were read");
+            while local.metrics.answered(Reason::ClientStalled) <= n as u64 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         }
-    })
-    .await;
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(30), both).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
 }
 
 #[tokio::test]
@@ -298,7 +308,7 @@ async fn limits_of_heads_are_those_of_http1() {
     in_time(async {
         let local = serving(Vec::new());
         let mut settings = ir::Settings::default();
-        (settings.limits.uri_bytes, settings.limits.headers) = (1000, 10);
+        (settings.limits.uri_bytes, settings.limits.headers, settings.limits.header_bytes) = (1000, 10, 2000);
         let (client, _going) = client_of(&local, Security::Clear, settings).await;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(Executor, TokioIo::new(client)).await.unwrap();
@@ -312,6 +322,11 @@ async fn limits_of_heads_are_those_of_http1() {
         }
         let response = sender.send_request(request.body(Body::empty()).unwrap()).await.unwrap();
         assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let request = http::Request::get("http://example.com/").header("x", "y".repeat(2001));
+        let response = sender.send_request(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+        let counted = [Reason::UriTooLong, Reason::HeadersTooLarge].map(|reason| local.metrics.answered(reason));
+        assert_eq!(counted, [1, 2]);
     })
     .await;
 }

@@ -36,6 +36,7 @@ async fn requests_are_counted_by_listener_rule_and_backend_and_written_down() {
         client.write_all(request.as_bytes()).await.unwrap();
         let got = read_heads(&mut client, 2).await;
         assert!(got.contains(&format!("traceparent: {trace}\r\n")) && got.contains("x-request-id: "), "{got}");
+        assert_eq!(local.shared.sums()[0].1.request_size.sum, 0);
         for path in ["/none", "/other"] {
             get(&mut client, "example.com", path).await;
         }
@@ -54,7 +55,7 @@ async fn requests_are_counted_by_listener_rule_and_backend_and_written_down() {
         assert_eq!(names(0), (String::new(), String::new(), [0, 0, 0, 0, 1, 0], 0));
         assert_eq!(names(1), ("HTTPRoute default/web /a".into(), "default/web:80".into(), [0, 0, 1, 0, 0, 0], 0));
         assert_eq!(names(2), ("HTTPRoute default/web /none".into(), String::new(), [0, 0, 0, 0, 0, 1], 0));
-        assert!(sums[1].1.size.sum > 50 && sums[1].1.whole.sum >= sums[1].1.first_byte.sum, "{:?}", sums[1]);
+        assert!(sums[1].1.response_size.sum > 50 && sums[1].1.whole.sum >= sums[1].1.first_byte.sum, "{:?}", sums[1]);
         let lines = loop {
             let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
             let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -69,6 +70,27 @@ async fn requests_are_counted_by_listener_rule_and_backend_and_written_down() {
         assert_eq!((&lines[0]["backend"], &lines[0]["aborted"]), (&"default/web:80".into(), &serde_json::Value::Null));
         assert!(got.contains(lines[0]["id"].as_str().unwrap()));
         assert_eq!((&lines[1]["reason"], &lines[2]["reason"]), (&"invalid_backend".into(), &"no_route".into()));
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn bytes_of_requests_are_counted_as_they_come() {
+    let all = async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = endpoint(&socket.local_addr().unwrap().to_string());
+        let local = serving(vec![rule("/a", vec![to(vec![backend])])]);
+        let mut client = client(&local, Security::Clear).await;
+        let head = "POST /a HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.write_all(format!("{head}5\r\nfirst\r\n6\r\nsecond\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+        let (mut at_backend, _) = socket.accept().await.unwrap();
+        // The head, and the end of the last chunk.
+        read_heads(&mut at_backend, 2).await;
+        at_backend.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        read_heads(&mut client, 1).await;
+        let sums = local.shared.sums();
+        assert_eq!((sums[0].1.request_size.sum, sums[0].1.request_size.buckets[0]), (11, 1));
     };
     let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
     LocalSet::new().run_until(in_time).await.expect("in time");

@@ -16,11 +16,12 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::pool::{Key, Multiplexed};
-use super::tls;
 use crate::ir::http::Application;
+use crate::proxy::backend_tls::{Configs, Protocols};
 use crate::proxy::http::body::Body;
 use crate::proxy::http::server::Executor;
 use crate::proxy::sockets;
+use crate::proxy::through::write_through;
 
 /// A SYN and its first retransmission (RFC 6298), and some time for TLS and the first frames.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -43,7 +44,7 @@ pub enum Connected {
 }
 
 /// Within the time that a backend has for it.
-pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected> {
+pub async fn connect(key: &Key, configs: &Configs) -> io::Result<Connected> {
     let ready = async {
         let mut stream = TcpStream::connect(key.address).await?;
         sockets::tune(&stream)?;
@@ -51,11 +52,20 @@ pub async fn connect(key: &Key, configs: &tls::Configs) -> io::Result<Connected>
             stream.write_all(&LOCAL).await?;
         }
         let Some(tls) = &key.tls else { return speak(stream, key.application == Application::H2c).await };
-        let stream = configs.connect(stream, tls, key.application).await?;
+        let stream = configs.connect(stream, tls, protocols(key.application)).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2") || key.application == Application::H2c;
         speak(stream, h2).await
     };
     timeout(CONNECT, ready).await.map_err(io::Error::from)?
+}
+
+/// What may be spoken inside TLS.
+fn protocols(application: Application) -> Protocols {
+    match application {
+        Application::Http => &[b"h2", b"http/1.1"],
+        Application::H2c => &[b"h2"],
+        Application::WebSocket => &[b"http/1.1"],
+    }
 }
 
 async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connected> {
@@ -150,28 +160,4 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heard<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+write_through!(Heard);

@@ -4,7 +4,6 @@ pub mod balance;
 pub mod connect;
 pub mod pool;
 pub mod send;
-pub mod tls;
 
 #[cfg(test)]
 mod tests;

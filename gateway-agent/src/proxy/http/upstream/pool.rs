@@ -17,9 +17,9 @@ use tokio::sync::Notify;
 
 use super::balance::{self, Ticket};
 use super::connect::{Connected, Peer, connect};
-use super::tls;
 use crate::ir::Endpoint;
 use crate::ir::http::{Application, BackendTls, Cluster};
+use crate::proxy::backend_tls::Configs;
 use crate::proxy::http::body::Body;
 
 /// Of HTTP/1.1, of an endpoint; more are closed.
@@ -77,7 +77,7 @@ impl Hash for Key {
 #[derive(Debug, Default)]
 pub struct Pool {
     buckets: RefCell<HashMap<Key, Rc<Bucket>>>,
-    configs: tls::Configs,
+    configs: Configs,
     /// Whether a task of its own does it.
     sweeping: Cell<bool>,
     sweeps: Rc<Cell<u32>>,

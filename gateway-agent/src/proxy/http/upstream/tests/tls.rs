@@ -1,6 +1,5 @@
 //! BackendTLSPolicy.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -8,51 +7,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::ir::Certificate;
-use crate::ir::http::{Authorities, Identity, Roots};
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    fn new() -> Authority {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn der(&self) -> CertificateDer<'static> {
-        self.0.der().clone()
-    }
-
-    fn certificate(&self, names: Vec<SanType>, purpose: ExtendedKeyUsagePurpose) -> Certificate {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = names;
-        params.extended_key_usages = vec![purpose];
-        let key = KeyPair::generate().unwrap();
-        let signed = params.signed_by(&key, &self.0).unwrap();
-        Certificate { secret: "Secret default/a".into(), chain: vec![signed.der().to_vec()], key: key.serialize_der() }
-    }
-
-    fn server(&self, names: Vec<SanType>) -> Certificate {
-        self.certificate(names, ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    fn roots(&self) -> Roots {
-        let origin = "ConfigMap default/ca".into();
-        Roots::These(Arc::new(Authorities { origin, certificates: vec![self.der().to_vec()] }))
-    }
-
-    fn policy(&self, name: &str) -> BackendTls {
-        BackendTls { server_name: name.into(), identities: Vec::new(), roots: self.roots(), client: None }
-    }
-}
-
-fn dns(name: &str) -> SanType {
-    SanType::DnsName(name.try_into().unwrap())
-}
-
-fn uri(uri: &str) -> SanType {
-    SanType::URI(uri.try_into().unwrap())
-}
+use crate::ir::http::Identity;
+use crate::proxy::tests::authority::{Authority, dns, uri};
 
 /// Answers server name, protocol and how many certificates the client has shown. `clients`: whose it wants.
 async fn tls_server(own: &Certificate, clients: Option<&Authority>, protocols: &[&str]) -> Server {
@@ -164,7 +120,7 @@ fn the_gateway_shows_its_own_certificate() {
         let (own, clients) = (Authority::new(), Authority::new());
         let server = tls_server(&own.server(vec![dns("web.example.com")]), Some(&clients), &["h2"]).await;
         assert_eq!(Gateway::new(by(own.policy("web.example.com"), Application::Http, &server)).get().await.0, 502);
-        let client = Some(Arc::new(clients.certificate(Vec::new(), ExtendedKeyUsagePurpose::ClientAuth)));
+        let client = Some(Arc::new(clients.client(Vec::new())));
         let policy = BackendTls { client, ..own.policy("web.example.com") };
         let got = Gateway::new(by(policy, Application::Http, &server)).get().await;
         assert_eq!(got, (200, "web.example.com HTTP/2.0 1".to_owned()));

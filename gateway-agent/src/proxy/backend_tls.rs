@@ -1,4 +1,4 @@
-//! TLS towards backends (BackendTLSPolicy).
+//! TLS towards backends (BackendTLSPolicy): of HTTP, and of what comes out of TLS and is forwarded.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,7 +15,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::ir::http::{Application, BackendTls, Identity, Roots};
+use crate::ir::http::{BackendTls, Identity, Roots};
+
+/// Protocols to offer (ALPN, RFC 7301), the better one first.
+pub type Protocols = &'static [&'static [u8]];
 
 /// What was made of policies, so that connections of a policy resume one another's sessions. Each worker has its own.
 #[derive(Debug, Default)]
@@ -24,39 +27,38 @@ pub struct Configs(RefCell<Vec<Config>>);
 #[derive(Debug)]
 struct Config {
     of: Arc<BackendTls>,
-    application: Application,
+    protocols: Protocols,
     made: Arc<ClientConfig>,
 }
 
 impl Configs {
-    fn of(&self, tls: &Arc<BackendTls>, application: Application) -> Result<Arc<ClientConfig>, Error> {
+    fn of(&self, tls: &Arc<BackendTls>, protocols: Protocols) -> Result<Arc<ClientConfig>, Error> {
         let mut configs = self.0.borrow_mut();
         // A policy that nobody else knows of has been replaced: its sessions are not resumed.
         configs.retain(|config| Arc::strong_count(&config.of) > 1);
         let mut known = configs.iter();
-        if let Some(config) = known.find(|known| Arc::ptr_eq(&known.of, tls) && known.application == application) {
+        if let Some(config) = known.find(|known| Arc::ptr_eq(&known.of, tls) && known.protocols == protocols) {
             return Ok(Arc::clone(&config.made));
         }
-        let made = Arc::new(config(tls, application)?);
-        configs.push(Config { of: Arc::clone(tls), application, made: Arc::clone(&made) });
+        let made = Arc::new(config(tls, protocols)?);
+        configs.push(Config { of: Arc::clone(tls), protocols, made: Arc::clone(&made) });
         Ok(made)
     }
 
-    /// Shakes hands and checks who the backend is: chain to the roots, then one of the identities. ALPN offers `h2` where the
-    /// application may be that.
+    /// Shakes hands and checks who the backend is: chain to the roots, then one of the identities.
     pub async fn connect(
         &self,
         stream: TcpStream,
         tls: &Arc<BackendTls>,
-        application: Application,
+        protocols: Protocols,
     ) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(tls.server_name.to_string()).map_err(io::Error::other)?;
-        let config = self.of(tls, application).map_err(io::Error::other)?;
+        let config = self.of(tls, protocols).map_err(io::Error::other)?;
         TlsConnector::from(config).connect(name, stream).await
     }
 }
 
-fn config(tls: &BackendTls, application: Application) -> Result<ClientConfig, Error> {
+fn config(tls: &BackendTls, protocols: Protocols) -> Result<ClientConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Verifier {
         roots: roots(&tls.roots)?,
@@ -74,11 +76,6 @@ fn config(tls: &BackendTls, application: Application) -> Result<ClientConfig, Er
             builder.with_client_auth_cert(chain, key)?
         }
         None => builder.with_no_client_auth(),
-    };
-    let protocols: &[&[u8]] = match application {
-        Application::Http => &[b"h2", b"http/1.1"],
-        Application::H2c => &[b"h2"],
-        Application::WebSocket => &[b"http/1.1"],
     };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)

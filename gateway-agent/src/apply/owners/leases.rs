@@ -1,0 +1,195 @@
+//! Leases of a cluster as the record: one a node, which it renews every second, and one whose annotation says who owns which address, which
+//! is written when that changes, however many addresses there are.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::spawn_local;
+
+use super::Record;
+use crate::addresses::{Heard, Owners, Sign};
+use crate::source::Node;
+use crate::source::kube::{Api, ApiError, Cluster, Format, JSON, Place, Subject};
+
+/// The Lease that says who owns what, and its annotation: lines of an address and a node.
+const OWNERS: &str = "sluice-addresses";
+const ANNOTATION: &str = "sluice.dev/owners";
+/// Of all these Leases.
+const LABEL: (&str, &str) = ("sluice.dev/purpose", "addresses");
+/// A Lease counts whole seconds.
+const SLACK: Duration = Duration::from_millis(500);
+
+pub struct Leases {
+    api: Api,
+    path: String,
+    node: Arc<str>,
+}
+
+impl Leases {
+    /// Begins to listen.
+    pub fn start(api: Api, cluster: Rc<Cluster>, node: &str) -> (Rc<Leases>, mpsc::UnboundedReceiver<Heard>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", api.namespace());
+        let selector = format!("&labelSelector={}%3D{}", LABEL.0.replace('/', "%2F"), LABEL.1);
+        let places = vec![Place { path: path.clone(), selector }];
+        let listener = Listener { places, sender, known: BTreeMap::new(), round: 0, refusal: None };
+        let watched = api.clone();
+        spawn_local(async move { cluster.follow(&watched, listener).await });
+        (Rc::new(Leases { api, path, node: node.into() }), receiver)
+    }
+
+    /// Changes a Lease, or makes it if it is not there. Somebody else was faster: that is no error.
+    async fn put(&self, name: &str, version: Option<&str>, change: Value) -> Result<(), ApiError> {
+        let sent = match version {
+            // There is none as far as is known.
+            Some("") => Err(ApiError::Refused { code: StatusCode::NOT_FOUND, message: String::new() }),
+            version => {
+                let mut change = change.clone();
+                if let Some(version) = version {
+                    change["metadata"]["resourceVersion"] = version.into();
+                }
+                let path = format!("{}/{name}", self.path);
+                self.api.send(Method::PATCH, &path, Format::MergePatch, change.to_string().into()).await
+            }
+        };
+        let sent = match sent {
+            Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => {
+                let mut lease = change;
+                lease["apiVersion"] = "coordination.k8s.io/v1".into();
+                lease["kind"] = "Lease".into();
+                lease["metadata"]["name"] = name.into();
+                lease["metadata"]["labels"] = json!({ LABEL.0: LABEL.1 });
+                self.api.send(Method::POST, &self.path, Format::Json, lease.to_string().into()).await
+            }
+            sent => sent,
+        };
+        match sent {
+            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Record for Leases {
+    type Error = ApiError;
+
+    async fn sign(&self, lasts: Duration) -> Result<(), ApiError> {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let seconds = (lasts + SLACK).as_secs();
+        let change = json!({
+            "spec": { "holderIdentity": &*self.node, "leaseDurationSeconds": seconds, "renewTime": now },
+        });
+        self.put(&format!("sluice-node-{}", self.node), None, change).await
+    }
+
+    async fn write(&self, owners: &Owners, version: &str) -> Result<(), ApiError> {
+        let lines: Vec<String> = owners.iter().map(|(address, node)| format!("{address} {node}\n")).collect();
+        let change = json!({
+            "metadata": { "annotations": { ANNOTATION: lines.concat() } },
+            "spec": { "holderIdentity": &*self.node },
+        });
+        self.put(OWNERS, Some(version), change).await
+    }
+}
+
+/// Hears what the Leases say.
+struct Listener {
+    places: Vec<Place>,
+    sender: mpsc::UnboundedSender<Heard>,
+    /// Leases of nodes: whose, and the list that had it last.
+    known: BTreeMap<Box<str>, (Arc<str>, u32)>,
+    round: u32,
+    refusal: Option<String>,
+}
+
+impl Listener {
+    fn say(&self, heard: Heard) {
+        // Who does not listen any more has ended.
+        let _ = self.sender.send(heard);
+    }
+
+    fn nobody_owns_anything(&self) {
+        self.say(Heard::Owners(Owners::new(), "".into()));
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some((node, _)) = self.known.remove(name) {
+            self.say(Heard::Gone(node));
+        }
+    }
+}
+
+impl Subject for Listener {
+    fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    fn accept(&self) -> &'static str {
+        JSON
+    }
+
+    fn begin(&mut self) {
+        self.round += 1;
+    }
+
+    fn set(&mut self, _: usize, object: &Node) {
+        let text = |path: &[&str]| path.iter().try_fold(object, |node, key| node.get(key)).and_then(Node::text);
+        let Some(name) = text(&["metadata", "name"]) else { return };
+        if name == OWNERS {
+            self.known.insert(name.into(), ("".into(), self.round));
+            let lines = text(&["metadata", "annotations", ANNOTATION]).unwrap_or_default().lines();
+            let owner = |line: &str| {
+                let (address, node) = line.split_once(' ')?;
+                Some((address.parse().ok()?, node.into()))
+            };
+            let version = text(&["metadata", "resourceVersion"]).unwrap_or_default();
+            self.say(Heard::Owners(lines.filter_map(owner).collect(), version.into()));
+            return;
+        }
+        let (Some(node), Some(mark)) = (text(&["spec", "holderIdentity"]), text(&["spec", "renewTime"])) else {
+            return;
+        };
+        let seconds = text(&["spec", "leaseDurationSeconds"]).and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+        let node: Arc<str> = node.into();
+        self.known.insert(name.into(), (Arc::clone(&node), self.round));
+        let lasts = Duration::from_secs(seconds).saturating_sub(SLACK);
+        self.say(Heard::Sign(Sign { node, mark: mark.into(), lasts }));
+    }
+
+    fn gone(&mut self, object: &Node) {
+        match object.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::text) {
+            Some(OWNERS) => self.nobody_owns_anything(),
+            Some(name) => self.forget(name),
+            None => {}
+        }
+    }
+
+    fn listed(&mut self, _: usize) {
+        self.refusal = None;
+        let is_old = |(name, (_, round)): (&Box<str>, &(Arc<str>, u32))| (*round != self.round).then(|| name.clone());
+        let old: Vec<Box<str>> = self.known.iter().filter_map(is_old).filter(|name| **name != *OWNERS).collect();
+        old.iter().for_each(|name| self.forget(name));
+        if self.known.get(OWNERS).is_none_or(|(_, round)| *round != self.round) {
+            self.nobody_owns_anything();
+        }
+    }
+
+    fn missing(&mut self) -> bool {
+        // Every cluster has Leases.
+        false
+    }
+
+    fn refused(&mut self, error: &ApiError) {
+        let text = error.to_string();
+        if self.refusal.as_ref() != Some(&text) {
+            tracing::error!("cannot read Leases: {text}; addresses of the pool stay with the nodes that have them");
+            self.refusal = Some(text);
+        }
+    }
+}

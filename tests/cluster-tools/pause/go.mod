@@ -1,0 +1,3 @@
+module sluice.dev/tests/cluster-tools/pause
+
+go 1.26.0

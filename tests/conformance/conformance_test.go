@@ -1,0 +1,73 @@
+// Package conformance_test runs the suite of the Gateway API against the GatewayClass of a cluster.
+package conformance_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	"sigs.k8s.io/gateway-api/conformance"
+	"sigs.k8s.io/gateway-api/conformance/utils/suite"
+	"sigs.k8s.io/gateway-api/pkg/features"
+)
+
+// profiles are all those that are about gateways.
+var profiles = []suite.ConformanceProfile{
+	suite.GatewayHTTPConformanceProfile,
+	suite.GatewayGRPCConformanceProfile,
+	suite.GatewayTLSConformanceProfile,
+	suite.GatewayTCPConformanceProfile,
+	suite.GatewayUDPConformanceProfile,
+}
+
+// mark begins the lines that say how a test ended; `cargo xtask conformance` reads them.
+const mark = "conformance-result "
+
+// result is that of a test of gateways.
+type result struct {
+	Test     string                         `json:"test"`
+	Profiles []suite.ConformanceProfileName `json:"profiles"`
+	Outcome  string                         `json:"outcome"`
+}
+
+func TestConformance(t *testing.T) {
+	options := conformance.DefaultOptions(t)
+	// Whatever the GatewayClass says it supports: nothing is left out.
+	mesh := features.SetsToNamesSet(features.MeshCoreFeatures, features.MeshExtendedFeatures)
+	options.SupportedFeatures = sets.List(features.SetsToNamesSet(features.AllFeatures).Difference(mesh))
+	if options.ConformanceProfiles == nil {
+		for _, profile := range profiles {
+			options.ConformanceProfiles = append(options.ConformanceProfiles, profile.Name)
+		}
+	}
+	options.Hook = func(t *testing.T, test suite.ConformanceTest, _ *suite.ConformanceTestSuite) {
+		of := profilesOf(test)
+		if len(of) == 0 {
+			return // a test of meshes
+		}
+		outcome := "passed"
+		if t.Failed() {
+			outcome = "failed"
+		} else if t.Skipped() {
+			outcome = "skipped"
+		}
+		line, err := json.Marshal(result{test.ShortName, of, outcome})
+		if err != nil {
+			t.Error(err)
+		}
+		fmt.Printf("%s%s\n", mark, line)
+	}
+	conformance.RunConformanceWithOptions(t, options)
+}
+
+// profilesOf are the profiles that have every feature that the test needs, as the suite's report counts them.
+func profilesOf(test suite.ConformanceTest) []suite.ConformanceProfileName {
+	var of []suite.ConformanceProfileName
+	for _, profile := range profiles {
+		if profile.CoreFeatures.Union(profile.ExtendedFeatures).HasAll(test.Features...) {
+			of = append(of, profile.Name)
+		}
+	}
+	return of
+}

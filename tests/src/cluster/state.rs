@@ -1,0 +1,90 @@
+//! What is written down of a cluster while it is made, so that another process can find it, or clear up what is left of it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::life::Life;
+
+/// Below which the containers of all clusters have their cgroups, in every hierarchy.
+const CGROUPS: &str = "sluice-cluster";
+
+/// The folder of a cluster: what it wrote, and in `places` the processes that hold its namespaces.
+pub struct State {
+    folder: PathBuf,
+}
+
+impl State {
+    pub fn at(folder: &Path) -> State {
+        State { folder: folder.to_owned() }
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn places_file(&self) -> PathBuf {
+        self.folder.join("places")
+    }
+
+    /// Name and first process of each place, in the order they were made; none if there is no cluster.
+    pub fn places(&self) -> Result<Vec<(String, Life)>> {
+        let path = self.places_file();
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        // A line that was cut off belongs to a place that was not let go on.
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        Ok(lines.filter_map(|(name, life)| Some((name.to_owned(), life.parse().ok()?))).collect())
+    }
+
+    pub fn record(&self, name: &str, life: &Life) -> Result<()> {
+        let path = self.places_file();
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        writeln!(file, "{name} {life}").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// The cgroup of a node's containers, from the root of each hierarchy.
+    pub fn cgroup(&self, life: &Life, node: &str) -> String {
+        format!("/{CGROUPS}-{}/{node}", life.pid())
+    }
+
+    /// Ends every process, and removes what they leave. Where nothing is left, nothing happens.
+    pub fn clear(&self) -> Result<()> {
+        let places = self.places()?;
+        for (name, life) in places.iter().rev() {
+            life.end().with_context(|| format!("{name} does not end"))?;
+        }
+        for (_, life) in &places {
+            remove_cgroups(&format!("{CGROUPS}-{}", life.pid()))?;
+        }
+        if self.folder.exists() {
+            fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes an empty tree of cgroups from the hierarchies: one of version 2, several of version 1.
+fn remove_cgroups(name: &str) -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
+    let folders = hierarchies.flatten().map(|entry| entry.path()).chain([root.to_owned()]);
+    for tree in folders.map(|folder| folder.join(name)).filter(|tree| tree.is_dir()) {
+        remove_tree(&tree).with_context(|| format!("cannot remove the cgroup {}", tree.display()))?;
+    }
+    Ok(())
+}
+
+/// The files of a cgroup go with its folder.
+fn remove_tree(folder: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_tree(&entry.path())?;
+        }
+    }
+    fs::remove_dir(folder)
+}

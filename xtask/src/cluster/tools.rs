@@ -1,0 +1,119 @@
+//! The programs of the cluster: built by Go from the modules in tests/cluster-tools, once for all clones on a machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use gateway_tests::cluster::{PAUSE, Tools};
+use tempfile::TempDir;
+
+use super::archive::{self, Image};
+use crate::setup::{self, Part};
+use crate::shell;
+
+/// One module each, or the dependencies of one would change those of another.
+const KUBERNETES: &str = "kubernetes";
+const MODULES: &[&str] = &["etcd", "containerd", "cni", "pause", KUBERNETES];
+
+/// Module, package, and where the program goes.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
+    ("containerd", "github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
+    ("containerd", "github.com/containerd/containerd/v2/cmd/containerd", "containerd"),
+    ("containerd", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2", "containerd-shim-runc-v2"),
+    ("cni", "github.com/containernetworking/plugins/plugins/main/ptp", "cni/ptp"),
+    ("cni", "github.com/containernetworking/plugins/plugins/main/loopback", "cni/loopback"),
+    ("cni", "github.com/containernetworking/plugins/plugins/ipam/host-local", "cni/host-local"),
+    ("pause", ".", "pause"),
+    (KUBERNETES, "k8s.io/kubernetes/cmd/kubectl", "kubectl"),
+    (KUBERNETES, "k8s.io/kubernetes/cmd/kube-apiserver", "kube-apiserver"),
+    (KUBERNETES, "k8s.io/kubernetes/cmd/kube-controller-manager", "kube-controller-manager"),
+    (KUBERNETES, "k8s.io/kubernetes/cmd/kube-scheduler", "kube-scheduler"),
+    (KUBERNETES, "k8s.io/kubernetes/cmd/kubelet", "kubelet"),
+];
+
+/// File systems of containerd's that are not used, and would want headers of C libraries.
+const TAGS: &str = "no_btrfs,no_zfs,no_devmapper";
+
+/// Finds the programs, or builds them: some minutes, the first time.
+pub fn ensure() -> Result<Tools> {
+    setup::ensure(&[Part::Cluster])?;
+    let folder = cache()?.join(format!("cluster-tools-{}", fingerprint()?));
+    if !folder.is_dir() {
+        build(&folder)?;
+    }
+    Ok(Tools::at(&folder))
+}
+
+/// The image that every node needs before its first pod.
+pub fn pause(tools: &Tools) -> PathBuf {
+    tools.folder().join("pause.tar")
+}
+
+/// A folder of this machine's that outlives a clone.
+pub fn cache() -> Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from).or_else(home);
+    Ok(cache
+        .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for what is built once")?
+        .join("sluice"))
+}
+
+fn sources() -> PathBuf {
+    shell::root().join("tests/cluster-tools")
+}
+
+/// Other versions, other programs.
+fn fingerprint() -> Result<String> {
+    let mut all = format!("{PROGRAMS:?} {TAGS}").into_bytes();
+    for file in MODULES.iter().flat_map(|module| ["go.mod", "go.sum", "main.go"].map(|file| format!("{module}/{file}")))
+    {
+        // Not every module has all three.
+        all.extend(fs::read(sources().join(file)).unwrap_or_default());
+    }
+    Ok(archive::sha256(&all)[..16].to_owned())
+}
+
+fn build(folder: &Path) -> Result<()> {
+    let parent = folder.parent().context("the cache has no folder")?;
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    // In its place only when whole.
+    let unfinished = TempDir::with_prefix_in("cluster-tools-", parent)?;
+    let flags = linker_flags()?;
+    for (done, (module, package, program)) in PROGRAMS.iter().enumerate() {
+        let target = unfinished.path().join(program);
+        let what =
+            format!("go build {program} ({} of {}; about 6 minutes in all on two cores)", done + 1, PROGRAMS.len());
+        go_build(&what, &sources().join(module), package, &flags, &target)?;
+    }
+    let pause = Image::of_program(&unfinished.path().join("pause"), "/pause", &[PAUSE]);
+    archive::write(&unfinished.path().join("pause.tar"), &pause)?;
+    match fs::rename(unfinished.path(), folder) {
+        // Somebody else was faster.
+        Err(_) if folder.is_dir() => Ok(()),
+        result => result.with_context(|| format!("cannot make {}", folder.display())),
+    }
+}
+
+/// Builds a static program.
+pub fn go_build(what: &str, module: &Path, package: &str, linker_flags: &str, target: &Path) -> Result<()> {
+    let mut go = shell::command("go");
+    go.current_dir(module).env("CGO_ENABLED", "0");
+    go.args(["build", "-trimpath", "-tags", TAGS, "-ldflags", linker_flags, "-o"]);
+    shell::step(what, go.arg(target).arg(package))
+}
+
+/// Programs of Kubernetes say the version that their module has: clients look at it.
+fn linker_flags() -> Result<String> {
+    let path = sources().join(KUBERNETES).join("go.mod");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let version = text.split_whitespace().skip_while(|word| *word != "k8s.io/kubernetes").nth(1);
+    let version = version.with_context(|| format!("{} does not require k8s.io/kubernetes", path.display()))?;
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    ensure!(!minor.is_empty(), "{}: k8s.io/kubernetes has the version {version:?}", path.display());
+    let package = "k8s.io/component-base/version";
+    Ok(format!(
+        "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
+    ))
+}
