@@ -6,3 +6,4 @@
 mod bed;
 mod deployed;
 mod example;
+mod rights;

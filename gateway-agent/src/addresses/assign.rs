@@ -207,10 +207,9 @@ mod tests {
     }
 
     fn assigned(given: &Given, asks: &[Asks]) -> Vec<Assigned> {
-        let wish = |ask| {
-            let Asks { name, fixed, any, recorded } = ask;
+        fn wish(Asks { name, fixed, any, recorded }: &Asks) -> Wish<'_> {
             Wish { gateway: name, fixed: fixed.clone(), any: *any, recorded }
-        };
+        }
         assign(given, &asks.iter().map(wish).collect::<Vec<_>>())
     }
 
@@ -263,7 +262,7 @@ mod tests {
         assert_eq!(of[0].addresses, ips(&["198.18.0.1", "198.18.9.9"]));
         assert_eq!(of[0].refused, [(ip("198.18.7.7"), Refusal::NotInPool)]);
         assert_eq!(of[2].refused, [(ip("198.18.0.2"), Refusal::Held(name("b")))]);
-        assert_eq!(of[2].addresses, []);
+        assert!(of[2].addresses.is_empty());
         assert_eq!(of[3].addresses, ips(&["198.18.0.1"]), "asked for by name, an address is shared");
     }
 

@@ -21,6 +21,10 @@ pub const BRIDGE: &str = "nodes";
 const USERS: &[(&str, &str)] =
     &[("admin", "system:masters"), ("system:kube-controller-manager", ""), ("system:kube-scheduler", "")];
 
+/// What is told of each request of the agent, and of nobody else's: who asked for what.
+const AUDIT: &str = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+                     - {level: Metadata, users: ['system:serviceaccount:sluice-system:sluice']}\n- {level: None}\n";
+
 /// The files of the control plane.
 pub struct Files {
     folder: PathBuf,
@@ -39,6 +43,11 @@ impl Files {
     /// The API server's certificate and that of the authority it made for it.
     fn authority(&self) -> PathBuf {
         self.certificates().join("apiserver.crt")
+    }
+
+    /// The requests of the agent, a JSON object a line.
+    pub fn audit(&self) -> PathBuf {
+        self.folder.join("audit.log")
     }
 
     pub fn log(&self, program: &str) -> PathBuf {
@@ -110,6 +119,8 @@ fn start_api_server(place: &Place, files: &Files, tools: &Tools, nodes: &[String
     let key = KeyPair::generate()?;
     fs::write(files.folder.join("accounts.key"), key.serialize_pem())?;
     fs::write(files.folder.join("accounts.pub"), key.public_key_pem())?;
+    let policy = files.folder.join("audit.yaml");
+    fs::write(&policy, AUDIT)?;
     let services: Vec<&str> = families(dual_stack).iter().map(|family| family.services()).collect();
     let arguments = [
         "--etcd-servers=http://127.0.0.1:2379".to_owned(),
@@ -125,6 +136,8 @@ fn start_api_server(place: &Place, files: &Files, tools: &Tools, nodes: &[String
         // That of the Service, since nothing translates it.
         "--secure-port=443".to_owned(),
         "--allow-privileged=true".to_owned(),
+        format!("--audit-policy-file={}", text(&policy)?),
+        format!("--audit-log-path={}", text(&files.audit())?),
         "--kubelet-preferred-address-types=InternalIP".to_owned(),
     ];
     place.start(&files.log("kube-apiserver"), &tools.program("kube-apiserver"), &arguments)

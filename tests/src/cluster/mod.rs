@@ -1,6 +1,7 @@
 //! A real Kubernetes in namespaces: a control plane and nodes with kubelet and containerd. It stays until somebody ends it;
 //! everything of it is in one folder and in namespaces, and goes with them.
 
+mod cgroups;
 mod control;
 mod life;
 mod node;
@@ -109,6 +110,13 @@ impl Cluster {
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.folder().join("kubeconfig")
+    }
+
+    /// Every request of the agent so far, as the API server's audit events.
+    pub fn requests(&self) -> Result<Vec<serde_json::Value>> {
+        let path = control::Files::new(&self.state).audit();
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        text.lines().map(|line| serde_json::from_str(line).context("an audit event is no JSON")).collect()
     }
 
     /// `kubectl` as the administrator.

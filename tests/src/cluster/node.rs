@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::cgroups::{self, Own};
 use super::control::{BRIDGE, Files, kubelet_user, last_lines, nodad};
 use super::place::Place;
 use super::plan::{Family, families, node_name};
@@ -59,32 +60,37 @@ impl Making<'_> {
         for (name, value) in KERNEL {
             fs::write(folder.join("kernel").join(name.replace('/', "-")), format!("{value}\n"))?;
         }
-        let mut cgroup = String::new();
-        let place = Place::new(&self.name(), &self.script()?, |life| {
-            cgroup = self.state.cgroup(life, &self.name());
-            self.state.record(&self.name(), life)
-        })?;
+        let script = self.script(&cgroups::make(control.life(), &self.name())?)?;
+        let place = Place::new(&self.name(), &script, |life| self.state.record(&self.name(), life))?;
         self.lay_network(control, &place)?;
         self.start_containerd(&place)?;
         for image in images {
             load(&place, self.tools, image)?;
         }
-        self.start_kubelet(&place, &cgroup)?;
+        self.start_kubelet(&place)?;
         Ok(place)
     }
 
     /// Its own view of the file system: everything at the places where people look for it, nothing of it in the machine's.
-    fn script(&self) -> Result<String> {
+    fn script(&self, cgroups: &[Own]) -> Result<String> {
         let folder = self.folder();
         let folder = text(&folder)?;
-        // The cgroups are the machine's; a new /sys, which shows the interfaces of this network, would cover them.
-        let mut lines = vec![
-            "mount -t tmpfs tmpfs /mnt".to_owned(),
-            "mkdir /mnt/cgroup".to_owned(),
-            "mount --rbind /sys/fs/cgroup /mnt/cgroup".to_owned(),
-            "mount -t sysfs sysfs /sys".to_owned(),
-            "mount --rbind /mnt/cgroup /sys/fs/cgroup".to_owned(),
-            "umount -l /mnt".to_owned(),
+        // A new /sys, which shows the interfaces of this network, covers the machine's cgroups. Only the node's own may be
+        // mounted then: runc takes the first mount of a hierarchy that it finds.
+        let mut lines = vec!["mount -t tmpfs tmpfs /mnt".to_owned()];
+        for (number, own) in cgroups.iter().enumerate() {
+            lines.push(format!("mkdir /mnt/{number}\nmount --bind {} /mnt/{number}", text(&own.cgroup)?));
+        }
+        lines.push("umount -l /sys\nmount -t sysfs sysfs /sys".to_owned());
+        if cgroups.len() > 1 {
+            lines.push("mount -t tmpfs tmpfs /sys/fs/cgroup".to_owned());
+        }
+        for (number, own) in cgroups.iter().enumerate() {
+            let hierarchy = text(&own.hierarchy)?;
+            lines.push(format!("mkdir -p {hierarchy}\nmount --bind /mnt/{number} {hierarchy}\numount /mnt/{number}"));
+        }
+        lines.push("umount /mnt".to_owned());
+        lines.extend([
             "mount -t bpf bpf /sys/fs/bpf".to_owned(),
             "mount -t tmpfs tmpfs /run".to_owned(),
             // A state of the machine's own containerd or kubelet is none of ours.
@@ -93,7 +99,7 @@ impl Making<'_> {
             format!("mount --bind {folder}/kubelet /var/lib/kubelet"),
             format!("mount --bind {folder}/containerd /var/lib/containerd"),
             format!("mount --bind {folder}/log /var/log"),
-        ];
+        ]);
         for (name, _) in KERNEL {
             lines.push(format!("mount --bind {folder}/kernel/{} /proc/sys/{name}", name.replace('/', "-")));
         }
@@ -104,7 +110,7 @@ impl Making<'_> {
 
     fn lay_network(&self, control: &Place, place: &Place) -> Result<()> {
         let (name, number) = (self.name(), self.number);
-        let pid = place.pid();
+        let pid = place.life().pid();
         let network = place.network()?;
         let router = control.network()?;
         router
@@ -152,10 +158,10 @@ impl Making<'_> {
         Ok(())
     }
 
-    fn start_kubelet(&self, place: &Place, cgroup: &str) -> Result<()> {
+    fn start_kubelet(&self, place: &Place) -> Result<()> {
         let folder = self.folder();
         let config = folder.join("kubelet.json");
-        fs::write(&config, kubelet_config(cgroup).to_string())?;
+        fs::write(&config, kubelet_config().to_string())?;
         let addresses: Vec<String> =
             self.families().iter().map(|family| family.node(self.number).to_string()).collect();
         let kubeconfig = Files::new(self.state).kubeconfig(&kubelet_user(&self.name()))?;
@@ -192,14 +198,13 @@ fn containerd_config(plugins: &str, networks: &str) -> String {
 }
 
 /// Takes the machine as it is: whatever cgroups, swap and disk it has.
-fn kubelet_config(cgroup: &str) -> Value {
+fn kubelet_config() -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": cgroup,
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "failCgroupV1": false,

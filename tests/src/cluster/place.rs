@@ -62,7 +62,11 @@ impl Place {
         &self.name
     }
 
-    pub fn pid(&self) -> u32 {
+    pub fn life(&self) -> &Life {
+        &self.life
+    }
+
+    fn pid(&self) -> u32 {
         self.life.pid()
     }
 

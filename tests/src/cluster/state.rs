@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::cgroups;
 use super::life::Life;
-
-/// Below which the containers of all clusters have their cgroups, in every hierarchy.
-const CGROUPS: &str = "sluice-cluster";
 
 /// The folder of a cluster: what it wrote, and in `places` the processes that hold its namespaces.
 pub struct State {
@@ -47,44 +45,18 @@ impl State {
         writeln!(file, "{name} {life}").with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The cgroup of a node's containers, from the root of each hierarchy.
-    pub fn cgroup(&self, life: &Life, node: &str) -> String {
-        format!("/{CGROUPS}-{}/{node}", life.pid())
-    }
-
     /// Ends every process, and removes what they leave. Where nothing is left, nothing happens.
     pub fn clear(&self) -> Result<()> {
         let places = self.places()?;
         for (name, life) in places.iter().rev() {
             life.end().with_context(|| format!("{name} does not end"))?;
         }
-        for (_, life) in &places {
-            remove_cgroups(&format!("{CGROUPS}-{}", life.pid()))?;
+        if let Some((_, control)) = places.first() {
+            cgroups::remove(control)?;
         }
         if self.folder.exists() {
             fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))?;
         }
         Ok(())
     }
-}
-
-/// Removes an empty tree of cgroups from the hierarchies: one of version 2, several of version 1.
-fn remove_cgroups(name: &str) -> Result<()> {
-    let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-    let folders = hierarchies.flatten().map(|entry| entry.path()).chain([root.to_owned()]);
-    for tree in folders.map(|folder| folder.join(name)).filter(|tree| tree.is_dir()) {
-        remove_tree(&tree).with_context(|| format!("cannot remove the cgroup {}", tree.display()))?;
-    }
-    Ok(())
-}
-
-/// The files of a cgroup go with its folder.
-fn remove_tree(folder: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        if entry.file_type()?.is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    fs::remove_dir(folder)
 }

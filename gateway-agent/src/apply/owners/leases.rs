@@ -130,8 +130,8 @@ impl Subject for Listener {
         &self.places
     }
 
-    fn accept(&self) -> &'static str {
-        JSON
+    fn accept(&self) -> (&'static str, &'static str) {
+        (JSON, JSON)
     }
 
     fn begin(&mut self) {
@@ -185,7 +185,7 @@ impl Subject for Listener {
         false
     }
 
-    fn refused(&mut self, error: &ApiError) {
+    fn refused(&mut self, error: &ApiError, _: bool) {
         let text = error.to_string();
         if self.refusal.as_ref() != Some(&text) {
             tracing::error!("cannot read Leases: {text}; addresses of the pool stay with the nodes that have them");

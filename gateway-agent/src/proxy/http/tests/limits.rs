@@ -339,14 +339,6 @@ async fn slow_clients(number: usize) -> usize {
 #[tokio::test]
 async fn slow_clients_cost_little() {
     let each = local(slow_clients(2000)).await;
-    // 200 MiB for 10,000, with what the kernel and TLS need.
+    // 200 MiB for 10,000, with what the kernel and TLS need; over real sockets it is in tests/network/http/slow.rs.
     assert!(each < 10 << 10, "{each} bytes each");
-}
-
-#[tokio::test]
-#[ignore = "it takes as many clients as are promised"]
-async fn ten_thousand_slow_clients_cost_less_than_200_mib() {
-    let each = local(slow_clients(10_000)).await;
-    println!("{each} bytes each");
-    assert!(each * 10_000 < 200 << 20);
 }
