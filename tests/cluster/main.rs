@@ -7,3 +7,4 @@ mod bed;
 mod deployed;
 mod example;
 mod rights;
+mod statuses;
