@@ -8,3 +8,4 @@ mod bed;
 mod deployed;
 mod example;
 mod rights;
+mod statuses;

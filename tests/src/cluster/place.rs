@@ -70,10 +70,10 @@ impl Place {
         self.life.pid()
     }
 
-    /// A command in the namespaces, on our terminal and with our environment.
+    /// A command in the namespaces, on our terminal, with our environment and in our working directory.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--mount", "--pid", "--uts", "--target", &self.pid().to_string(), "--"]);
+        command.args(["--net", "--mount", "--pid", "--uts", "--wd=.", "--target", &self.pid().to_string(), "--"]);
         command.arg(program);
         command
     }

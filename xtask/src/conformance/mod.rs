@@ -22,7 +22,7 @@ use suite::Suite;
 const PROFILES: &[&str] = &["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
 /// Begins the lines of the suite that say how a test ended (tests/conformance/conformance_test.go).
 const MARK: &str = "conformance-result ";
-/// In the range that deploy/conformance gives the agent, and nobody else's.
+/// In the range that tests/conformance/deploy gives the agent, and nobody else's.
 const USABLE: &str = "198.18.8.250";
 /// Of nobody in the cluster.
 const UNUSABLE: &str = "198.18.15.250";
