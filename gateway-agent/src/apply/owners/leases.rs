@@ -173,8 +173,8 @@ impl Subject for Listener {
 
     fn listed(&mut self, _: usize) {
         self.refusal = None;
-        let of_before = self.known.iter().filter(|(name, (_, round))| *round != self.round && ***name != *OWNERS);
-        let old: Vec<Box<str>> = of_before.map(|(name, _)| name.clone()).collect();
+        let old = self.known.iter().filter(|(name, (_, round))| *round != self.round && ***name != *OWNERS);
+        let old: Vec<Box<str>> = old.map(|(name, _)| name.clone()).collect();
         old.iter().for_each(|name| self.forget(name));
         if self.known.get(OWNERS).is_none_or(|(_, round)| *round != self.round) {
             self.nobody_owns_anything();
