@@ -82,7 +82,7 @@ reasons! {
     /// A ClientHello that contradicts itself, or a server name that is none.
     MalformedHello = 15, "malformed_hello", Alert;
     /// No listener and route on this address and port take the server name, or there is none.
-    UnrecognizedName = 16, "unrecognized_name", Alert;
+    UnrecognizedName = 16, "unrecognized_name", Refuse;
     /// None of the backends that were tried for a TLS connection answered.
     BackendSilent = 17, "backend_silent", Alert;
     /// The client ended its side before the ClientHello was whole.

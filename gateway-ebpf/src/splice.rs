@@ -37,7 +37,6 @@ pub mod alert {
     pub const UNEXPECTED_MESSAGE: u8 = 10;
     pub const DECODE_ERROR: u8 = 50;
     pub const INTERNAL_ERROR: u8 = 80;
-    pub const UNRECOGNIZED_NAME: u8 = 112;
     /// Bytes of the record.
     pub const LENGTH: u32 = 7;
 }
@@ -360,8 +359,13 @@ fn route(frame: Tc, packet: &Packet, listener: &Listener, slot: u32, length: u32
         return bind::later(slot, bind::to_set(set), id);
     }
     let Some(hello) = owned(slot, &packet.key) else { return broken(frame) };
-    let reason = if found == found::NO_NAME { Reason::MalformedHello } else { Reason::UnrecognizedName };
-    turn_away(frame, packet, hello, id, reason)
+    if found == found::NO_NAME {
+        return turn_away(frame, packet, hello, id, Reason::MalformedHello);
+    }
+    // No alert: what is not matched is no TLS server (Gateway API, TLSRoute).
+    release(hello);
+    forget(&packet.key);
+    refuse(frame, packet, id, Reason::UnrecognizedName, 0)
 }
 
 /// Acknowledges so many bytes.
@@ -588,7 +592,6 @@ pub fn deny(frame: Tc, packet: &Packet, hello: &mut Hello, listener: u32, reason
     let code = match reason {
         Reason::NotTls => alert::UNEXPECTED_MESSAGE,
         Reason::MalformedHello => alert::DECODE_ERROR,
-        Reason::UnrecognizedName => alert::UNRECOGNIZED_NAME,
         _ => alert::INTERNAL_ERROR,
     };
     let handshake = Handshake {

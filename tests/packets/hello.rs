@@ -130,5 +130,4 @@ pub mod description {
     pub const UNEXPECTED_MESSAGE: u8 = 10;
     pub const DECODE_ERROR: u8 = 50;
     pub const INTERNAL_ERROR: u8 = 80;
-    pub const UNRECOGNIZED_NAME: u8 = 112;
 }

@@ -9,7 +9,7 @@ use hashbrown::hash_map::Entry;
 
 use super::gateways::Plan;
 use super::hostnames::{Pattern, covering};
-use super::listeners::Fate;
+use super::listeners::{Fate, ListenerPlan};
 use super::{Reason, conflicts};
 use crate::index::{Gateway, Listener, ListenerProtocol, ListenerSet};
 use crate::ir::{HostName, Protocol};
@@ -47,17 +47,29 @@ impl fmt::Display for Holder {
 }
 
 /// Gateways that share an address must not want the same of it: the first by precedence keeps it. So it is with the ListenerSets of a
-/// Gateway, which come after the Gateway itself (ListenerSet, "listeners").
+/// Gateway, which come after the Gateway itself (ListenerSet, "listeners"). What is left to a Gateway or ListenerSet must not be in conflict
+/// with itself.
 pub fn settle(plans: &mut [Plan]) -> Claims {
     let listeners = plans.iter().map(|p| p.addresses.len() * p.listeners.len()).sum();
     let mut claims = Claims { ports: HashMap::with_capacity(listeners) };
     for Plan { gateway, addresses, sets, listeners, .. } in plans {
-        for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
-            let set = listener.set.map(|set| Arc::clone(&sets[set].set));
-            let holder = Holder { gateway: Arc::clone(gateway), set, listener: Arc::clone(&listener.spec) };
-            match addresses.iter().find_map(|address| claims.why_taken(*address, &holder)) {
-                Some((reason, message)) => listener.fate = Fate::Conflicted(reason, message),
-                None => addresses.iter().for_each(|address| claims.take(*address, holder.clone())),
+        for listeners in listeners.chunk_by_mut(|a, b| a.set == b.set) {
+            let holder = |listener: &ListenerPlan| {
+                let set = listener.set.map(|set| Arc::clone(&sets[set].set));
+                Holder { gateway: Arc::clone(gateway), set, listener: Arc::clone(&listener.spec) }
+            };
+            for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
+                let holder = holder(listener);
+                if let Some((reason, message)) =
+                    addresses.iter().find_map(|address| claims.why_taken(*address, &holder))
+                {
+                    listener.fate = Fate::Conflicted(reason, message);
+                }
+            }
+            conflicts::mark_conflicts(listeners);
+            for listener in listeners.iter().filter(|l| l.holds_its_place()) {
+                let holder = holder(listener);
+                addresses.iter().for_each(|address| claims.take(*address, holder.clone()));
             }
         }
     }

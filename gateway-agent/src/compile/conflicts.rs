@@ -8,11 +8,11 @@ use crate::index::{Listener, ListenerProtocol};
 use crate::ir::{HostName, Protocol};
 
 /// Listeners of one Gateway, or of one ListenerSet, that no packet could choose between. The API forbids to pick a winner among
-/// them; between a Gateway and its ListenerSets there is an order ([`super::claims`]).
+/// them; between a Gateway and its ListenerSets there is an order, and who loses by it is in nobody's way ([`super::claims`]).
 pub fn mark_conflicts(listeners: &mut [ListenerPlan]) {
-    let mut by_port: HashMap<(Option<usize>, u16), Vec<usize>> = HashMap::with_capacity(listeners.len());
-    for (i, listener) in listeners.iter().enumerate() {
-        by_port.entry((listener.set, listener.spec.port)).or_default().push(i);
+    let mut by_port: HashMap<u16, Vec<usize>> = HashMap::with_capacity(listeners.len());
+    for (i, listener) in listeners.iter().enumerate().filter(|(_, l)| !matches!(l.fate, Fate::Conflicted(..))) {
+        by_port.entry(listener.spec.port).or_default().push(i);
     }
     for group in by_port.into_values().filter(|group| group.len() > 1) {
         for &i in &group {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use super::addresses::{self, Addresses};
 use super::backend_tls::{self, Client};
 use super::certificates::{self, Owner};
-use super::conflicts::mark_conflicts;
 use super::listener_sets::{self, SetPlan};
 use super::listeners::{Fate, ListenerPlan};
 use super::version;
@@ -147,7 +146,6 @@ impl Plan {
             refused: Plan::reason_to_refuse(gateway, class),
             addresses_missing,
         };
-        mark_conflicts(&mut plan.listeners);
         let nowhere = plan.addresses.is_empty();
         for listener in plan.listeners.iter_mut().filter(|l| nowhere && matches!(l.fate, Fate::Programmed)) {
             listener.fate = Fate::Idle;

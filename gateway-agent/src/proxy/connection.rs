@@ -48,7 +48,7 @@ pub async fn serve(mut client: TcpStream, by: By, shared: &Shared, kept: &Kept) 
                 Err(refused) => (refused, Some(client)),
             }
         }
-        Err(refusal) => (refusal.into(), Some(client)),
+        Err(refused) => (refused, Some(client)),
     };
     let Refused { reason, answer } = refused;
     shared.counters.refuse(reason);
@@ -72,13 +72,13 @@ async fn find(
     deadline: Instant,
     shared: &Shared,
     kept: &Kept,
-) -> Result<Found, Refusal> {
+) -> Result<Found, Refused> {
     let mut origin = origin(client, by, shared)?;
     let (clear, is_proxied) = {
         let table = shared.table.load();
         let port = table.port(origin.gateway);
         if port.is_none() && by == By::Steering {
-            return Err(Refusal::Unexplained);
+            return Err(Refusal::Unexplained.into());
         }
         (port.and_then(Port::clear), port.is_some_and(Port::is_proxied) && by == By::Steering)
     };
@@ -91,13 +91,14 @@ async fn find(
     }
     let hello = timeout_at(deadline, hello::read(client, &kept.room)).await.map_err(|_| Refusal::HelloTimeout)??;
     // The one look at the table, which does not live on with the connection.
-    let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or(Refusal::UnrecognizedName)?;
+    let nobody = || Refused::unrecognized(by);
+    let found = shared.table.load().find(origin.gateway, hello.name.as_deref()).ok_or_else(nobody)?;
     Ok(match found.to {
         To::Backends(backends) => {
             Found::Tcp(Way { backends, random: random(&origin), origin }, found.terminator, hello.bytes)
         }
         To::Http(front) => {
-            let terminator = found.terminator.ok_or(Refusal::UnrecognizedName)?;
+            let terminator = found.terminator.ok_or_else(nobody)?;
             Found::Secure((front, terminator), origin, hello.bytes)
         }
     })
@@ -233,6 +234,17 @@ fn random(origin: &Origin) -> u64 {
 pub struct Refused {
     pub reason: Refusal,
     pub answer: Answer,
+}
+
+impl Refused {
+    /// Where names are the kernel's business it answers with RST, and the length of a hello must not show.
+    fn unrecognized(by: By) -> Refused {
+        let reason = Refusal::UnrecognizedName;
+        match by {
+            By::Splice => Refused { reason, answer: Answer::Reset },
+            By::Steering => reason.into(),
+        }
+    }
 }
 
 impl From<Refusal> for Refused {

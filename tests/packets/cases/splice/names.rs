@@ -48,12 +48,22 @@ fn refused(lab: &mut Lab, tls: &Tls, port: u16, bytes: &[u8], reason: Reason) ->
     let code = match reason {
         Reason::NotTls => description::UNEXPECTED_MESSAGE,
         Reason::MalformedHello => description::DECODE_ERROR,
-        Reason::UnrecognizedName => description::UNRECOGNIZED_NAME,
+        Reason::UnrecognizedName => return unrecognized(lab, tls, bytes),
         other => panic!("{other:?} has no alert here"),
     };
     let outcome = lab.tc(Port::Ext0, &tls.up("PA", 0, 0).data(bytes).frame())?;
     outcome.answered(reason, &alerted(&tls, code, bytes.len() as u32));
     assert!(lab.hello(&tls.forward_key())?.is_none(), "the slot is free again");
+    Ok(tls)
+}
+
+/// A RST, and nothing is left of it.
+#[track_caller]
+fn unrecognized(lab: &mut Lab, tls: Tls, bytes: &[u8]) -> Result<Tls> {
+    let packet = tls.up("PA", 0, 0).data(bytes);
+    lab.tc(Port::Ext0, &packet.frame())?.answered(Reason::UnrecognizedName, &reset(&packet));
+    assert!(lab.hello(&tls.forward_key())?.is_none(), "the slot is free again");
+    assert_eq!(lab.handshake(&tls.forward_key())?, None);
     Ok(tls)
 }
 
@@ -365,12 +375,12 @@ fn malformed(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn alert_again(lab: &mut Lab, version: Version) -> Result<()> {
     let tls = Tls::new(lab, version, Place::Remote)?;
-    let bytes = hello("unknown.example.com").bytes();
-    let tls = refused(lab, &tls, 10_000, &bytes, Reason::UnrecognizedName)?;
+    let bytes = Hello::nameless().server_name(&host_name(b"www..example.com")).bytes();
+    let tls = refused(lab, &tls, 10_000, &bytes, Reason::MalformedHello)?;
     let length = bytes.len() as u32;
     // The alert was lost: the client sends its hello again, and is refused once.
     let again = tls.up("PA", 0, 0).data(&bytes);
-    let answer = alerted(&tls, description::UNRECOGNIZED_NAME, length);
+    let answer = alerted(&tls, description::DECODE_ERROR, length);
     lab.tc(Port::Ext0, &again.frame())?.replied(&answer);
     assert_eq!(lab.listener_counter(tls.listener)?.refused, 1);
     Ok(())
@@ -378,8 +388,8 @@ fn alert_again(lab: &mut Lab, version: Version) -> Result<()> {
 
 fn after_the_alert(lab: &mut Lab, version: Version) -> Result<()> {
     let tls = Tls::new(lab, version, Place::Remote)?;
-    let bytes = hello("unknown.example.com").bytes();
-    let tls = refused(lab, &tls, 10_000, &bytes, Reason::UnrecognizedName)?;
+    let bytes = Hello::nameless().server_name(&host_name(b"www..example.com")).bytes();
+    let tls = refused(lab, &tls, 10_000, &bytes, Reason::MalformedHello)?;
     let length = bytes.len() as u32;
     // Seven bytes and a FIN.
     lab.tc(Port::Ext0, &tls.up("A", length, 8).frame())?.consumed();
