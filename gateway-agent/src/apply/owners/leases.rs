@@ -173,8 +173,8 @@ impl Subject for Listener {
 
     fn listed(&mut self, _: usize) {
         self.refusal = None;
-        let is_old = |(name, (_, round)): (&Box<str>, &(Arc<str>, u32))| (*round != self.round).then(|| name.clone());
-        let old: Vec<Box<str>> = self.known.iter().filter_map(is_old).filter(|name| **name != *OWNERS).collect();
+        let old = self.known.iter().filter(|(name, (_, round))| *round != self.round && ***name != *OWNERS);
+        let old: Vec<Box<str>> = old.map(|(name, _)| name.clone()).collect();
         old.iter().for_each(|name| self.forget(name));
         if self.known.get(OWNERS).is_none_or(|(_, round)| *round != self.round) {
             self.nobody_owns_anything();
