@@ -187,7 +187,7 @@ fn an_api_server_that_starts_is_waited_for() {
         fake.say(crds, List { version: 1, next: "", items: vec![definition("gatewayclasses")] });
         let class =
             json!({ "metadata": { "name": "class" }, "spec": { "controllerName": "sluice.dev/gateway-controller" } });
-        for _ in 0..3 {
+        for _ in 0..5 {
             fake.say(&format!("list {classes}"), Refusal(404));
         }
         fake.say(&format!("list {classes}"), List { version: 1, next: "", items: vec![class] });
