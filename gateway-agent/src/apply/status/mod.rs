@@ -11,6 +11,7 @@ mod board;
 mod digest;
 mod events;
 mod lease;
+mod made;
 mod merge;
 mod queue;
 
@@ -69,6 +70,7 @@ pub async fn write<S: Statuses>(
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
             events: Events::new(Instant::now()),
+            made: BTreeSet::new(),
         };
         tokio::select! {
             () = writer.run() => {}
@@ -90,6 +92,8 @@ struct Writer<S> {
     odd: BTreeMap<ObjectId, (Digest, Digest)>,
     failing: BTreeMap<ObjectId, Failing>,
     events: Events,
+    /// Gateways with a Service of their own.
+    made: BTreeSet<ObjectId>,
 }
 
 struct Failing {
@@ -185,6 +189,9 @@ impl<S: Statuses> Writer<S> {
                 self.failing.remove(&id);
                 self.odd.remove(&id);
                 if let Done::Written { became, object, turned } = done {
+                    if id.kind == Kind::Gateway {
+                        self.make(&id, &object);
+                    }
                     self.say(&id, &object, turned, now);
                     self.board.written(id.kind);
                     self.queue.written(&id, now);
@@ -214,6 +221,23 @@ impl<S: Statuses> Writer<S> {
 }
 
 impl<S> Writer<S> {
+    /// What goes with a Gateway follows its status: both change with its spec and its addresses.
+    fn make(&mut self, id: &ObjectId, gateway: &Bytes) {
+        let gateway: Value = serde_json::from_slice(gateway).unwrap_or(Value::Null);
+        // Once made, it also loses what is not asked for any more.
+        if made::is_asked(&gateway) {
+            self.made.insert(id.clone());
+        } else if !self.made.remove(id) {
+            return;
+        }
+        let (api, id) = (self.api.clone(), id.clone());
+        spawn_local(async move {
+            if let Err(error) = made::apply(&api, &made::made(&gateway)).await {
+                tracing::warn!("cannot make the Service of {id}: {error}; its next change will try again");
+            }
+        });
+    }
+
     fn say(&mut self, id: &ObjectId, object: &Bytes, turned: Vec<Turned>, now: Instant) {
         let chosen = self.events.choose(id, turned, now);
         if chosen.is_empty() {
