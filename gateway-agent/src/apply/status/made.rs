@@ -1,16 +1,18 @@
-//! What is made on behalf of a Gateway with `spec.infrastructure`: a headless Service, named as GEP-1762 has it, with the labels and
-//! annotations asked for, and EndpointSlices that lead its DNS name to the Gateway's addresses. They go with the Gateway.
+//! What is made on behalf of an accepted Gateway: a headless Service, named as GEP-1762 has it, with the labels and annotations of
+//! `spec.infrastructure`, and EndpointSlices that lead its DNS name to the Gateway's addresses. They go with the Gateway.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use http::Method;
+use http::{Method, StatusCode};
 use serde_json::{Map, Value, json};
 
-use crate::source::kube::{Api, ApiError, Format};
+use crate::source::kube::{Api, ApiError, Format, JSON};
 
 const NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// Tells ours from what users have made.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "sluice.dev");
 /// Of a Service's name, and of a label's value.
 const MOST_NAME: usize = 63;
 
@@ -28,6 +30,7 @@ pub fn made(gateway: &Value) -> Vec<(String, Value)> {
             labels.insert(key.into(), value.as_str().into());
         }
     }
+    labels.insert(MANAGED_BY.0.into(), MANAGED_BY.1.into());
     let ports: BTreeSet<(u64, &str)> = array(&spec["listeners"])
         .iter()
         .filter_map(|listener| {
@@ -84,19 +87,34 @@ pub fn made(gateway: &Value) -> Vec<(String, Value)> {
     ]
 }
 
-/// Whether anything is asked for.
-pub fn is_asked(gateway: &Value) -> bool {
-    let asked = |key: &str| gateway["spec"]["infrastructure"][key].as_object().is_some_and(|values| !values.is_empty());
-    gateway["metadata"]["deletionTimestamp"].is_null() && (asked("labels") || asked("annotations"))
+/// Whether there is to be anything.
+pub fn is_due(gateway: &Value) -> bool {
+    let is_accepted = |condition: &Value| condition["type"] == "Accepted" && condition["status"] == "True";
+    gateway["metadata"]["deletionTimestamp"].is_null()
+        && array(&gateway["status"]["conditions"]).iter().any(is_accepted)
 }
 
-pub async fn apply(api: &Api, objects: &[(String, Value)]) -> Result<(), ApiError> {
+/// Makes them, or makes them what they are to be. Says which one is somebody else's, if one is: that is left alone.
+pub async fn apply(api: &Api, objects: &[(String, Value)]) -> Result<Option<String>, ApiError> {
     for (list, object) in objects {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let path = format!("{list}/{name}?fieldManager=sluice&force=true");
+        let path = format!("{list}/{name}");
+        match api.get(&path, JSON).await {
+            Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => {}
+            Err(error) => return Err(error),
+            Ok(present) => {
+                let present: Value =
+                    serde_json::from_slice(&present).map_err(|error| ApiError::Malformed(error.to_string()))?;
+                let ours = |key: &str| present["metadata"]["labels"][key] == object["metadata"]["labels"][key];
+                if !ours(MANAGED_BY.0) || !ours(NAME) {
+                    return Ok(Some(format!("{} {name}", object["kind"].as_str().unwrap_or_default())));
+                }
+            }
+        }
+        let path = format!("{path}?fieldManager=sluice&force=true");
         api.send(Method::PATCH, &path, Format::Apply, object.to_string().into()).await?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// `GATEWAY-CLASS`, as far as a Service may be called so; a name that had to be cut ends in a hash of the whole.
@@ -132,13 +150,13 @@ mod tests {
                     { "port": 443, "protocol": "TLS" }, { "port": 443, "protocol": "HTTPS" }, { "port": 53, "protocol": "UDP" },
                 ],
             },
-            "status": { "addresses": [{ "value": "198.18.0.1" }, { "value": "2001:db8::1" }] },
+            "status": { "conditions": [{ "type": "Accepted", "status": "True" }], "addresses": [{ "value": "198.18.0.1" }, { "value": "2001:db8::1" }] },
         })
     }
 
     #[test]
     fn a_service_has_what_was_asked_for_and_leads_to_the_gateway() {
-        assert!(is_asked(&gateway()));
+        assert!(is_due(&gateway()));
         let made = made(&gateway());
         for (_, object) in &made {
             let metadata = &object["metadata"];
@@ -160,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_unasked_or_for_a_gateway_that_goes() {
-        let mut unasked = gateway();
-        unasked["spec"]["infrastructure"] = json!({ "labels": {} });
-        assert!(!is_asked(&unasked));
+    fn nothing_is_made_for_a_gateway_that_goes_or_is_refused() {
+        let mut refused = gateway();
+        refused["status"]["conditions"][0]["status"] = "False".into();
+        assert!(!is_due(&refused));
         let mut going = gateway();
         going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
-        assert!(!is_asked(&going));
+        assert!(!is_due(&going));
     }
 
     #[test]

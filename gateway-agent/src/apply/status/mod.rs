@@ -70,7 +70,7 @@ pub async fn write<S: Statuses>(
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
             events: Events::new(Instant::now()),
-            made: BTreeSet::new(),
+            made: BTreeMap::new(),
         };
         tokio::select! {
             () = writer.run() => {}
@@ -92,8 +92,8 @@ struct Writer<S> {
     odd: BTreeMap<ObjectId, (Digest, Digest)>,
     failing: BTreeMap<ObjectId, Failing>,
     events: Events,
-    /// Gateways with a Service of their own.
-    made: BTreeSet<ObjectId>,
+    /// What was made last of each Gateway.
+    made: BTreeMap<ObjectId, u64>,
 }
 
 struct Failing {
@@ -150,6 +150,7 @@ impl<S: Statuses> Writer<S> {
         if self.cluster.seen(&id).is_none() {
             self.failing.remove(&id);
             self.odd.remove(&id);
+            self.made.remove(&id);
         }
         let now = Instant::now();
         match self.task(&id) {
@@ -224,16 +225,24 @@ impl<S> Writer<S> {
     /// What goes with a Gateway follows its status: both change with its spec and its addresses.
     fn make(&mut self, id: &ObjectId, gateway: &Bytes) {
         let gateway: Value = serde_json::from_slice(gateway).unwrap_or(Value::Null);
-        // Once made, it also loses what is not asked for any more.
-        if made::is_asked(&gateway) {
-            self.made.insert(id.clone());
-        } else if !self.made.remove(id) {
+        if !made::is_due(&gateway) {
+            return;
+        }
+        let objects = made::made(&gateway);
+        let hash = digest::text(&format!("{objects:?}"));
+        if self.made.insert(id.clone(), hash) == Some(hash) {
             return;
         }
         let (api, id) = (self.api.clone(), id.clone());
         spawn_local(async move {
-            if let Err(error) = made::apply(&api, &made::made(&gateway)).await {
-                tracing::warn!("cannot make the Service of {id}: {error}; its next change will try again");
+            match made::apply(&api, &objects).await {
+                Ok(None) => {}
+                Ok(Some(other)) => {
+                    tracing::warn!("{id} has no Service: there is a {other} that is not Sluice's; rename it")
+                }
+                Err(error) => {
+                    tracing::warn!("cannot make the Service of {id}: {error}; its next change will try again")
+                }
             }
         });
     }
