@@ -210,6 +210,11 @@ impl Agent {
         self.compile(&reach);
     }
 
+    /// What was heard of then is in the maps.
+    pub fn changed(&self, heard: Instant) {
+        self.durations.change.observe(heard.elapsed().as_secs_f64());
+    }
+
     /// Interfaces, addresses or routes of the node changed.
     pub fn network_changed(&mut self) -> io::Result<()> {
         self.datapath.refresh_network()?;

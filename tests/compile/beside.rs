@@ -181,7 +181,7 @@ impl Watched {
     /// The certificate that is in force in the end, and the problems then; nothing else changes on the way.
     async fn settle(&mut self, good: &Identity) -> Vec<String> {
         loop {
-            let Batch { changes, problems } = self.next().await;
+            let Batch { changes, problems, .. } = self.next().await;
             let Some(change) = changes.into_iter().next() else { continue };
             let Change::Set(object) = change else { panic!("{change:?}") };
             assert_eq!(certificates(&[object]), [Ok(der(good))]);

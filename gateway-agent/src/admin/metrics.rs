@@ -24,6 +24,8 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// How long each step from a change to the maps took.
 #[derive(Clone, Debug)]
 pub struct Durations {
+    /// All of it, from the moment that a change was heard of.
+    pub change: Histogram,
     pub compile: Histogram,
     pub apply: Histogram,
 }
@@ -31,12 +33,14 @@ pub struct Durations {
 impl Default for Durations {
     fn default() -> Durations {
         const SECONDS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.2, 1.0];
-        Durations { compile: Histogram::new(SECONDS), apply: Histogram::new(SECONDS) }
+        Durations { change: Histogram::new(SECONDS), compile: Histogram::new(SECONDS), apply: Histogram::new(SECONDS) }
     }
 }
 
 pub fn write(snapshot: Snapshot, writer: &mut Writer) -> io::Result<()> {
     let mut registry = Registry::with_prefix("sluice");
+    let help = "From hearing of a change to the maps";
+    registry.register("change_duration_seconds", help, snapshot.durations.change.clone());
     registry.register("compile_duration_seconds", "From changed objects to the IR", snapshot.durations.compile.clone());
     registry.register("apply_duration_seconds", "From the IR to the maps", snapshot.durations.apply.clone());
     registry.register_collector(Box::new(Scrape::new(snapshot)?));

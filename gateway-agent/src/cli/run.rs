@@ -338,6 +338,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             batch = batches.recv() => {
                 let batch = batch.with_context(|| format!("{origin} is not watched any more"))?;
                 agent.borrow_mut().change(batch.changes, batch.problems);
+                agent.borrow().changed(batch.heard);
                 if !std::mem::replace(&mut ready, true) {
                     say_ready(&origin, &options.pin_dir);
                 }

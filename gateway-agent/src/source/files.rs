@@ -40,6 +40,8 @@ pub struct Loaded {
 /// What changed, and what is wrong now (all of it, also what was wrong before).
 #[derive(Debug)]
 pub struct Batch {
+    /// When the first of it was heard of.
+    pub heard: std::time::Instant,
     pub changes: Vec<Change>,
     pub problems: Arc<[Problem]>,
 }
@@ -69,7 +71,14 @@ impl Watcher {
         let loaded = load(&mut directory)?;
         let (sender, receiver) = mpsc::channel(16);
         let said = loaded.problems.as_slice().into();
-        let follower = Follower { directory, watch, news: News::default(), said, sender: sender.clone() };
+        let follower = Follower {
+            directory,
+            watch,
+            news: News::default(),
+            said,
+            sender: sender.clone(),
+            heard: std::time::Instant::now(),
+        };
         tokio::spawn(async move {
             tokio::select! {
                 () = follower.run() => {}
@@ -133,6 +142,8 @@ struct Follower {
     /// The problems that were sent last.
     said: Arc<[Problem]>,
     sender: mpsc::Sender<Batch>,
+    /// When something was heard of last.
+    heard: std::time::Instant,
 }
 
 impl Follower {
@@ -157,6 +168,7 @@ impl Follower {
     /// Waits for files to change, and reads them.
     async fn changes(&mut self) -> Result<Vec<Change>, SourceError> {
         let heard = self.news.wait(&mut self.watch, &self.directory).await;
+        self.heard = std::time::Instant::now();
         heard.map_err(|cause| failed("watch the directory", self.directory.path(), cause))?;
         if self.news.lost {
             // What happened before there was a new watch is found by reading everything.
@@ -185,7 +197,8 @@ impl Follower {
             return Ok(());
         }
         self.said = problems.into();
-        self.sender.send(Batch { changes, problems: self.said.clone() }).await.map_err(|_| ())
+        let batch = Batch { heard: self.heard, changes, problems: self.said.clone() };
+        self.sender.send(batch).await.map_err(|_| ())
     }
 
     /// Waits for a directory that has gone.

@@ -82,7 +82,7 @@ fn mix(parts: &[u64]) -> u64 {
     hasher.finish()
 }
 
-fn text(text: &str) -> u64 {
+pub fn text(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(text.as_bytes());
     hasher.finish()

@@ -11,6 +11,7 @@ mod board;
 mod digest;
 mod events;
 mod lease;
+mod made;
 mod merge;
 mod queue;
 
@@ -69,6 +70,7 @@ pub async fn write<S: Statuses>(
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
             events: Events::new(Instant::now()),
+            made: BTreeMap::new(),
         };
         tokio::select! {
             () = writer.run() => {}
@@ -90,6 +92,8 @@ struct Writer<S> {
     odd: BTreeMap<ObjectId, (Digest, Digest)>,
     failing: BTreeMap<ObjectId, Failing>,
     events: Events,
+    /// What was made last of each Gateway.
+    made: BTreeMap<ObjectId, u64>,
 }
 
 struct Failing {
@@ -146,6 +150,7 @@ impl<S: Statuses> Writer<S> {
         if self.cluster.seen(&id).is_none() {
             self.failing.remove(&id);
             self.odd.remove(&id);
+            self.made.remove(&id);
         }
         let now = Instant::now();
         match self.task(&id) {
@@ -185,6 +190,9 @@ impl<S: Statuses> Writer<S> {
                 self.failing.remove(&id);
                 self.odd.remove(&id);
                 if let Done::Written { became, object, turned } = done {
+                    if id.kind == Kind::Gateway {
+                        self.make(&id, &object);
+                    }
                     self.say(&id, &object, turned, now);
                     self.board.written(id.kind);
                     self.queue.written(&id, now);
@@ -214,6 +222,31 @@ impl<S: Statuses> Writer<S> {
 }
 
 impl<S> Writer<S> {
+    /// What goes with a Gateway follows its status: both change with its spec and its addresses.
+    fn make(&mut self, id: &ObjectId, gateway: &Bytes) {
+        let gateway: Value = serde_json::from_slice(gateway).unwrap_or(Value::Null);
+        if !made::is_due(&gateway) {
+            return;
+        }
+        let objects = made::made(&gateway);
+        let hash = digest::text(&format!("{objects:?}"));
+        if self.made.insert(id.clone(), hash) == Some(hash) {
+            return;
+        }
+        let (api, id) = (self.api.clone(), id.clone());
+        spawn_local(async move {
+            match made::apply(&api, &objects).await {
+                Ok(None) => {}
+                Ok(Some(other)) => {
+                    tracing::warn!("{id} has no Service: there is a {other} that is not Sluice's; rename it")
+                }
+                Err(error) => {
+                    tracing::warn!("cannot make the Service of {id}: {error}; its next change will try again")
+                }
+            }
+        });
+    }
+
     fn say(&mut self, id: &ObjectId, object: &Bytes, turned: Vec<Turned>, now: Instant) {
         let chosen = self.events.choose(id, turned, now);
         if chosen.is_empty() {

@@ -27,7 +27,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PING: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// What may be on its way unread: of a stream, of the connection.
 const WINDOWS: (u32, u32) = (256 << 10, 1 << 20);
-/// Of an answer; an object is 1.5 MiB at most (etcd), a page has 500.
+/// Of an answer; an object is 1.5 MiB at most (etcd), a page has 200.
 const MOST_BYTES: usize = 64 << 20;
 
 #[derive(Clone)]
@@ -82,6 +82,8 @@ impl ApiError {
 pub enum Format {
     Json,
     MergePatch,
+    /// Of server-side apply.
+    Apply,
 }
 
 impl Api {
@@ -133,6 +135,8 @@ impl Api {
         let kind = match format {
             Format::Json => "application/json",
             Format::MergePatch => "application/merge-patch+json",
+            // JSON is YAML.
+            Format::Apply => "application/apply-patch+yaml",
         };
         let request = request(method, path).header(header::ACCEPT, JSON).header(header::CONTENT_TYPE, kind);
         self.answer(request.body(Body::from(body))).await

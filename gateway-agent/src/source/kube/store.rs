@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::references::references;
 use crate::apply::status::{Digest, digest};
@@ -20,6 +21,8 @@ pub struct Store {
     changes: Vec<Change>,
     problems_changed: bool,
     references_changed: bool,
+    /// When the first news came.
+    heard: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -62,7 +65,7 @@ impl Store {
             Some(object) => {
                 self.references_changed |= refers(kind);
                 known.object = Some(object.clone());
-                self.changes.push(Change::Set(object));
+                self.push(Change::Set(object));
             }
             None if known.object.is_some() => {
                 let origin = Origin { file: self.strings.intern(""), line: 0 };
@@ -97,7 +100,7 @@ impl Store {
         self.complain(id.clone(), Vec::new());
         if known.object.is_some() {
             self.references_changed |= refers(id.kind);
-            self.changes.push(Change::Remove(id));
+            self.push(Change::Remove(id));
         }
     }
 
@@ -116,12 +119,14 @@ impl Store {
         if self.changes.is_empty() && !self.problems_changed {
             return None;
         }
+        let heard = self.heard.take().unwrap_or_else(Instant::now);
         self.problems_changed = false;
         let problems: Arc<[Problem]> = self.problems.values().flat_map(|problems| problems.iter().cloned()).collect();
-        Some(Batch { changes: std::mem::take(&mut self.changes), problems })
+        Some(Batch { heard, changes: std::mem::take(&mut self.changes), problems })
     }
 
     pub fn push(&mut self, change: Change) {
+        self.heard.get_or_insert_with(Instant::now);
         self.changes.push(change);
     }
 

@@ -7,7 +7,7 @@ use std::future::Future;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use futures_util::stream::{iter, pending};
+use futures_util::stream::{iter, pending, poll_fn};
 use http::{Request, Response};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
@@ -33,9 +33,11 @@ enum Answer {
         lines: Vec<Value>,
         ends: bool,
     },
+    /// Lines as they come.
+    Live(mpsc::UnboundedReceiver<Value>),
 }
 
-use Answer::{List, Refusal, Watch};
+use Answer::{List, Live, Refusal, Watch};
 
 /// Answers by path (`list /api/v1/services`), each once. Without one a list is empty, or for kinds of a CRD refused, and a watch is silent.
 #[derive(Default)]
@@ -89,23 +91,18 @@ impl Fake {
                 false if key.contains("gateway.networking.k8s.io") => Refusal(404),
                 false => List { version: 1, next: "", items: Vec::new() },
             });
-        let (code, lines, ends) = match answer {
-            Refusal(code) => (code, vec![json!({ "message": "no" })], true),
-            List { version, next, items } => (
-                200,
-                vec![
-                    json!({ "metadata": { "resourceVersion": version.to_string(), "continue": next }, "items": items }),
-                ],
-                true,
-            ),
-            Watch { lines, ends } => (200, lines, ends),
+        let (code, lines) = match answer {
+            Refusal(code) => (code, iter([json!({ "message": "no" })]).boxed()),
+            List { version, next, items } => {
+                let metadata = json!({ "resourceVersion": version.to_string(), "continue": next });
+                (200, iter([json!({ "metadata": metadata, "items": items })]).boxed())
+            }
+            Watch { lines, ends: true } => (200, iter(lines).boxed()),
+            Watch { lines, ends: false } => (200, iter(lines).chain(pending()).boxed()),
+            Live(mut lines) => (200, poll_fn(move |context| lines.poll_recv(context)).boxed()),
         };
-        let lines = lines.into_iter().map(|line| Ok(Frame::data(Bytes::from(format!("{line}\n"))))).collect::<Vec<_>>();
-        let body = match ends {
-            true => iter(lines).boxed(),
-            false => iter(lines).chain(pending()).boxed(),
-        };
-        Response::builder().status(code).body(StreamBody::new(body)).unwrap()
+        let frames = lines.map(|line| Ok(Frame::data(Bytes::from(format!("{line}\n")))));
+        Response::builder().status(code).body(StreamBody::new(frames)).unwrap()
     }
 }
 
@@ -190,7 +187,7 @@ fn an_api_server_that_starts_is_waited_for() {
         fake.say(crds, List { version: 1, next: "", items: vec![definition("gatewayclasses")] });
         let class =
             json!({ "metadata": { "name": "class" }, "spec": { "controllerName": "sluice.dev/gateway-controller" } });
-        for _ in 0..3 {
+        for _ in 0..5 {
             fake.say(&format!("list {classes}"), Refusal(404));
         }
         fake.say(&format!("list {classes}"), List { version: 1, next: "", items: vec![class] });
@@ -229,23 +226,17 @@ fn a_secret_comes_with_what_refers_to_it_and_goes_with_it() {
             &format!("list {root}/gateways"),
             List { version: 1, next: "", items: vec![gateway("other", "theirs", "foreign")] },
         );
-        let lines = vec![event("ADDED", gateway("edge", "ours", "certificate"))];
-        fake.say(&format!("watch {root}/gateways"), Watch { lines, ends: true });
-        fake.say(
-            &format!("watch {root}/gateways"),
-            Watch { lines: vec![event("DELETED", gateway("edge", "ours", "certificate"))], ends: false },
-        );
+        let (gateways, lines) = mpsc::unbounded_channel();
+        fake.say(&format!("watch {root}/gateways"), Live(lines));
         let secret = json!({ "metadata": metadata("certificate", 1), "type": "Opaque" });
         fake.say("list /api/v1/namespaces/a/secrets", List { version: 1, next: "", items: vec![secret] });
 
         let (_cluster, mut batches) = start(api, Rc::default());
-        let mut said = Vec::new();
-        while said.last().is_none_or(|last: &Vec<String>| !last.contains(&"-certificate".to_owned())) {
-            said.push(changes(&batches.recv().await.unwrap()));
-        }
-        let with_secret = said.iter().find(|batch| batch.contains(&"+edge".to_owned())).unwrap();
-        assert!(with_secret.contains(&"+certificate".to_owned()), "{said:?}");
-        assert!(said.last().unwrap().contains(&"-edge".to_owned()), "{said:?}");
+        assert_eq!(changes(&batches.recv().await.unwrap()), ["+ours", "+theirs", "+other"]);
+        gateways.send(event("ADDED", gateway("edge", "ours", "certificate"))).unwrap();
+        assert_eq!(changes(&batches.recv().await.unwrap()), ["+edge", "+certificate"]);
+        gateways.send(event("DELETED", gateway("edge", "ours", "certificate"))).unwrap();
+        assert_eq!(changes(&batches.recv().await.unwrap()), ["-edge", "-certificate"]);
         // Nobody else's, and no more than that one.
         let asked = fake.asked("list /api/v1/namespaces/a/secrets");
         assert!(asked.len() == 1 && asked[0].contains("fieldSelector=metadata.name%3Dcertificate"), "{asked:?}");

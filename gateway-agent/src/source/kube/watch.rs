@@ -13,7 +13,7 @@ use super::link::{Backoff, Link};
 use crate::source::yaml::Node;
 
 /// Objects in an answer.
-const PAGE: usize = 500;
+const PAGE: usize = 200;
 /// How long a watch is asked to last, in seconds; then the next one goes on.
 const WATCH: u64 = 290;
 /// How often something that is not served is looked for, if nobody says that it is.
