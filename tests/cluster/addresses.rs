@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use gateway_tests::cluster::Place;
 
 use crate::bed::Bed;
 
@@ -30,34 +30,27 @@ fn get(bed: &Bed, address: IpAddr) -> Result<String> {
     bed.cluster.control().run("curl".as_ref(), &["--silent", "--show-error", "--fail", "--max-time", "1", &url])
 }
 
-/// The agent of a node, as the machine numbers it.
-fn agent(bed: &Bed, node: &str) -> Pid {
-    let place = bed.cluster.nodes().iter().find(|place| place.name() == node).expect("a node of the cluster");
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let wanted = namespace(&place.pid().to_string());
-    let agents = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
-        let pid = entry.ok()?.file_name().into_string().ok()?;
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        (name.trim() == "sluice" && namespace(&pid) == wanted).then(|| pid.parse().ok()).flatten()
-    });
-    agents.filter_map(Pid::from_raw).next().expect("an agent on the node")
-}
+/// The agent of a node does nothing until this is dropped.
+struct Stopped<'a>(&'a Place);
 
-/// It goes on when this is dropped.
-struct Stopped(Pid);
-
-impl Stopped {
-    fn new(process: Pid) -> Stopped {
-        kill_process(process, Signal::STOP).unwrap();
-        Stopped(process)
+impl Stopped<'_> {
+    fn new<'a>(bed: &'a Bed, node: &str) -> Stopped<'a> {
+        let place = bed.cluster.nodes().iter().find(|place| place.name() == node).expect("a node of the cluster");
+        signal(place, "-STOP").unwrap();
+        Stopped(place)
     }
 }
 
-impl Drop for Stopped {
+impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         // The kubelet may have ended it.
-        let _ = kill_process(self.0, Signal::CONT);
+        let _ = signal(self.0, "-CONT");
     }
+}
+
+/// A node has processes of its own.
+fn signal(node: &Place, signal: &str) -> Result<()> {
+    node.run("pkill".as_ref(), &[signal, "--exact", "sluice"]).map(drop)
 }
 
 /// The agent is stopped, not killed: the kubelet would start another within a second.
@@ -76,7 +69,7 @@ fn when_an_owner_is_silent_another_node_has_its_addresses_within_three_seconds()
     assert_eq!(addresses.len(), 3, "{addresses:?}");
 
     let (first, before) = (addresses[0], owner(&bed, addresses[0]).unwrap());
-    let stopped = Stopped::new(agent(&bed, &before));
+    let stopped = Stopped::new(&bed, &before);
     let begun = Instant::now();
     bed.wait_for("another owner", || {
         ensure!(owner(&bed, first)? != before, "it is still {before}");

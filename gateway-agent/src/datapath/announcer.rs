@@ -117,17 +117,18 @@ impl Announcer {
                 Some(socket) => socket,
                 None => socket.insert(PacketSocket::new()?),
             };
+            let mut said = Ok(());
             for (ifindex, mac) in links.iter() {
-                match address {
-                    IpAddr::V4(v4) => {
-                        socket.send(*ifindex, &gratuitous_arp(*mac, v4, false))?;
-                        socket.send(*ifindex, &gratuitous_arp(*mac, v4, true))?;
-                    }
-                    IpAddr::V6(v6) => socket.send(*ifindex, &unsolicited_advertisement(*mac, v6))?,
-                }
+                let frames = match address {
+                    IpAddr::V4(v4) => vec![gratuitous_arp(*mac, v4, false), gratuitous_arp(*mac, v4, true)],
+                    IpAddr::V6(v6) => vec![unsolicited_advertisement(*mac, v6)],
+                };
+                // One that is down does not keep it from the others.
+                said = frames.iter().fold(said, |said, frame| said.and(socket.send(*ifindex, frame)));
             }
-            Ok(())
+            said
         };
+        let nowhere = links.is_empty();
         pending.retain(|address, (count, since)| {
             if *since + ANNOUNCEMENTS[*count] > now {
                 return true;
@@ -139,8 +140,13 @@ impl Announcer {
                     tracing::error!(%address, %error, "cannot announce an address (is CAP_NET_RAW missing, or an interface down?): \
                                     clients that talked to another node find it late");
                 }
+                Ok(()) if nowhere && !*failed => {
+                    *failed = true;
+                    tracing::error!(%address, "addresses are announced nowhere: no interface counts as one that traffic from outside comes in \
+                                    by; name one with --external-interface");
+                }
                 Err(_) => {}
-                Ok(()) => *failed = false,
+                Ok(()) => *failed = nowhere,
             }
             *count += 1;
             *count < ANNOUNCEMENTS.len()

@@ -66,7 +66,7 @@ impl Place {
         &self.life
     }
 
-    pub fn pid(&self) -> u32 {
+    fn pid(&self) -> u32 {
         self.life.pid()
     }
 
