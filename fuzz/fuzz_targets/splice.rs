@@ -6,7 +6,7 @@ macro_rules! shared_with_the_packet_tests {
     ($($name:ident: $path:literal,)+) => {
         $(
             #[path = $path]
-            #[allow(dead_code, reason = "the packet tests use the rest")]
+            #[allow(dead_code, unused_imports, reason = "the packet tests use the rest")]
             mod $name;
         )+
     };

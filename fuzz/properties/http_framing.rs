@@ -19,23 +19,30 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub fn holds(data: &[u8]) {
     let limits = Limits { header_bytes: 4096, uri_bytes: 1024, headers: 16, ..Limits::default() };
     let pieces = pieces(data, &limits);
-    let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
-    assert_eq!(at_once(data, &limits), whole, "at once as byte by byte");
-    let together = read_by_hyper(&data[..whole], &limits);
+    let passed: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+    assert_eq!(at_once(data, &limits), passed, "at once as byte by byte");
+    let together = read_by_hyper(&data[..passed], &limits);
     let mut alone = Vec::new();
     let mut last = false;
     for piece in pieces {
-        let requests = read_by_hyper(piece, &limits);
+        let requests = read_by_hyper(piece.bytes, &limits);
         if !last {
-            last = is_last(piece, &requests);
+            last = is_last(&piece, &requests);
             alone.extend(requests);
         }
     }
     assert_eq!(together, alone, "{}", data.escape_ascii());
 }
 
-/// The requests of what passes, as the reader divides it: each up to the last byte of its body. The bytes come one by one.
-fn pieces<'a>(data: &'a [u8], limits: &Limits) -> Vec<&'a [u8]> {
+/// A request as the reader sees it.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    /// Up to the last byte of its body.
+    is_whole: bool,
+}
+
+/// The requests of what passes. The bytes come one by one.
+fn pieces<'a>(data: &'a [u8], limits: &Limits) -> Vec<Piece<'a>> {
     let mut framing = Framing::default();
     let (mut pieces, mut begun, mut passed) = (Vec::new(), 0, 0);
     for end in 1..=data.len() {
@@ -44,7 +51,7 @@ fn pieces<'a>(data: &'a [u8], limits: &Limits) -> Vec<&'a [u8]> {
         passed += bytes;
         if bytes > 0 && !framing.in_body() {
             assert!(framing.heads() > 0, "{} bytes are of no request", passed - begun);
-            pieces.push(&data[begun..passed]);
+            pieces.push(Piece { bytes: &data[begun..passed], is_whole: true });
             begun = passed;
         }
         assert!(framing.heads() - heads <= 1, "one byte ends one head");
@@ -56,7 +63,7 @@ fn pieces<'a>(data: &'a [u8], limits: &Limits) -> Vec<&'a [u8]> {
         }
     }
     if begun < passed {
-        pieces.push(&data[begun..passed]);
+        pieces.push(Piece { bytes: &data[begun..passed], is_whole: false });
     }
     pieces
 }
@@ -86,14 +93,21 @@ struct Seen {
 }
 
 /// Whether hyper reads nothing behind it. What it does not understand it refuses; of what passes, that is a target that is none.
-fn is_last(piece: &[u8], requests: &[Seen]) -> bool {
-    let text = piece.strip_prefix(b"\r\n").unwrap_or(piece);
+fn is_last(piece: &Piece<'_>, requests: &[Seen]) -> bool {
+    let text = piece.bytes.strip_prefix(b"\r\n").unwrap_or(piece.bytes);
     let target = text.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     let [request] = requests else {
-        assert!(requests.is_empty() && Uri::try_from(target).is_err(), "{requests:?} of {}", piece.escape_ascii());
+        assert!(
+            requests.is_empty() && Uri::try_from(target).is_err(),
+            "{requests:?} of {}",
+            piece.bytes.escape_ascii()
+        );
         return true;
     };
-    assert_eq!(request.target.as_bytes(), target, "{}", piece.escape_ascii());
+    assert_eq!(request.body.is_ok(), piece.is_whole, "{}", piece.bytes.escape_ascii());
+    // In an absolute target the path may be missing.
+    let target = Uri::try_from(target).map(|target| target.to_string());
+    assert_eq!(target.ok().as_ref(), Some(&request.target), "{}", piece.bytes.escape_ascii());
     let mut words = request
         .headers
         .iter()

@@ -27,7 +27,7 @@ use crate::datapath::{Datapath, Events};
 use crate::emit::maps::{self, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::shares::BackendKey;
-use crate::emit::status::{ObjectStatus, carry_times, differences, find, status};
+use crate::emit::status::{Kept, ObjectStatus};
 use crate::index::{Change, Index, NodeFacts, ObjectId, Reach, RouteType};
 use crate::ir::{Ir, ListenerName, Target, Traffic};
 use crate::proxy::{self, Tls};
@@ -54,7 +54,7 @@ pub struct Agent {
     compiled: Compiled,
     /// What was made of its IR.
     wanted: Wanted,
-    statuses: Vec<ObjectStatus>,
+    statuses: Kept,
     /// Whoever writes them into a cluster looks here.
     board: Rc<Board>,
     /// Listeners that did not get into the maps, and why.
@@ -87,7 +87,7 @@ impl Agent {
             index: Index::new(node),
             datapath,
             held: Held::Unknown,
-            certain: true,
+            certain: false,
             addresses_changed: Rc::default(),
             address_file: None,
             contested: BTreeSet::new(),
@@ -96,7 +96,7 @@ impl Agent {
             tls,
             compiled: Compiled::default(),
             wanted: Wanted::default(),
-            statuses: Vec::new(),
+            statuses: Kept::default(),
             board,
             failed: Vec::new(),
             manifest_problems: Arc::default(),
@@ -115,6 +115,7 @@ impl Agent {
         *self.index.addressing_mut() = addressing;
         self.address_file = Some(file);
         self.held = Held::All;
+        self.certain = true;
     }
 
     /// Gateways have addresses of a pool, which the status of Gateways keeps. Before the first change.
@@ -131,7 +132,7 @@ impl Agent {
         if self.index.addressing().decides() != decides {
             self.index.addressing_mut().set_decides(decides);
             if self.told && !self.index.addressing().pool().is_empty() {
-                self.compile(&Reach::Everything);
+                self.compile(&Reach::everything());
             }
         }
     }
@@ -199,7 +200,8 @@ impl Agent {
 
     /// Objects changed: index → compile → emit → apply, then the status.
     pub fn change(&mut self, changes: impl IntoIterator<Item = Change>, problems: Arc<[Problem]>) {
-        for problem in problems.iter().filter(|p| !self.manifest_problems.contains(p)) {
+        let known = Arc::ptr_eq(&problems, &self.manifest_problems);
+        for problem in problems.iter().filter(|p| !known && !self.manifest_problems.contains(p)) {
             say(problem);
         }
         self.manifest_problems = problems;
@@ -217,7 +219,7 @@ impl Agent {
             self.apply(Instant::now());
         } else {
             self.index.set_node_addresses(self.datapath.addresses().to_vec());
-            self.compile(&Reach::Everything);
+            self.compile(&Reach::everything());
         }
         Ok(())
     }
@@ -244,7 +246,7 @@ impl Agent {
         let start = Instant::now();
         let before = Arc::clone(&self.compiled.ir);
         self.compiled.follow(&self.index, reach);
-        if *reach == Reach::Everything {
+        if reach.everything || reach.listeners {
             self.remember_addresses();
         }
         self.durations.compile.observe(start.elapsed().as_secs_f64());
@@ -259,12 +261,8 @@ impl Agent {
         self.proxy.publish(table(ir, &self.proxy.table(), &self.tls), http);
         self.place_proxy();
         let failed = listeners(&self.apply(start));
-        // Endpoints decide no condition.
-        let is_of_endpoints = matches!(reach, Reach::Backends(touched) if touched.routes.is_empty());
-        if !is_of_endpoints || failed != self.failed {
-            self.failed = failed;
-            self.write_statuses();
-        }
+        self.failed = failed;
+        self.write_statuses();
         self.tell_problems();
     }
 
@@ -297,17 +295,17 @@ impl Agent {
         for (listener, why) in &self.failed {
             report.to_mut().not_programmed(listener, why);
         }
-        let mut statuses = status(&report);
-        carry_times(&mut statuses, &self.statuses, Timestamp::now());
-        for id in differences(&self.statuses, &statuses) {
+        for id in self.statuses.follow(&report, Timestamp::now()) {
             self.board.touch(id);
         }
-        self.statuses = statuses;
     }
 
     fn tell_problems(&mut self) {
         let problems = &self.compiled.report.problems;
-        for problem in problems.iter().filter(|p| !self.compile_problems.contains(p)) {
+        if *problems == self.compile_problems {
+            return;
+        }
+        for problem in problems.iter().filter(|p| self.compile_problems.binary_search(p).is_err()) {
             say(problem);
         }
         self.compile_problems.clone_from(problems);
@@ -401,7 +399,7 @@ impl Holder for Agent {
 
 impl Statuses for Agent {
     fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus> {
-        find(&self.statuses, id)
+        self.statuses.find(id)
     }
 
     fn all(&self) -> Vec<ObjectId> {
@@ -464,7 +462,7 @@ impl admin::Subject for Agent {
             node: Arc::clone(&self.index.node().name),
             version: env!("CARGO_PKG_VERSION"),
             ready: self.ready,
-            objects: self.statuses.clone(),
+            objects: self.statuses.iter().cloned().collect(),
             listeners: listeners.collect(),
             server_names: view::NamesOfListeners::new(),
             backends,

@@ -191,6 +191,10 @@ fn to_or_from_agent(frame: Tc, packet: &Packet, flow: &mut Flow, now: u64, ends:
 #[classifier]
 pub fn egress_tc(context: TcContext) -> i32 {
     let frame = Tc(context.as_ptr().cast());
+    // SAFETY: the context is valid.
+    if unsafe { (*frame.0).protocol } == headers::ETHERTYPE_ARP as u32 {
+        return neighbor::leave(frame);
+    }
     // What is forwarded has no socket.
     // SAFETY: the context is valid.
     if unsafe { (*frame.0).__bindgen_anon_2.sk.is_null() } {

@@ -3,8 +3,8 @@
 use aya_ebpf::btf_maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap};
 use aya_ebpf::macros::btf_map;
 use gateway_common::{
-    Address, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey, FragmentTrack,
-    HELLO_BYTES, HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey, Announced,
+    Address, Announced, Backend, BackendSet, Collecting, Config, CookieKey, Counter, Event, Flow, FlowKey, FragmentKey,
+    FragmentTrack, HELLO_BYTES, HELLO_PIECE, Handshake, HeldFragment, HeldKey, Hello, Interface, Listener, ListenerKey,
     SNI_NAME, SniKey, SniName, reason::REASONS, sizes,
 };
 

@@ -8,8 +8,8 @@ use gateway_common::{Address, Announced, checksum, protocol};
 
 use crate::frame::{ETHERNET, Frame, Tc, fixed};
 use crate::headers::*;
-use crate::maps::{INTERFACES, ANNOUNCED};
-use crate::parse::{address_v6, mapped};
+use crate::maps::{ANNOUNCED, INTERFACES};
+use crate::parse::{address_v6, mapped, unmapped};
 
 /// A packet that is neither TCP nor UDP nor an ICMP error.
 #[inline(never)]
@@ -36,7 +36,6 @@ fn arp(frame: Tc, own: Mac) -> i32 {
     if arp.hardware != ARP_ETHERNET || arp.protocol != ETHERTYPE_IPV4 || arp.lengths != ARP_LENGTHS {
         return Tc::PASS;
     }
-    let address = |[low, high]: [u16; 2]| mapped(low as u32 | (high as u32) << 16);
     let (sender, asked) = (address(arp.sender), address(arp.target));
     // The kernel might answer an announcement (RFC 5227 section 2.3), which is made as a request.
     if is_spoken_for(&sender, arp.sender_mac, own) && sender == asked {
@@ -55,6 +54,33 @@ fn arp(frame: Tc, own: Mac) -> i32 {
     (arp.target_mac, arp.target) = (from, arp.sender);
     (arp.sender_mac, arp.sender) = (own, target);
     if address_frame(frame, own, from) { frame.reply() } else { Tc::DROP }
+}
+
+#[inline(always)]
+fn address([low, high]: [u16; 2]) -> Address {
+    mapped(low as u32 | (high as u32) << 16)
+}
+
+/// What asks on a link by ARP with an address that another node holds asks with the interface's own instead: the kernel takes the source
+/// of the packet that waits (unless arp_announce says otherwise), which may be that of a connection from before the address moved, and all who
+/// hear it would send here what is for that node.
+#[inline(never)]
+pub fn leave(frame: Tc) -> i32 {
+    let Some(arp) = fixed::<Arp, { ETHERNET as usize }>(frame) else { return Tc::PASS };
+    if arp.hardware == ARP_ETHERNET
+        && arp.protocol == ETHERTYPE_IPV4
+        && arp.operation == ARP_REQUEST
+        && matches!(who_answers(&address(arp.sender)), Who::Other)
+        && let Some(interface) = INTERFACES.get_ptr(frame.interface())
+    {
+        // SAFETY: a map value, which the agent replaces as a whole.
+        let own = unsafe { unmapped(&(*interface).v4) };
+        if own == 0 {
+            return Tc::DROP;
+        }
+        arp.sender = [own as u16, (own >> 16) as u16];
+    }
+    Tc::PASS
 }
 
 #[inline(always)]
@@ -105,14 +131,8 @@ fn discovery(frame: Tc, own: Mac) -> i32 {
     let Some(answer) = fixed::<Advertisement, { ETHERNET as usize }>(frame) else { return Tc::DROP };
     let payload = ((size_of::<Advertisement>() - size_of::<Ipv6>()) as u16).to_be();
     let flags = if is_probe { OVERRIDE } else { SOLICITED | OVERRIDE };
-    answer.ip = Ipv6 {
-        version: 0x60,
-        payload,
-        next: protocol::ICMPV6,
-        hop_limit: HOP_LIMIT,
-        source: target,
-        destination: to,
-    };
+    answer.ip =
+        Ipv6 { version: 0x60, payload, next: protocol::ICMPV6, hop_limit: HOP_LIMIT, source: target, destination: to };
     let kind = u16::from_ne_bytes([ADVERTISEMENT, 0]);
     let mut sum = payload as u64 + (protocol::ICMPV6 as u16).to_be() as u64 + kind as u64 + flags as u64;
     sum += TARGET_MAC as u64 + own[0] as u64 + own[1] as u64 + own[2] as u64;

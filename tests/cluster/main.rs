@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
+mod addresses;
 mod bed;
 mod deployed;
 mod example;
 mod rights;
+mod statuses;

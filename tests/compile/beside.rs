@@ -42,7 +42,7 @@ struct Files {
 
 impl Files {
     fn new() -> Files {
-        Files { directory: tempfile::tempdir().unwrap(), authority: Authority::new().unwrap() }
+        Files { directory: tempfile::tempdir().expect("a directory"), authority: Authority::new().expect("an authority") }
     }
 
     fn path(&self) -> &Path {
@@ -50,17 +50,17 @@ impl Files {
     }
 
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        std::fs::write(self.path().join(name), content).unwrap();
+        std::fs::write(self.path().join(name), content).expect("a file");
     }
 
     /// In one step, as a careful program does.
     fn put(&self, name: &str, from: &Path) {
-        std::fs::copy(from, self.path().join(".new")).unwrap();
-        std::fs::rename(self.path().join(".new"), self.path().join(name)).unwrap();
+        std::fs::copy(from, self.path().join(".new")).expect("a copy");
+        std::fs::rename(self.path().join(".new"), self.path().join(name)).expect("a file");
     }
 
     fn identity(&self, name: &str) -> Identity {
-        self.authority.identity(name, &["shop.test"]).unwrap()
+        self.authority.identity(name, &["shop.test"]).expect("a certificate")
     }
 
     fn put_both(&self, identity: &Identity) {
@@ -82,7 +82,7 @@ fn certificates(objects: &[Object]) -> Vec<Result<Vec<u8>, String>> {
 fn der(identity: &Identity) -> Vec<u8> {
     use tokio_rustls::rustls::pki_types::CertificateDer;
     use tokio_rustls::rustls::pki_types::pem::PemObject;
-    CertificateDer::from_pem_file(&identity.certificate_file).unwrap().to_vec()
+    CertificateDer::from_pem_file(&identity.certificate_file).expect("a certificate").to_vec()
 }
 
 fn errors(problems: &[Problem]) -> Vec<String> {
@@ -166,7 +166,7 @@ impl Watched {
         let files = Files::new();
         files.write("secret.yaml", SECRET);
         files.put_both(&identity(&files));
-        let (loaded, batches) = Watcher::start(files.path().to_owned()).unwrap();
+        let (loaded, batches) = Watcher::start(files.path().to_owned()).expect("a watch");
         assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
         Watched { files, batches }
     }
@@ -233,12 +233,12 @@ async fn a_mounted_volume_changes_all_at_once() {
         std::fs::write(directory.join("secret.yaml"), SECRET).unwrap();
     };
     fill("..1", &a);
-    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, files.path().join(name)).unwrap();
+    let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, files.path().join(name)).expect("a file");
     link("..1", "..data");
     for name in ["shop.pem", "shop.key", "secret.yaml"] {
         link(&format!("..data/{name}"), name);
     }
-    let (loaded, batches) = Watcher::start(files.path().to_owned()).unwrap();
+    let (loaded, batches) = Watcher::start(files.path().to_owned()).expect("a watch");
     assert_eq!(certificates(&loaded.objects), [Ok(der(&a))]);
     fill("..2", &b);
     link("..2", "..data_tmp");
@@ -250,7 +250,7 @@ async fn a_mounted_volume_changes_all_at_once() {
 #[tokio::test]
 async fn a_manifest_and_its_files_may_come_in_any_order() {
     let files = Files::new();
-    let (_, batches) = Watcher::start(files.path().to_owned()).unwrap();
+    let (_, batches) = Watcher::start(files.path().to_owned()).expect("a watch");
     let mut watched = Watched { files, batches };
     let a = watched.files.identity("a");
     watched.files.write("secret.yaml", SECRET);

@@ -36,7 +36,7 @@ pub fn listener_text(text: &mut String, listener: &Listener) {
     if listener.routes.is_empty() {
         *text += "  no route\n";
     }
-    for attachment in &listener.routes {
+    for attachment in listener.routes.iter() {
         let hosts: Vec<String> = attachment.hosts.iter().map(ToString::to_string).collect();
         let created = match attachment.route.created {
             Created::At(second) => format!(" of {second}"),

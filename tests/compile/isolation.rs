@@ -176,9 +176,10 @@ fn objects(world: &World) -> Vec<Object> {
     let gateways = world.gateways.iter().enumerate().map(|(i, written)| {
         let request = |address: &usize| AddressRequest::Address(ADDRESSES[*address].parse().expect("an address"));
         let gateway = Gateway {
+            had: Box::default(),
             meta: meta(&format!("gw{i}"), written.created),
             class: "sluice".into(),
-            listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l)).collect(),
+            listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l).into()).collect(),
             addresses: written.addresses.iter().map(request).collect(),
             parameters: false,
             infrastructure: Infrastructure::default(),

@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use gateway_agent::compile::compile;
-use gateway_agent::emit::status::{ObjectStatus, carry_times, status};
+use gateway_agent::compile::{Report, compile};
+use gateway_agent::emit::status::Kept;
 use gateway_agent::index::{Change, Index};
 use gateway_agent::source::files::load_dir;
 use serde_json::json;
 
 use crate::render;
 
-fn statuses(case: &str) -> Vec<ObjectStatus> {
+fn report(case: &str) -> Report {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("compile/cases").join(case);
     let mut index = Index::new(render::node());
     index.apply(load_dir(&dir).expect("a case").objects.into_iter().map(Change::Set));
-    status(&compile(&index).1)
+    compile(&index).1
 }
 
 fn time(text: &str) -> jiff::Timestamp {
@@ -23,8 +23,9 @@ fn time(text: &str) -> jiff::Timestamp {
 
 #[test]
 fn statuses_have_the_shape_of_the_gateway_api() {
-    let mut statuses = statuses("observed-generation");
-    carry_times(&mut statuses, &[], time("2026-01-02T03:04:05.678Z"));
+    let mut kept = Kept::default();
+    kept.follow(&report("observed-generation"), time("2026-01-02T03:04:05.678Z"));
+    let statuses: Vec<_> = kept.iter().collect();
     let yes = |kind: &str, reason: &str, message: &str, generation: u32| {
         json!({"type": kind, "status": "True", "reason": reason, "message": message, "observedGeneration": generation,
                "lastTransitionTime": "2026-01-02T03:04:05Z"})
@@ -76,18 +77,20 @@ fn statuses_have_the_shape_of_the_gateway_api() {
             }]},
         },
     ]);
-    assert_eq!(serde_json::to_value(&statuses).expect("JSON"), expected);
+    let mut shown = serde_json::to_value(&statuses).expect("JSON");
+    let features = shown[0]["status"].as_object_mut().and_then(|status| status.remove("supportedFeatures"));
+    assert_eq!(features.expect("the features of the class")[1], json!({"name": "BackendTLSPolicySANValidation"}));
+    assert_eq!(shown, expected);
 }
 
 #[test]
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let (first, later) = (time("2026-01-01T00:00:00Z"), time("2026-01-01T01:00:00Z"));
-    let mut before = statuses("tcp-route-to-service");
-    carry_times(&mut before, &[], first);
+    let mut kept = Kept::default();
+    kept.follow(&report("tcp-route-to-service"), first);
     // The Service is gone, so that ResolvedRefs of the route turns, and nothing else.
-    let mut after = statuses("external-name-service-is-no-backend");
-    carry_times(&mut after, &before, later);
-    let json = serde_json::to_value(&after).expect("JSON");
+    kept.follow(&report("external-name-service-is-no-backend"), later);
+    let json = serde_json::to_value(kept.iter().collect::<Vec<_>>()).expect("JSON");
     let mut changed = Vec::new();
     visit(&json, &mut |condition| {
         if condition["lastTransitionTime"] == later.to_string() {

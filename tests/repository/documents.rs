@@ -77,3 +77,27 @@ fn readme_shows_the_manifest_of_the_demo() {
         "README.md should show web.yaml:\n{manifest}"
     );
 }
+
+/// Names of tests and of cases that a table of what holds what has in backquotes.
+#[test]
+fn every_test_that_holds_a_part_of_http_is_there() {
+    const TABLE: &str = "tests/network/http/README.md";
+    let files = [crate::rust_files("tests/network"), crate::rust_files("gateway-agent/src")].concat();
+    let text = std::fs::read_to_string(root().join(TABLE)).unwrap();
+    let cases = std::fs::read_dir(root().join("tests/compile/cases")).unwrap();
+    let cases: Vec<String> = cases.map(|case| case.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names = 0;
+    for name in text.lines().filter(|line| line.starts_with('|')).flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let is_there = if name.contains('-') {
+            let (begin, rest) = name.split_once('*').map_or((name, false), |(begin, _)| (begin, true));
+            cases.iter().any(|case| case == begin || rest && case.starts_with(begin))
+        } else if name.matches('_').count() > 2 {
+            files.iter().any(|(_, text)| text.contains(&format!("fn {name}()")))
+        } else {
+            continue;
+        };
+        assert!(is_there, "{TABLE} names {name}, which does not exist");
+        names += 1;
+    }
+    assert!(names > 40, "{TABLE} names {names} tests only");
+}

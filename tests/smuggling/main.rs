@@ -104,7 +104,7 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
     let http = ir::Listener {
         hostname: HostName::Any,
         security: ir::Security::Http,
-        routes: vec![Attachment { hosts: vec![HostName::Any], route }],
+        routes: [Attachment { hosts: [HostName::Any].into(), route }].into_iter().collect(),
         settings: Arc::default(),
     };
     let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() };

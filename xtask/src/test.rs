@@ -136,6 +136,12 @@ fn lint() -> Result<Count> {
     clippy.args(["--bins", "--examples", "--", "-D", "warnings"]);
     count += check("clippy of gateway-ebpf", &mut clippy);
 
+    // A workspace of its own, which nothing else builds whole.
+    let mut clippy = shell::cargo();
+    clippy.current_dir(shell::root().join("fuzz")).args(["clippy", "--bins", "--locked", "--target-dir"]);
+    clippy.arg(shell::root().join("target/fuzz")).args(["--", "-D", "warnings"]);
+    count += check("clippy of fuzz", clippy.env(build::OBJECT_VARIABLE, &object));
+
     for (name, folder) in [("", shell::root()), (" of gateway-ebpf", ebpf.as_path())] {
         let deny = |what: &[&str]| {
             let mut deny = shell::cargo();

@@ -53,7 +53,7 @@ fn answer(request: &Request<Incoming>, subject: &impl Subject) -> Answer {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if subject.is_ready() => text(StatusCode::OK, "ready\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "the manifests are not in the maps yet\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "the objects are not in the maps yet\n"),
         "/metrics" => {
             let snapshot = subject.snapshot();
             let body = stream(move |writer| metrics::write(snapshot, writer));

@@ -122,7 +122,7 @@ impl Asked {
 
     fn candidates(&self, listener: &Listener, found: Option<Found<'_>>) -> Vec<Candidate> {
         let mut all = Vec::new();
-        for attachment in &listener.ir.routes {
+        for attachment in listener.ir.routes.iter() {
             let route = &attachment.route;
             let has_host = attachment.hosts.iter().any(|host| host.takes(&self.host));
             for rule in &route.rules {

@@ -12,8 +12,9 @@ use super::{Applier, Capacity, Path};
 use crate::compile::Compiled;
 use crate::emit::maps::{self, Wanted};
 use crate::emit::proxy;
-use crate::emit::status::{ObjectStatus, carry_times, status};
-use crate::index::{Change, Index, NodeFacts, Object, Reach, Route, Rules};
+use crate::emit::status::Kept;
+use crate::index::{Change, Index, NodeFacts, Object, Route, Rules};
+use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::{Table, Tls};
 use crate::source::manifest;
 
@@ -21,37 +22,75 @@ use crate::source::manifest;
 const ROUTES: usize = 5_000;
 const CHANGES: usize = 40;
 
+#[derive(Clone, Copy)]
+struct Routes {
+    kind: &'static str,
+    listener: &'static str,
+}
+
+const TLS: Routes =
+    Routes { kind: "TLSRoute", listener: "name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}" };
+const HTTP: Routes = Routes { kind: "HTTPRoute", listener: "name: http, port: 80, protocol: HTTP" };
+
+fn set(objects: Vec<Object>) -> Vec<Change> {
+    objects.into_iter().map(Change::Set).collect()
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_an_endpoint_of_http() {
+    measure(HTTP, |_, i| set(objects(&slice(i, 250))));
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_a_changed_http_route() {
+    measure(HTTP, |_, i| set(objects(&route(HTTP, i).replace("a.n", "c.n"))));
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_a_new_http_route() {
+    measure(HTTP, |_, i| set(objects(&route(HTTP, ROUTES + i))));
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_a_deleted_http_route() {
+    measure(HTTP, |_, i| objects(&route(HTTP, i)).iter().map(|route| Change::Remove(route.id())).collect());
+}
+
 #[test]
 #[ignore = "measures"]
 fn cost_of_an_endpoint() {
-    measure(|_, i| objects(&slice(i, 250)));
+    measure(TLS, |_, i| set(objects(&slice(i, 250))));
 }
 
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_weight() {
-    measure(|index, i| {
+    measure(TLS, |index, i| {
         let mut route = Route::clone(index.routes().nth(i).unwrap());
         if let Rules::Forward { backends, .. } = &mut route.rules {
             backends[0].weight += 1;
         }
-        vec![Object::Route(route.into())]
+        set(vec![Object::Route(route.into())])
     });
 }
 
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_new_route() {
-    measure(|_, i| objects(&route(ROUTES + i)));
+    measure(TLS, |_, i| set(objects(&route(TLS, ROUTES + i))));
 }
 
 /// Prints the median of what each step costs.
-fn measure(change: impl Fn(&Index, usize) -> Vec<Object>) {
-    let mut world = World::new();
+fn measure(of: Routes, change: impl Fn(&Index, usize) -> Vec<Change>) {
+    let mut world = World::new(of);
     let mut steps: Vec<(&str, Vec<Duration>)> = Vec::new();
     for i in 0..CHANGES {
-        let objects = change(&world.index, i * 97);
-        for (step, took) in world.take(objects) {
+        let changes = change(&world.index, 1 + i * 97);
+        for (step, took) in world.take(changes) {
             match steps.iter_mut().find(|(name, _)| *name == step) {
                 Some((_, times)) => times.push(took),
                 None => steps.push((step, vec![took])),
@@ -73,11 +112,12 @@ struct World {
     table: Table,
     store: Memory,
     applier: Applier,
-    statuses: Vec<ObjectStatus>,
+    statuses: Kept,
+    http: Snapshot,
 }
 
 impl World {
-    fn new() -> World {
+    fn new(of: Routes) -> World {
         let size = 4 * ROUTES as u32;
         let mut store = Memory::new(Capacity {
             listeners: 64,
@@ -98,19 +138,24 @@ impl World {
             table: Table::default(),
             store,
             applier,
-            statuses: Vec::new(),
+            statuses: Kept::default(),
+            http: Snapshot::default(),
         };
         let services =
             (0..ROUTES).map(|i| format!("{SERVICE}metadata: {{name: s{i}}}, spec: {{ports: [{{port: 443}}]}}}}\n"));
         let slices = (0..ROUTES).map(|i| slice(i, (i % 200) as u8));
-        let text: String =
-            [GATEWAY.to_owned()].into_iter().chain(services).chain(slices).chain((0..ROUTES).map(route)).collect();
-        world.take(objects(&text));
+        let text: String = [GATEWAY.replace("LISTENER", of.listener)]
+            .into_iter()
+            .chain(services)
+            .chain(slices)
+            .chain((0..ROUTES).map(|i| route(of, i)))
+            .collect();
+        world.take(set(objects(&text)));
         world
     }
 
     /// Takes in objects; what each step took of this thread's time, for others take their share of the machine.
-    fn take(&mut self, objects: Vec<Object>) -> Vec<(&'static str, Duration)> {
+    fn take(&mut self, changes: Vec<Change>) -> Vec<(&'static str, Duration)> {
         let mut took = Vec::new();
         let mut last = cpu();
         let first = last;
@@ -119,7 +164,7 @@ impl World {
             took.push((step, now - last));
             last = now;
         };
-        let reach = self.index.apply(objects.into_iter().map(Change::Set));
+        let reach = self.index.apply(changes);
         done("index");
         let before = Arc::clone(&self.compiled.ir);
         self.compiled.follow(&self.index, &reach);
@@ -128,15 +173,13 @@ impl World {
         self.table = proxy::table(&self.compiled.ir, &self.table, &self.tls);
         drop(before);
         done("emit");
+        self.http = Snapshot::build(&self.compiled.ir, &self.http);
+        done("requests");
         let applied = self.applier.apply(&self.wanted, |_, _| Path::default(), &mut self.store);
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
         done("apply");
         took.push(("in maps", last - first));
-        if !matches!(&reach, Reach::Backends(touched) if touched.routes.is_empty()) {
-            let mut statuses = status(&self.compiled.report);
-            carry_times(&mut statuses, &self.statuses, Timestamp::UNIX_EPOCH);
-            self.statuses = statuses;
-        }
+        self.statuses.follow(&self.compiled.report, Timestamp::UNIX_EPOCH);
         took.push(("status", cpu() - last));
         took
     }
@@ -156,22 +199,22 @@ const GATEWAY: &str = "\
 spec: {controllerName: sluice.dev/gateway-controller}}
 ---
 {apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge}, \
-spec: {gatewayClassName: sluice, listeners: [{name: tls, port: 443, protocol: TLS, tls: {mode: Passthrough}}]}}
+spec: {gatewayClassName: sluice, listeners: [{LISTENER}]}}
 ";
 const SERVICE: &str = "---\n{apiVersion: v1, kind: Service, ";
 const SLICE: &str =
     "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, ports: [{port: 443}], ";
-const ROUTE: &str = "---\n{apiVersion: gateway.networking.k8s.io/v1, kind: TLSRoute, ";
 
 fn slice(i: usize, last: u8) -> String {
     let labels = format!("labels: {{kubernetes.io/service-name: s{i}}}");
     format!("{SLICE}metadata: {{name: s{i}, {labels}}}, endpoints: [{{addresses: [198.18.0.{last}]}}]}}\n")
 }
 
-fn route(i: usize) -> String {
+fn route(of: Routes, i: usize) -> String {
     let backends = format!("{{name: s{}, port: 443}}, {{name: s0, port: 443, weight: 7}}", i % ROUTES);
     format!(
-        "{ROUTE}metadata: {{name: r{i}}}, spec: {{parentRefs: [{{name: edge}}], hostnames: [a.n{i}.example.com, \
-         b.n{i}.example.com], rules: [{{backendRefs: [{backends}]}}]}}}}\n"
+        "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: {}, metadata: {{name: r{i}}}, spec: {{parentRefs: [{{name: edge}}], hostnames: [a.n{i}.example.com, \
+         b.n{i}.example.com], rules: [{{backendRefs: [{backends}]}}]}}}}\n",
+        of.kind
     )
 }

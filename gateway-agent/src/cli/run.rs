@@ -263,7 +263,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
     let board = Rc::default();
-    let Started { loaded, mut batches, origin, cluster } = start(&options, &board).await?;
+    let Started { loaded, mut batches, origin, mut cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
     let pool = Pool::new(options.addresses.address_pool.clone())?;
@@ -304,9 +304,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         let restart = Duration::from_secs(options.addresses.address_restart);
         Owning::start(api.clone(), Rc::clone(cluster), &options.node_name(), restart, Rc::clone(&agent))
     });
-    let mut statuses = cluster.map(|(api, cluster)| {
-        StatusWriter::start(api, cluster, &options.node_name(), Rc::clone(&agent), Rc::clone(&board))
-    });
+    let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
     match address_file {
@@ -342,6 +340,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow_mut().change(batch.changes, batch.problems);
                 if !std::mem::replace(&mut ready, true) {
                     say_ready(&origin, &options.pin_dir);
+                }
+                // Not before: it would take away what it does not know of.
+                if let Some((api, cluster)) = cluster.take() {
+                    let (agent, board) = (Rc::clone(&agent), Rc::clone(&board));
+                    statuses = Some(StatusWriter::start(api, cluster, &options.node_name(), agent, board));
                 }
             }
             changed = network.changed() => {
@@ -390,9 +393,6 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
     }
     tracing::info!("stopping; programs stay attached and go on forwarding (`sluice uninstall` removes them)");
-    if let Some(owning) = &mut owning {
-        owning.stop().await;
-    }
     if let Some(statuses) = &mut statuses {
         statuses.stop().await;
     }
@@ -401,6 +401,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         // Told twice: at once.
         _ = stop.recv() => {}
         _ = interrupt.recv() => {}
+    }
+    // Until here this node lives for the others.
+    if let Some(owning) = &mut owning {
+        owning.stop().await;
     }
     Ok(())
 }

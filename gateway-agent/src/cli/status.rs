@@ -14,7 +14,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
         "node {}, sluice {}, {}\n\n",
         cell(&status["node"]),
         cell(&status["version"]),
-        if ready { "ready" } else { "not ready: the manifests are not in the maps yet" }
+        if ready { "ready" } else { "not ready: the objects are not in the maps yet" }
     );
     let mut rows = Rows { table: Vec::new(), coloured };
     rows.push(["OBJECT", "STATUS", "OPENED", "LIVE", "REFUSED", "IN", "OUT"].map(str::to_owned).to_vec());

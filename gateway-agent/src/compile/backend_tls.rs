@@ -43,7 +43,7 @@ pub type TlsKey = (Name, u16, ClientKey);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Broken;
 
-impl Resolver<'_, '_> {
+impl Resolver<'_> {
     /// What a policy wants of connections that routes of a Gateway make to a port. While it does not change, every compile has the same
     /// `Arc`: connections resume the sessions of others by it.
     pub fn tls(
@@ -53,8 +53,10 @@ impl Resolver<'_, '_> {
         gateway: &Name,
         client: &Client,
     ) -> Result<Option<Arc<BackendTls>>, Broken> {
-        let Resolver { policies, memo, before, .. } = self;
-        policies.used(service, port, gateway);
+        let Resolver { policies, memo, uses, .. } = self;
+        if policies.are_for(service) {
+            uses.note_policy(service, &port.name, gateway);
+        }
         let Some(wanted) = policies.of(service, port) else { return Ok(None) };
         let (policy, roots) = wanted.map_err(|_| Broken)?;
         let key = (service.clone(), port.port, client.key());
@@ -63,16 +65,13 @@ impl Resolver<'_, '_> {
             Client::Certificate(certificate) => Some(Arc::clone(certificate)),
             Client::Broken => return Err(Broken),
         };
-        if let Some(tls) = memo.tls.get(&key) {
-            return Ok(Some(Arc::clone(tls)));
-        }
         let new = BackendTls {
             server_name: policy.server_name.clone(),
             identities: policy.identities.to_vec(),
             roots: roots.clone(),
             client,
         };
-        let old = before.tls.get(&key).filter(|old| ***old == new);
+        let old = memo.tls.get(&key).filter(|old| ***old == new);
         let tls = old.map_or_else(|| Arc::new(new), Arc::clone);
         memo.tls.insert(key, Arc::clone(&tls));
         Ok(Some(tls))
@@ -87,9 +86,6 @@ impl Resolver<'_, '_> {
         gateway: &Gateway,
         client: &Client,
     ) -> Arc<BackendSet> {
-        if self.policies.is_empty() {
-            return Arc::clone(plain);
-        }
         let mut changed = false;
         let mut target = |backend: &BackendRef, plain: &Target| {
             let Target::Endpoints { service, port, endpoints, .. } = plain else { return Target::Invalid };

@@ -1,27 +1,20 @@
 //! The backendRefs of a route: whether they may be followed, and the endpoints they lead to.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::follow::Followed;
+use super::services::Uses;
 use super::{Condition, ConditionType, Reason};
-use crate::index::{BackendRef, Index, Kind, Name, ObjectId, PortProtocol, Route, Service, ServicePort};
+use crate::index::{BackendRef, Index, Kind, PortProtocol, Route, Service, ServicePort};
 use crate::ir::http::Balance;
 use crate::ir::{self, BackendSet, Endpoint, Protocol, Target};
-use crate::source::{Problem, Severity};
 
 /// What a route forwards to, and its condition `ResolvedRefs`, for which it does not matter what endpoints there are.
-pub fn resolve(
-    index: &Index,
-    route: &Route,
-    backends: &[BackendRef],
-    followed: &mut Followed,
-) -> (BackendSet, Condition) {
+pub fn resolve(index: &Index, route: &Route, backends: &[BackendRef], uses: &mut Uses) -> (BackendSet, Condition) {
     let mut wrong: Option<Reason> = None;
     let mut messages = Vec::new();
     let mut refs = Vec::with_capacity(backends.len());
     for (i, backend) in backends.iter().enumerate() {
-        let target = follow(index, route, backend, followed).unwrap_or_else(|(reason, message)| {
+        let target = follow(index, route, backend, uses).unwrap_or_else(|(reason, message)| {
             wrong.get_or_insert(reason);
             messages.push(format!("spec.rules[0].backendRefs[{i}]: {message}"));
             Target::Invalid
@@ -39,13 +32,8 @@ pub fn resolved() -> Condition {
     Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, "All references are resolved")
 }
 
-fn follow(
-    index: &Index,
-    route: &Route,
-    backend: &BackendRef,
-    followed: &mut Followed,
-) -> Result<Target, (Reason, String)> {
-    let found = find(index, route, backend, followed)?;
+fn follow(index: &Index, route: &Route, backend: &BackendRef, uses: &mut Uses) -> Result<Target, (Reason, String)> {
+    let found = find(index, route, backend, uses)?;
     let (service, endpoints) = (found.service.clone(), found.endpoints.clone());
     Ok(Target::Endpoints { service, port: found.port.port, endpoints, tls: None })
 }
@@ -64,7 +52,7 @@ pub fn find<'i>(
     index: &'i Index,
     route: &Route,
     backend: &BackendRef,
-    followed: &mut Followed,
+    uses: &mut Uses,
 ) -> Result<Found<'i>, (Reason, String)> {
     let BackendRef { group, kind, name, port, .. } = backend;
     if !group.is_empty() || &**kind != "Service" {
@@ -96,8 +84,8 @@ pub fn find<'i>(
         let all = index.endpoints(name)?;
         Some(Found { service: all.service(), balance: service.balance, port, endpoints: all.port(number, protocol)? })
     });
-    if let Some(found) = &found {
-        followed.note(name, (number, protocol), found.endpoints.is_empty());
+    if found.is_some() {
+        uses.note(name, (number, protocol));
     }
     found.ok_or_else(|| {
         let ports: Vec<String> = service.ports.iter().map(|p| format!("{} ({})", p.port, p.protocol)).collect();
@@ -111,14 +99,4 @@ pub fn find<'i>(
 pub fn port_of(service: &Service, number: u16, protocol: Protocol) -> Option<&ServicePort> {
     let is_it = |port: &&ServicePort| port.port == number && port.protocol == PortProtocol::Forwarded(protocol);
     service.ports.iter().find(is_it)
-}
-
-/// Services that ask for PROXY protocol where nobody speaks it.
-pub fn without_proxy_protocol(index: &Index, services: &BTreeSet<&Name>, problems: &mut Vec<Problem>) {
-    for service in services.iter().filter_map(|name| index.service(name)).filter(|service| service.proxy_protocol) {
-        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
-        let field = "metadata.annotations[sluice.dev/proxy-protocol]";
-        let message = "has no effect on what comes by TCP and UDP listeners, only by TLS listeners";
-        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, field, message));
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
@@ -14,29 +15,31 @@ use crate::index::{Gateway, Listener, ListenerProtocol, ListenerSet};
 use crate::ir::{HostName, Protocol};
 
 /// The ports that programmed listeners have.
-pub struct Claims<'a> {
-    ports: HashMap<(IpAddr, u16, Protocol), Claim<'a>>,
+#[derive(Debug, Default)]
+pub struct Claims {
+    ports: HashMap<(IpAddr, u16, Protocol), Claim>,
 }
 
-enum Claim<'a> {
-    Whole(Holder<'a>),
+#[derive(Debug)]
+enum Claim {
+    Whole(Holder),
     /// Listeners that are all in the clear or all by TLS, each with its own hostname.
     Names {
         tls: bool,
-        names: HashMap<Pattern<'a>, Holder<'a>>,
+        names: HashMap<HostName, Holder>,
     },
 }
 
-#[derive(Clone, Copy)]
-pub struct Holder<'a> {
-    pub gateway: &'a Gateway,
-    pub set: Option<&'a ListenerSet>,
-    pub listener: &'a Listener,
+#[derive(Clone, Debug)]
+pub struct Holder {
+    pub gateway: Arc<Gateway>,
+    pub set: Option<Arc<ListenerSet>>,
+    pub listener: Arc<Listener>,
 }
 
-impl fmt::Display for Holder<'_> {
+impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.set {
+        match &self.set {
             Some(set) => write!(f, "listener {} of ListenerSet {}", self.listener.name, set.meta.name),
             None => write!(f, "listener {} of Gateway {}", self.listener.name, self.gateway.meta.name),
         }
@@ -45,39 +48,39 @@ impl fmt::Display for Holder<'_> {
 
 /// Gateways that share an address must not want the same of it: the first by precedence keeps it. So it is with the ListenerSets of a
 /// Gateway, which come after the Gateway itself (ListenerSet, "listeners").
-pub fn settle<'a>(plans: &mut [Plan<'a>]) -> Claims<'a> {
+pub fn settle(plans: &mut [Plan]) -> Claims {
     let listeners = plans.iter().map(|p| p.addresses.len() * p.listeners.len()).sum();
     let mut claims = Claims { ports: HashMap::with_capacity(listeners) };
     for Plan { gateway, addresses, sets, listeners, .. } in plans {
         for listener in listeners.iter_mut().filter(|l| l.holds_its_place()) {
-            let set = listener.set.map(|set| &**sets[set].set);
-            let holder = Holder { gateway, set, listener: listener.spec };
-            match addresses.iter().find_map(|address| claims.why_taken(*address, holder)) {
+            let set = listener.set.map(|set| Arc::clone(&sets[set].set));
+            let holder = Holder { gateway: Arc::clone(gateway), set, listener: Arc::clone(&listener.spec) };
+            match addresses.iter().find_map(|address| claims.why_taken(*address, &holder)) {
                 Some((reason, message)) => listener.fate = Fate::Conflicted(reason, message),
-                None => addresses.iter().for_each(|address| claims.take(*address, holder)),
+                None => addresses.iter().for_each(|address| claims.take(*address, holder.clone())),
             }
         }
     }
     claims
 }
 
-impl<'a> Claims<'a> {
-    fn why_taken(&self, address: IpAddr, wants: Holder<'a>) -> Option<(Reason, String)> {
-        let (port, protocol) = (wants.listener.port, protocol(wants.listener));
+impl Claims {
+    fn why_taken(&self, address: IpAddr, wants: &Holder) -> Option<(Reason, String)> {
+        let (port, protocol) = (wants.listener.port, protocol(&wants.listener));
         let claim = self.ports.get(&(address, port, protocol))?;
         let hostname = wants.listener.protocol.hostname();
         let (reason, of, holder, other) = match (claim, hostname) {
-            (Claim::Names { tls, names }, Some(host)) if *tls == is_tls(wants.listener) => {
+            (Claim::Names { tls, names }, Some(host)) if *tls == is_tls(&wants.listener) => {
                 let of = format!("{} on ", conflicts::wanted(&wants.listener.protocol, host));
-                (Reason::HostnameConflict, of, *names.get(&Pattern::from(host))?, "hostname, port or address")
+                (Reason::HostnameConflict, of, names.get(host)?, "hostname, port or address")
             }
-            (Claim::Whole(holder), _) => (Reason::ProtocolConflict, String::new(), *holder, "port or address"),
+            (Claim::Whole(holder), _) => (Reason::ProtocolConflict, String::new(), holder, "port or address"),
             (Claim::Names { names, .. }, _) => {
                 let first = names.values().min_by_key(|h| (h.gateway.meta.precedence(), h.listener.name.clone()))?;
-                (Reason::ProtocolConflict, String::new(), *first, "port or address")
+                (Reason::ProtocolConflict, String::new(), first, "port or address")
             }
         };
-        let order = match (wants.set, std::ptr::eq(wants.gateway, holder.gateway)) {
+        let order = match (&wants.set, Arc::ptr_eq(&wants.gateway, &holder.gateway)) {
             (Some(_), true) => "the Gateway itself, then the older ListenerSet, then by name",
             _ => "the older, then by name",
         };
@@ -87,28 +90,28 @@ impl<'a> Claims<'a> {
         Some((reason, message))
     }
 
-    fn take(&mut self, address: IpAddr, holder: Holder<'a>) {
-        let entry = self.ports.entry((address, holder.listener.port, protocol(holder.listener)));
-        match (entry, holder.listener.protocol.hostname()) {
+    fn take(&mut self, address: IpAddr, holder: Holder) {
+        let entry = self.ports.entry((address, holder.listener.port, protocol(&holder.listener)));
+        match (entry, holder.listener.protocol.hostname().cloned()) {
             (Entry::Occupied(mut entry), Some(host)) => {
                 if let Claim::Names { names, .. } = entry.get_mut() {
-                    names.insert(host.into(), holder);
+                    names.insert(host, holder);
                 }
             }
             (Entry::Vacant(entry), Some(host)) => {
-                let names = HashMap::from([(host.into(), holder)]);
-                entry.insert(Claim::Names { tls: is_tls(holder.listener), names });
+                let tls = is_tls(&holder.listener);
+                entry.insert(Claim::Names { tls, names: HashMap::from([(host, holder)]) });
             }
             (entry, None) => drop(entry.insert(Claim::Whole(holder))),
         }
     }
 
     /// The more specific listener that takes all of `host` away from another on an address: listener isolation.
-    pub fn taken_away(&self, address: IpAddr, listener: &Listener, host: &HostName) -> Option<Holder<'a>> {
+    pub fn taken_away(&self, address: IpAddr, listener: &Listener, host: &HostName) -> Option<&Holder> {
         let own = Pattern::from(listener.protocol.hostname()?);
         match self.ports.get(&(address, listener.port, Protocol::Tcp))? {
             Claim::Names { names, .. } if names.len() > 1 => {
-                covering(host).take_while(|pattern| *pattern != own).find_map(|pattern| names.get(&pattern)).copied()
+                covering(host).take_while(|pattern| *pattern != own).find_map(|pattern| names.get(&pattern))
             }
             Claim::Names { .. } | Claim::Whole(_) => None,
         }

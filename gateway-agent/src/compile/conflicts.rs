@@ -16,10 +16,10 @@ pub fn mark_conflicts(listeners: &mut [ListenerPlan]) {
     }
     for group in by_port.into_values().filter(|group| group.len() > 1) {
         for &i in &group {
-            let this = listeners[i].spec;
+            let this = &listeners[i].spec;
             let others: Vec<(Reason, &Listener)> = group
                 .iter()
-                .map(|&j| listeners[j].spec)
+                .map(|&j| &*listeners[j].spec)
                 .filter(|other| other.name != this.name)
                 .filter_map(|other| Some((clash(&this.protocol, &other.protocol)?, other)))
                 .collect();

@@ -1,295 +1,355 @@
-//! Endpoints come and go all the time, and weights shift; both decide nothing but where connections go: what is attached to what
-//! does not depend on them. So what `compile` made follows them at the cost of the objects concerned, and is then what it would
-//! be from scratch.
+//! What `compile` makes of an index, and how it follows changes at the cost of what they touch: a route is attached anew with those whose
+//! lot it decides, and the listeners it is at are patched. What was followed is what it would be from nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
-
-use super::backends::resolve;
-use super::http::Memo;
-use super::{Report, decide};
-use crate::index::{Index, Kind, Name, ObjectId, Reach, Route, ServiceEndpoints, Touched};
-use crate::ir::{BackendSet, Ir, Listener, Protocol, Target, Traffic};
-use crate::source::{Problem, Severity};
+use super::board::{Board, Dirt, RouteKey};
+use super::http::{Memo, Resolver};
+use super::listener_ir;
+use super::policies::{Policies, Users};
+use super::routes::{self, Outcome};
+use super::services::{self, Services};
+use super::stage::{At, Stage};
+use super::{ListenerReport, Report, RouteReport};
+use crate::index::{Index, Name, ObjectId, Reach, Route, RouteType};
+use crate::ir::Ir;
+use crate::source::Problem;
 
 /// The IR and the report of an index.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Compiled {
     pub ir: Arc<Ir>,
     pub report: Report,
-    followed: Followed,
-    /// Made when there is something to follow.
-    places: Option<Places>,
-    /// What compiling again may go on with.
+    stage: Stage,
+    board: Board,
+    routes: BTreeMap<RouteKey, Attached>,
+    services: Services,
+    policies: Policies,
+    users_of_policies: Users,
+    policy_problems: Vec<Problem>,
+    slice_problems: Vec<Problem>,
+    /// Problems are sorted.
+    is_settled: bool,
+    /// Of listeners: where they are in the IR.
+    places: BTreeMap<At, usize>,
     memo: Memo,
 }
 
+/// A route and what became of it.
+struct Attached {
+    route: Arc<Route>,
+    outcome: Outcome,
+}
+
+/// What is to be looked at again when all routes are attached.
+#[derive(Default)]
+struct Errands {
+    dirt: Dirt,
+    services: BTreeSet<Name>,
+    policies: bool,
+}
+
 impl Compiled {
-    /// From scratch.
+    /// From nothing.
     pub fn of(index: &Index) -> Compiled {
-        Compiled::again(index, &Memo::default())
+        let mut compiled = Compiled::default();
+        compiled.again(index, Stage::new(index));
+        compiled
     }
 
-    fn again(index: &Index, before: &Memo) -> Compiled {
-        let (ir, report, followed, memo) = decide(index, before);
-        Compiled { ir: ir.into(), report, followed, places: None, memo }
-    }
-
-    /// Takes in a change of the index.
+    /// Takes in changes of the index.
     pub fn follow(&mut self, index: &Index, reach: &Reach) {
-        match reach {
-            // Where requests go is compiled again: what did not change is kept by the memo.
-            Reach::Backends(touched)
-                if !touched.routes.values().any(|before| is_told_apart(index, before))
-                    && !self.memo.leads_to(&touched.services) =>
-            {
-                self.follow_backends(index, touched);
+        let board = &self.board;
+        if reach.everything || board.http_and_grpc != has_http_and_grpc(index) {
+            return self.again(index, Stage::new(index));
+        }
+        let mut errands = Errands { policies: reach.policies, ..Errands::default() };
+        if reach.listeners {
+            let stage = Stage::new(index);
+            if !stage.is_like(&self.stage) {
+                return self.again(index, stage);
             }
-            _ => *self = Compiled::again(index, &self.memo),
+            self.set_stage(stage);
+            self.make_reports();
+            self.make_listeners(index);
         }
-    }
-
-    fn follow_backends(&mut self, index: &Index, touched: &Touched) {
-        let places = self.places.get_or_insert_with(|| Places::of(&self.ir));
-        for (id, before) in &touched.routes {
-            let Some(route) = index.route(id) else { continue };
-            // One without a Gateway of ours has no report, and none of its backends counts.
-            let Ok(i) = self.report.routes.binary_search_by(|report| report.id.cmp(id)) else { continue };
-            self.followed.forget(index, before);
-            let (set, resolved) = resolve(index, route, route.rules.backends(), &mut self.followed);
-            let report = &mut self.report.routes[i];
-            report.subject = (&route.meta).into();
-            for condition in report.parents.iter_mut().flat_map(|parent| &mut parent.conditions) {
-                if condition.kind == resolved.kind {
-                    condition.clone_from(&resolved);
-                }
+        let mut again: BTreeSet<RouteKey> = BTreeSet::new();
+        if reach.policies {
+            let policies = Policies::new(index);
+            let before = mem::replace(&mut self.policies, policies);
+            let services = self.policies.changed(&before);
+            again.extend(services.iter().flat_map(|service| self.services.users(service)).cloned());
+        }
+        for service in &reach.services {
+            again.extend(self.services.users(service).iter().cloned());
+            errands.policies |= self.policies.are_for(service);
+        }
+        let by_grants = reach.grants.iter().flat_map(|namespace| self.services.users_in(namespace));
+        again.extend(by_grants.cloned());
+        let mut before = BTreeMap::new();
+        for (id, old) in &reach.routes {
+            let now = index.route(id).map(|route| route.precedence());
+            if let Some(key) = old.as_ref().map(|old| old.precedence()).filter(|key| now.as_ref() != Some(key)) {
+                let detached = self.detach(&key, &mut errands, &mut again);
+                // It may only be of another age.
+                before.extend(now.clone().zip(detached));
             }
-            places.lead(&mut self.ir, &Arc::new(set));
-            let all = before.rules.backends().iter().chain(route.rules.backends()).map(|backend| &backend.name);
-            all.for_each(|service| self.followed.look_again(index, service));
+            again.extend(now);
         }
-        let services = &touched.services;
-        let known = services.iter().filter_map(|name| index.endpoints(name));
-        let changed: Changed = known.map(|endpoints| (&**endpoints.service(), endpoints)).collect();
-        let mut followed = FollowedSets::new();
-        for place in changed.keys().filter_map(|service| places.of_service.get(*service)).flatten() {
-            place.follow(&mut self.ir, &changed, &mut followed);
-        }
-        services.iter().for_each(|service| self.followed.look_again(index, service));
-        self.followed.tell(index, &mut self.report.problems);
-    }
-}
-
-/// Whether more depends on a changed route than where it leads: some Service is told that its PROXY protocol has no effect, or a
-/// policy wants TLS to it, of which its status tells.
-fn is_told_apart(index: &Index, before: &Route) -> bool {
-    let after = index.route(&before.id()).into_iter().flat_map(|route| route.rules.backends());
-    let mut services = before.rules.backends().iter().chain(after).map(|backend| &backend.name);
-    services.any(|name| {
-        let proxied = index.service(name).is_some_and(|service| service.proxy_protocol);
-        proxied || index.policies().any(|policy| policy.targets(name))
-    })
-}
-
-/// Of a Service.
-type Port = (u16, Protocol);
-
-/// The Services that routes send to.
-#[derive(Debug, Default)]
-pub struct Followed {
-    /// And their ports, with the number of backendRefs to each.
-    ports: HashMap<Name, Vec<(Port, u32)>>,
-    /// Those of them of which a port has no endpoints.
-    empty: BTreeSet<Name>,
-    /// Problems that are none of endpoints, sorted.
-    lasting: Vec<Problem>,
-}
-
-impl Followed {
-    pub fn note(&mut self, service: &Name, port: Port, is_empty: bool) {
-        let ports = self.ports.entry_ref(service).or_default();
-        match ports.iter_mut().find(|(known, _)| *known == port) {
-            Some((_, count)) => *count += 1,
-            None => ports.push((port, 1)),
-        }
-        if is_empty {
-            self.empty.insert(service.clone());
+        self.attach(index, again, before, &mut errands);
+        errands.services.extend(reach.services.iter().cloned());
+        self.finish(index, &errands);
+        if reach.unread_slices {
+            self.tell_slices(index);
         }
     }
 
-    /// The route is not what it was.
-    fn forget(&mut self, index: &Index, before: &Route) {
-        let mut of_route = Followed::default();
-        resolve(index, before, before.rules.backends(), &mut of_route);
-        for (service, gone) in &of_route.ports {
-            let Some(ports) = self.ports.get_mut(service) else { continue };
-            for (port, count) in ports.iter_mut() {
-                *count -= gone.iter().find(|(gone, _)| gone == port).map_or(0, |(_, count)| *count);
-            }
-            ports.retain(|(_, count)| *count > 0);
-            if ports.is_empty() {
-                self.ports.remove(service);
-            }
-        }
-    }
-
-    /// All that routes send to is noted, and all other problems are known.
-    pub fn complete(&mut self, index: &Index, problems: &mut Vec<Problem>) {
-        self.lasting.clone_from(problems);
-        self.tell(index, problems);
-    }
-
-    /// The ports of the Service that routes send to, or their endpoints, have changed.
-    fn look_again(&mut self, index: &Index, service: &Name) {
-        match self.ports.get(service).is_some_and(|ports| has_empty(index, service, ports)) {
-            true => drop(self.empty.insert(service.clone())),
-            false => drop(self.empty.remove(service)),
-        }
-    }
-
-    /// All problems, sorted.
-    fn tell(&self, index: &Index, problems: &mut Vec<Problem>) {
-        problems.clone_from(&self.lasting);
-        empty_services(index, &self.empty, problems);
-        unread_slices(index, problems);
-        problems.sort_unstable();
-    }
-}
-
-fn has_empty(index: &Index, service: &Name, ports: &[(Port, u32)]) -> bool {
-    let of_port = |((port, protocol), _): &(Port, u32)| index.endpoints(service)?.port(*port, *protocol);
-    ports.iter().filter_map(of_port).any(|endpoints| endpoints.is_empty())
-}
-
-/// Services that routes send to, and that lead nowhere.
-fn empty_services(index: &Index, empty: &BTreeSet<Name>, problems: &mut Vec<Problem>) {
-    for service in empty.iter().filter_map(|name| index.service(name)) {
-        let id = ObjectId { kind: Kind::Service, name: service.meta.name.clone() };
-        let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
-                       name and protocol), so its share of connections is refused";
-        problems.push(Problem::of_object(Severity::Warning, id, &service.meta.origin, "", message));
-    }
-}
-
-/// EndpointSlices that hang in the air: most often a label forgotten in a manifest.
-fn unread_slices(index: &Index, problems: &mut Vec<Problem>) {
-    for slice in index.unread_slices() {
-        let id = ObjectId { kind: Kind::EndpointSlice, name: slice.meta.name.clone() };
-        let message = "belongs to no Service, so it does nothing; add the label kubernetes.io/service-name";
-        problems.push(Problem::of_object(Severity::Warning, id, &slice.meta.origin, "metadata.labels", message));
-    }
-}
-
-/// Where in an IR what is.
-#[derive(Debug, Default)]
-struct Places {
-    /// The endpoints of a Service, by its name as the targets have it. Sorted; some may have been there in former times.
-    of_service: HashMap<Arc<str>, Vec<Place>>,
-    /// The backends of a route, by its name as the sets have it.
-    of_route: HashMap<Arc<str>, Vec<Place>>,
-}
-
-/// A listener, or one of its server names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    listener: usize,
-    name: Option<usize>,
-}
-
-impl Places {
-    fn of(ir: &Ir) -> Places {
-        let mut places = Places::default();
-        for (listener, of_listener) in ir.listeners.iter().enumerate() {
-            match &of_listener.traffic {
-                Traffic::Forward { backends, .. } => {
-                    backends.iter().for_each(|set| places.add(Place { listener, name: None }, set));
-                }
-                Traffic::Tls { names, .. } => {
-                    for (i, name) in names.iter().enumerate() {
-                        name.backends.iter().for_each(|set| places.add(Place { listener, name: Some(i) }, set));
-                    }
-                }
-                Traffic::Http(_) => {}
-            }
-        }
-        places
-    }
-
-    fn add(&mut self, place: Place, set: &BackendSet) {
-        self.of_route.entry_ref(&set.route).or_default().push(place);
-        self.add_services(place, set);
-    }
-
-    fn add_services(&mut self, place: Place, set: &BackendSet) {
-        for service in set.refs.iter().filter_map(|reference| reference.target.service()) {
-            let places = self.of_service.entry_ref(service).or_default();
-            if let Err(at) = places.binary_search(&place) {
-                places.insert(at, place);
-            }
-        }
-    }
-
-    /// The route leads to these backends now.
-    fn lead(&mut self, ir: &mut Arc<Ir>, set: &Arc<BackendSet>) {
-        let places = self.of_route.get(&set.route).cloned().unwrap_or_default();
-        for place in places {
-            place.put(ir, Arc::clone(set));
-            self.add_services(place, set);
-        }
-    }
-}
-
-/// By name, as the targets have it.
-type Changed<'a> = HashMap<&'a str, &'a ServiceEndpoints>;
-
-/// Sets of before, by where they are (so they are kept), and what has become of them: names that share one go on doing so.
-type FollowedSets = HashMap<*const BackendSet, (Arc<BackendSet>, Arc<BackendSet>)>;
-
-impl Place {
-    fn follow(self, ir: &mut Arc<Ir>, changed: &Changed, followed: &mut FollowedSets) {
-        let listener = &ir.listeners[self.listener];
-        let Some(old) = self.set(listener) else { return };
-        let new = match followed.get(&Arc::as_ptr(old)) {
-            Some((_, new)) => Arc::clone(new),
-            None => {
-                let Some(new) = follow_set(old, listener.protocol(), changed).map(Arc::new) else { return };
-                followed.insert(Arc::as_ptr(old), (Arc::clone(old), Arc::clone(&new)));
-                new
-            }
+    /// All of it, with what is equal to what there was as the same `Arc`.
+    fn again(&mut self, index: &Index, stage: Stage) {
+        let before = mem::take(self);
+        let http_and_grpc = has_http_and_grpc(index);
+        *self = Compiled {
+            board: Board::new(stage.plans.iter().map(|plan| plan.listeners.len()), http_and_grpc),
+            policies: Policies::new(index),
+            memo: before.memo,
+            ir: before.ir,
+            ..Compiled::default()
         };
-        self.put(ir, new);
+        self.report = Report {
+            classes: before.report.classes,
+            gateways: before.report.gateways,
+            listener_sets: before.report.listener_sets,
+            policies: before.report.policies,
+            ..Report::default()
+        };
+        self.set_stage(stage);
+        let mut errands = Errands { policies: true, ..Errands::default() };
+        let all = index.routes_by_precedence().map(|route| route.precedence()).collect();
+        self.attach(index, all, before.routes, &mut errands);
+        errands.dirt = Dirt::default();
+        self.make_reports();
+        self.make_listeners(index);
+        self.finish(index, &errands);
+        self.tell_slices(index);
+        self.report.problems.sort_unstable();
+        self.is_settled = true;
     }
 
-    fn put(self, ir: &mut Arc<Ir>, new: Arc<BackendSet>) {
-        let listener = Arc::make_mut(&mut Arc::make_mut(ir).listeners[self.listener]);
-        match (&mut listener.traffic, self.name) {
-            (Traffic::Tls { names, .. }, Some(i)) => Arc::make_mut(&mut names[i]).backends = Some(new),
-            (Traffic::Forward { backends, .. }, None) => *backends = Some(new),
-            _ => {}
+    fn set_stage(&mut self, stage: Stage) {
+        let before = mem::replace(&mut self.stage, stage);
+        replace(&mut self.report.problems, self.is_settled, &before.problems, &self.stage.problems);
+        share(&mut self.report.classes, self.stage.classes.clone(), |report| &report.subject.name);
+    }
+
+    /// The route is not there any more.
+    fn detach(&mut self, key: &RouteKey, errands: &mut Errands, again: &mut BTreeSet<RouteKey>) -> Option<Attached> {
+        let Attached { route, outcome } = self.routes.remove(key)?;
+        self.board.replace(key, (&outcome.takings, &[]), &mut errands.dirt, again);
+        self.forget(key, &route, &outcome, errands);
+        replace(&mut self.report.problems, self.is_settled, &outcome.problems, &[]);
+        if let Ok(at) = self.report.routes.binary_search_by(|report| report.id.cmp(&route.id())) {
+            self.report.routes.remove(at);
+        }
+        Some(Attached { route, outcome })
+    }
+
+    fn forget(&mut self, key: &RouteKey, route: &Route, outcome: &Outcome, errands: &mut Errands) {
+        if outcome.report.is_some() {
+            self.services.remove(key, route, &outcome.uses);
+            errands.policies |= self.users_of_policies.remove(&outcome.uses);
+            errands.services.extend(route.services().cloned());
         }
     }
 
-    fn set(self, listener: &Listener) -> Option<&Arc<BackendSet>> {
-        match (&listener.traffic, self.name) {
-            (Traffic::Tls { names, .. }, Some(i)) => names[i].backends.as_ref(),
-            (Traffic::Forward { backends, .. }, None) => backends.as_ref(),
-            _ => None,
+    /// Attaches routes, and those whose lot that decides. `before`: what they came to in another time, to go on with.
+    fn attach(
+        &mut self,
+        index: &Index,
+        mut again: BTreeSet<RouteKey>,
+        mut before: BTreeMap<RouteKey, Attached>,
+        errands: &mut Errands,
+    ) {
+        while let Some(key) = again.pop_first() {
+            let id = ObjectId { kind: key.1.kind(), name: key.0.name.clone() };
+            let Some(route) = index.route(&id).filter(|route| route.precedence() == key) else { continue };
+            let old = self.routes.remove(&key);
+            let memo = before.remove(&key);
+            let known = old.as_ref().or(memo.as_ref()).map(|attached| &attached.outcome);
+            let resolver = Resolver {
+                index,
+                policies: &self.policies,
+                memo: &mut self.memo,
+                before: known.map(|known| &known.made[..]).unwrap_or_default(),
+                made: Vec::new(),
+                uses: Default::default(),
+            };
+            let mut outcome = routes::attach(index, &self.stage, &self.board, (&key, route), resolver);
+            if let (Some(known), Some(new)) = (known.and_then(|known| known.report.as_ref()), &mut outcome.report)
+                && known == new
+            {
+                *new = Arc::clone(known);
+            }
+            let (takings, problems) =
+                old.as_ref().map_or((&[][..], &[][..]), |old| (&old.outcome.takings, &old.outcome.problems));
+            self.board.replace(&key, (takings, &outcome.takings), &mut errands.dirt, &mut again);
+            replace(&mut self.report.problems, self.is_settled, problems, &outcome.problems);
+            self.put_report(&id, outcome.report.as_ref());
+            if let Some(old) = old {
+                self.forget(&key, &old.route, &old.outcome, errands);
+            }
+            if outcome.report.is_some() {
+                self.services.add(&key, route, &outcome.uses);
+                errands.policies |= self.users_of_policies.add(&outcome.uses);
+                errands.services.extend(route.services().cloned());
+            }
+            self.routes.insert(key, Attached { route: Arc::clone(route), outcome });
+        }
+        self.memo.tidy();
+    }
+
+    fn put_report(&mut self, id: &ObjectId, report: Option<&Arc<RouteReport>>) {
+        let routes = &mut self.report.routes;
+        match (routes.binary_search_by(|report| report.id.cmp(id)), report) {
+            (Ok(at), Some(report)) => routes[at] = Arc::clone(report),
+            (Ok(at), None) => drop(routes.remove(at)),
+            (Err(at), Some(report)) => routes.insert(at, Arc::clone(report)),
+            (Err(_), None) => {}
+        }
+    }
+
+    fn finish(&mut self, index: &Index, errands: &Errands) {
+        for (at, hosts) in &errands.dirt.seats {
+            let Some(place) = self.places.get(at) else { continue };
+            let listener = &mut Arc::make_mut(&mut self.ir).listeners[*place];
+            listener_ir::follow(&self.stage, *at, self.board.seat(*at), hosts, listener);
+        }
+        for at in &errands.dirt.counts {
+            self.count(*at);
+        }
+        let (problems, is_settled) = (&mut self.report.problems, self.is_settled);
+        self.services.look_again(index, &errands.services, |old, new| replace(problems, is_settled, old, new));
+        if errands.policies {
+            let (policies, problems) = self.policies.report(index, &self.users_of_policies);
+            share(&mut self.report.policies, policies, |report| &report.subject.name);
+            replace(&mut self.report.problems, self.is_settled, &self.policy_problems, &problems);
+            self.policy_problems = problems;
+        }
+    }
+
+    fn tell_slices(&mut self, index: &Index) {
+        let problems = services::unread_slices(index);
+        replace(&mut self.report.problems, self.is_settled, &self.slice_problems, &problems);
+        self.slice_problems = problems;
+    }
+
+    /// The listeners of the IR.
+    fn make_listeners(&mut self, index: &Index) {
+        let before = mem::take(&mut self.ir);
+        let mut listeners = Vec::with_capacity(before.listeners.len());
+        for at in self.stage.listeners() {
+            let name = self.stage.name(at);
+            let old = before.listeners.binary_search_by(|old| old.name.cmp(&name)).ok().map(|i| &before.listeners[i]);
+            let made = listener_ir::listener(&self.stage, at, self.board.seat(at), old);
+            listeners.extend(made.map(|listener| (at, listener)));
+        }
+        listeners.sort_unstable_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+        self.places = listeners.iter().enumerate().map(|(place, (at, _))| (*at, place)).collect();
+        let mut exclusive_addresses: Vec<_> =
+            self.stage.plans.iter().flat_map(|plan| plan.exclusive_addresses()).collect();
+        exclusive_addresses.sort_unstable();
+        exclusive_addresses.dedup();
+        let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
+        let gateways = self.stage.gateways(&before.gateways);
+        let pool = index.addressing().pool();
+        let announced_addresses = exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
+        self.ir = Ir { listeners, gateways, exclusive_addresses, announced_addresses }.into();
+    }
+
+    /// The reports of Gateways and ListenerSets.
+    fn make_reports(&mut self) {
+        let (mut gateways, mut sets) = self.stage.reports();
+        for at in self.stage.listeners() {
+            let (plan, listener) = (self.stage.plan(at), self.stage.listener(at));
+            let listeners = match listener.set {
+                None => {
+                    let found = gateways.binary_search_by(|report| report.subject.name.cmp(&plan.gateway.meta.name));
+                    found.ok().map(|i| &mut gateways[i].listeners)
+                }
+                Some(set) => {
+                    let name = &plan.sets[set].set.meta.name;
+                    let found = sets.binary_search_by(|report| report.subject.name.cmp(name));
+                    found.ok().map(|i| &mut sets[i].listeners)
+                }
+            };
+            if let Some(report) = listeners.and_then(|listeners| listeners.get_mut(listener.place)) {
+                report.attached = self.board.seat(at).attached;
+            }
+        }
+        let Report { gateways: old_gateways, listener_sets: old_sets, .. } = &mut self.report;
+        share(old_gateways, gateways.into_iter().map(Arc::new).collect(), |report| &report.subject.name);
+        share(old_sets, sets.into_iter().map(Arc::new).collect(), |report| &report.subject.name);
+    }
+
+    /// Says how many routes a listener has.
+    fn count(&mut self, at: At) {
+        let (plan, listener) = (self.stage.plan(at), self.stage.listener(at));
+        let (attached, place) = (self.board.seat(at).attached, listener.place);
+        let is_other = |listeners: &[ListenerReport]| listeners.get(place).is_some_and(|l| l.attached != attached);
+        let Report { gateways, listener_sets, .. } = &mut self.report;
+        match listener.set {
+            None => {
+                let found = gateways.binary_search_by(|report| report.subject.name.cmp(&plan.gateway.meta.name));
+                if let Some(report) = found.ok().map(|i| &mut gateways[i]).filter(|report| is_other(&report.listeners))
+                {
+                    Arc::make_mut(report).listeners[place].attached = attached;
+                }
+            }
+            Some(set) => {
+                let name = &plan.sets[set].set.meta.name;
+                let found = listener_sets.binary_search_by(|report| report.subject.name.cmp(name));
+                if let Some(report) =
+                    found.ok().map(|i| &mut listener_sets[i]).filter(|report| is_other(&report.listeners))
+                {
+                    Arc::make_mut(report).listeners[place].attached = attached;
+                }
+            }
         }
     }
 }
 
-/// `None`: nothing in it is another.
-fn follow_set(set: &BackendSet, protocol: Protocol, changed: &Changed) -> Option<BackendSet> {
-    let mut new: Option<BackendSet> = None;
-    for (i, reference) in set.refs.iter().enumerate() {
-        let Target::Endpoints { service, port, endpoints, tls } = &reference.target else { continue };
-        let now = changed.get(&**service).and_then(|of_service| of_service.port(*port, protocol));
-        let Some(now) = now.filter(|now| !Arc::ptr_eq(now, endpoints)) else { continue };
-        let (service, endpoints, tls) = (Arc::clone(service), Arc::clone(now), tls.clone());
-        let target = Target::Endpoints { service, port: *port, endpoints, tls };
-        new.get_or_insert_with(|| set.clone()).refs[i].target = target;
+fn has_http_and_grpc(index: &Index) -> bool {
+    index.has_routes(RouteType::Http) && index.has_routes(RouteType::Grpc)
+}
+
+/// Puts problems in the place of others. Unless `all` is sorted nothing is taken away.
+fn replace(all: &mut Vec<Problem>, is_sorted: bool, old: &[Problem], new: &[Problem]) {
+    if old == new {
+        return;
     }
-    new
+    if !is_sorted {
+        return all.extend_from_slice(new);
+    }
+    for problem in old {
+        if let Ok(at) = all.binary_search(problem) {
+            all.remove(at);
+        }
+    }
+    for problem in new {
+        let at = all.partition_point(|other| other < problem);
+        all.insert(at, problem.clone());
+    }
+}
+
+/// Puts `new` in the place of `old`; what is equal stays the same.
+fn share<T: PartialEq>(old: &mut Vec<Arc<T>>, mut new: Vec<Arc<T>>, name: impl Fn(&T) -> &Name) {
+    for report in &mut new {
+        if let Ok(at) = old.binary_search_by(|old| name(old).cmp(name(report)))
+            && old[at] == *report
+        {
+            *report = Arc::clone(&old[at]);
+        }
+    }
+    *old = new;
 }

@@ -18,7 +18,7 @@ use crate::index::{
 use crate::source::{Problem, Severity};
 
 /// Every GatewayClass of this controller, by name.
-pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<ClassReport> {
+pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<Arc<ClassReport>> {
     let (ours, others): (Vec<_>, Vec<_>) = index.classes().partition(|class| &*class.controller == super::CONTROLLER);
     for class in others {
         let id = ObjectId { kind: Kind::GatewayClass, name: class.meta.name.clone() };
@@ -34,25 +34,23 @@ pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<ClassReport> {
             } else {
                 Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
             };
-            ClassReport {
-                subject: (&class.meta).into(),
-                conditions: vec![accepted, version::supported(index.bundles())],
-            }
+            let conditions = vec![accepted, version::supported(index.bundles())];
+            ClassReport { subject: (&class.meta).into(), conditions }.into()
         })
         .collect()
 }
 
 /// A Gateway of ours on its way to the IR.
-pub struct Plan<'a> {
-    pub gateway: &'a Arc<Gateway>,
+pub struct Plan {
+    pub gateway: Arc<Gateway>,
     /// The addresses it has, sorted; empty if it is not accepted.
     pub addresses: Vec<IpAddr>,
     /// Those of the addresses that are not the node's.
     exclusive: Vec<IpAddr>,
     /// ListenerSets that name it as their parent, the first by precedence first.
-    pub sets: Vec<SetPlan<'a>>,
+    pub sets: Vec<SetPlan>,
     /// Its own, then those of its ListenerSets.
-    pub listeners: Vec<ListenerPlan<'a>>,
+    pub listeners: Vec<ListenerPlan>,
     /// What it shows of itself to backends.
     pub client: Client,
     /// Why the certificate for that does not hold.
@@ -64,8 +62,8 @@ pub struct Plan<'a> {
 }
 
 /// All Gateways of our classes, the first by precedence first.
-pub fn plan<'a>(index: &'a Index, classes: &[ClassReport], problems: &mut Vec<Problem>) -> Vec<Plan<'a>> {
-    let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, c)).collect();
+pub fn plan(index: &Index, classes: &[Arc<ClassReport>], problems: &mut Vec<Problem>) -> Vec<Plan> {
+    let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, &**c)).collect();
     let mut plans: Vec<Plan> = Vec::new();
     let mut sets = listener_sets::by_gateway(index);
     let mut addresses = addresses(index, &classes);
@@ -113,14 +111,14 @@ fn not_ours(gateway: &Gateway, index: &Index) -> Problem {
     Problem::of_object(severity, id, &gateway.meta.origin, "spec.gatewayClassName", message)
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     fn new(
-        gateway: &'a Arc<Gateway>,
-        sets: Vec<&'a Arc<ListenerSet>>,
+        gateway: &Arc<Gateway>,
+        sets: Vec<&Arc<ListenerSet>>,
         class: &ClassReport,
         addresses: Addresses,
         index: &Index,
-    ) -> Plan<'a> {
+    ) -> Plan {
         let Addresses { all: addresses, exclusive, missing: addresses_missing } = addresses;
         let sets: Vec<SetPlan> = sets.into_iter().map(|set| SetPlan::new(set, gateway, index)).collect();
         let (client, bad_client) = match backend_tls::client(index, gateway) {
@@ -129,7 +127,7 @@ impl<'a> Plan<'a> {
         };
         let owner = Owner { kind: Kind::Gateway, name: &gateway.meta.name };
         let mut listeners: Vec<ListenerPlan> = Vec::with_capacity(gateway.listeners.len());
-        let mut add = |set: Option<usize>, owner: Owner, specs: &'a [Listener]| {
+        let mut add = |set: Option<usize>, owner: Owner, specs: &[Arc<Listener>]| {
             let specs = specs.iter().enumerate();
             listeners.extend(specs.map(|listener| ListenerPlan::new(listener, (set, owner), gateway, index)));
         };
@@ -139,7 +137,7 @@ impl<'a> Plan<'a> {
             add(Some(i), owner, &plan.set.listeners);
         }
         let mut plan = Plan {
-            gateway,
+            gateway: Arc::clone(gateway),
             addresses,
             exclusive,
             sets,
@@ -183,7 +181,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The object that a listener is written in.
-    pub fn owner(&self, listener: &ListenerPlan) -> (ObjectId, &'a Origin) {
+    pub fn owner(&self, listener: &ListenerPlan) -> (ObjectId, &Origin) {
         let (kind, meta) = match listener.set {
             Some(set) => (Kind::ListenerSet, &self.sets[set].set.meta),
             None => (Kind::Gateway, &self.gateway.meta),
@@ -191,16 +189,17 @@ impl<'a> Plan<'a> {
         (ObjectId { kind, name: meta.name.clone() }, &meta.origin)
     }
 
-    pub fn report(self) -> (GatewayReport, Vec<SetReport>) {
+    /// But for the routes that are attached.
+    pub fn report(&self) -> (GatewayReport, Vec<SetReport>) {
         let conditions = self.conditions();
-        let mut sets: Vec<SetReport> = (0..self.sets.len()).map(|i| listener_sets::report(&self, i)).collect();
+        let mut sets: Vec<SetReport> = (0..self.sets.len()).map(|i| listener_sets::report(self, i)).collect();
         let is_accepted = |c: &Condition| c.kind == ConditionType::Accepted && c.status;
         let attached = sets.iter().filter(|set| set.conditions.iter().any(is_accepted));
         // Also none, where somebody may want to know.
         let asked = !sets.is_empty() || self.gateway.listener_sets != AllowedNamespaces::None;
         let attached_sets = asked.then_some(attached.count() as u32);
         let mut own = Vec::with_capacity(self.gateway.listeners.len());
-        for listener in self.listeners {
+        for listener in &self.listeners {
             let reports = match listener.set {
                 Some(set) => &mut sets[set].listeners,
                 None => &mut own,
@@ -208,7 +207,8 @@ impl<'a> Plan<'a> {
             reports.push(listener.report());
         }
         let subject = Subject::from(&self.gateway.meta);
-        let gateway = GatewayReport { subject, conditions, addresses: self.addresses, listeners: own, attached_sets };
+        let addresses = self.addresses.clone();
+        let gateway = GatewayReport { subject, conditions, addresses, listeners: own, attached_sets };
         (gateway, sets)
     }
 

@@ -1,9 +1,9 @@
 //! Which host names stand for which: the hostnames of listeners and of routes.
 
-use std::collections::HashMap;
 use std::iter;
 
-use crate::index::Name;
+use hashbrown::{Equivalent, HashMap};
+
 use crate::ir::HostName;
 
 /// Whether every server name that `narrow` stands for is one of `wide`. Two host names stand for names of which one set holds
@@ -27,12 +27,18 @@ pub fn intersection(route: &HostName, listener: &HostName) -> Option<HostName> {
     if covers(listener, route) { Some(route.clone()) } else { covers(route, listener).then(|| listener.clone()) }
 }
 
-/// A [`HostName`] that is borrowed.
+/// A [`HostName`] that is borrowed: it hashes as that does, so that maps find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pattern<'a> {
     Exact(&'a str),
     Wildcard(&'a str),
     Any,
+}
+
+impl Equivalent<HostName> for Pattern<'_> {
+    fn equivalent(&self, host: &HostName) -> bool {
+        *self == Pattern::from(host)
+    }
 }
 
 impl<'a> From<&'a HostName> for Pattern<'a> {
@@ -57,26 +63,75 @@ pub fn covering(host: &HostName) -> impl Iterator<Item = Pattern<'_>> {
     iter::once(own).chain(wider).chain(any)
 }
 
-/// Host names that have an owner, to find one that has names in common with another.
-#[derive(Default)]
-pub struct Taken<'a> {
-    by_host: HashMap<HostName, &'a Name>,
-    /// Everything that covers one of them, and one that it covers.
-    above: HashMap<HostName, &'a Name>,
+/// Host names and who wants them, to find those who want names in common.
+#[derive(Debug)]
+pub struct Meetings<K> {
+    by_host: HashMap<HostName, Vec<Wish<K>>>,
+    /// Everything that covers one of them.
+    above: HashMap<HostName, Vec<Wish<K>>>,
 }
 
-impl<'a> Taken<'a> {
-    pub fn take(&mut self, host: &HostName, owner: &'a Name) {
-        self.by_host.entry(host.clone()).or_insert(owner);
-        for pattern in covering(host) {
-            self.above.entry(pattern.into()).or_insert(owner);
-        }
+/// Those of a host are sorted by who comes first.
+#[derive(Debug)]
+struct Wish<K> {
+    by: K,
+    granted: bool,
+}
+
+impl<K> Default for Meetings<K> {
+    fn default() -> Meetings<K> {
+        Meetings { by_host: HashMap::new(), above: HashMap::new() }
+    }
+}
+
+impl<K: Ord + Clone> Meetings<K> {
+    pub fn add(&mut self, host: &HostName, by: &K, granted: bool) {
+        add(&mut self.by_host, Pattern::from(host), by, granted);
+        covering(host).for_each(|pattern| add(&mut self.above, pattern, by, granted));
     }
 
-    /// The owner of names that `host` stands for.
-    pub fn owner(&self, host: &HostName) -> Option<&'a Name> {
-        let below = self.above.get(host);
-        below.or_else(|| covering(host).find_map(|pattern| self.by_host.get(&HostName::from(pattern)))).copied()
+    pub fn remove(&mut self, host: &HostName, by: &K) {
+        remove(&mut self.by_host, &Pattern::from(host), by);
+        covering(host).for_each(|pattern| remove(&mut self.above, &pattern, by));
+    }
+
+    /// Who has names that `host` stands for, and comes before `to`.
+    pub fn owner(&self, host: &HostName, to: &K) -> Option<&K> {
+        let first =
+            |wishes: &'_ Vec<Wish<K>>| wishes.iter().take_while(|wish| wish.by < *to).position(|wish| wish.granted);
+        let owner = |wishes| first(wishes).map(|at| &wishes[at].by);
+        let below = self.above.get(host).and_then(owner);
+        below.or_else(|| covering(host).find_map(|pattern| self.by_host.get(&pattern).and_then(owner)))
+    }
+
+    /// Those who want names that `host` stands for, and come after `by`.
+    pub fn after<'m>(&'m self, host: &'m HostName, by: &'m K) -> impl Iterator<Item = &'m K> {
+        let above = covering(host).filter_map(|pattern| self.by_host.get(&pattern));
+        let all = self.above.get(host).into_iter().chain(above).flatten();
+        all.map(|wish| &wish.by).filter(move |other| *other > by)
+    }
+}
+
+fn add<K: Ord + Clone>(wishes: &mut HashMap<HostName, Vec<Wish<K>>>, pattern: Pattern, by: &K, granted: bool) {
+    let wish = Wish { by: by.clone(), granted };
+    match wishes.get_mut(&pattern) {
+        None => drop(wishes.insert(pattern.into(), vec![wish])),
+        // Of the hosts of one route several may be below one name.
+        Some(of_pattern) => {
+            if let Err(at) = of_pattern.binary_search_by(|other| other.by.cmp(by)) {
+                of_pattern.insert(at, wish);
+            }
+        }
+    }
+}
+
+fn remove<K: Ord>(wishes: &mut HashMap<HostName, Vec<Wish<K>>>, pattern: &Pattern, by: &K) {
+    let Some(of_pattern) = wishes.get_mut(pattern) else { return };
+    if let Ok(at) = of_pattern.binary_search_by(|wish| wish.by.cmp(by)) {
+        of_pattern.remove(at);
+    }
+    if of_pattern.is_empty() {
+        wishes.remove(pattern);
     }
 }
 
@@ -118,14 +173,18 @@ mod tests {
                 assert_eq!(covers(wide, narrow), listed.contains(&wide.into()), "{wide} and {narrow}");
             }
         }
-        let owner = Name { namespace: "a".into(), name: "b".into() };
         for host in &all {
-            let mut taken = Taken::default();
-            taken.take(host, &owner);
+            let mut meetings = Meetings::default();
+            meetings.add(host, &2, true);
+            meetings.add(host, &1, false);
             for other in &all {
                 let meets = covers(host, other) || covers(other, host);
-                assert_eq!(taken.owner(other).is_some(), meets, "{host} and {other}");
+                assert_eq!(meetings.owner(other, &3), meets.then_some(&2), "{host} and {other}");
+                assert_eq!(meetings.owner(other, &2), None, "{host} and {other}");
+                assert_eq!(meetings.after(other, &1).next(), meets.then_some(&2), "{host} and {other}");
             }
+            meetings.remove(host, &2);
+            assert!(all.iter().all(|other| meetings.owner(other, &3).is_none()));
         }
         let listed: Vec<Pattern> = covering(&all[0]).collect();
         let expected =

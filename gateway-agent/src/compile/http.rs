@@ -1,40 +1,43 @@
 //! HTTPRoutes and GRPCRoutes: their rules, with what their references lead to.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 
 use super::backend_tls::{Client, ClientKey, TlsKey};
-use super::follow::Followed;
 use super::policies::Policies;
+use super::services::Uses;
 use super::{Condition, ConditionType, Reason, backends};
-use crate::index::{AppProtocol, BackendRef, Created, HttpFilter, HttpRule, Index, Name, ObjectId, Route, RouteType};
-use crate::ir::ListenerName;
+use crate::index::{AppProtocol, BackendRef, Created, HttpFilter, HttpRule, Index, Name, Route, RouteType};
 use crate::ir::http::{self, Application, Backend, BackendTls, Cluster, Filter, RouteKind, RouteName, Rule, Target};
 use crate::proxy::http::filters::external_auth::{AuthProtocol, ExternalAuth};
 use crate::proxy::http::filters::mirror::Mirror;
 use crate::proxy::http::filters::unknown::Unknown;
 
-/// What the last compile made. Equal things are taken from there, so that they are the same `Arc`.
+/// What was made for routes that lead to the same. Equal things are taken from here, so that they are the same `Arc`.
 #[derive(Debug, Default)]
 pub struct Memo {
-    routes: HashMap<(ObjectId, ClientKey), Made>,
     clusters: HashMap<ClusterKey, Arc<Cluster>>,
     pub(super) tls: HashMap<TlsKey, Arc<BackendTls>>,
-    services: HashSet<Name>,
-    pub listeners: HashMap<ListenerName, Arc<http::Listener>>,
+    /// Clusters that were in use when those that were not were thrown away.
+    kept: usize,
 }
 
 impl Memo {
-    /// Requests go to one of these Services.
-    pub fn leads_to(&self, services: &BTreeSet<Name>) -> bool {
-        services.iter().any(|service| self.services.contains(service))
+    /// Throws away what nobody uses, once that may be half of it.
+    pub fn tidy(&mut self) {
+        if self.clusters.len() > 2 * self.kept + 64 {
+            self.clusters.retain(|_, cluster| Arc::strong_count(cluster) > 1);
+            self.tls.retain(|_, tls| Arc::strong_count(tls) > 1);
+            self.kept = self.clusters.len();
+        }
     }
 }
 
-#[derive(Debug)]
-struct Made {
+/// A route as Gateways serve it that show the same to backends.
+#[derive(Clone, Debug)]
+pub struct Made {
+    client: ClientKey,
     /// From this.
     source: Arc<Route>,
     /// What the references led to, in the order of the rules.
@@ -50,13 +53,15 @@ struct ClusterKey {
     client: ClientKey,
 }
 
-pub struct Resolver<'a, 'm> {
-    pub(super) index: &'a Index,
-    pub policies: Policies<'a>,
-    pub(super) before: &'m Memo,
-    /// What this compile made.
-    pub memo: Memo,
-    pub followed: &'m mut Followed,
+/// Follows the references of a route.
+pub struct Resolver<'a> {
+    pub index: &'a Index,
+    pub policies: &'a Policies,
+    pub memo: &'a mut Memo,
+    /// What was made of the route before.
+    pub before: &'a [Made],
+    pub made: Vec<Made>,
+    pub uses: Uses,
 }
 
 /// A route as a Gateway serves it, and its condition `ResolvedRefs`.
@@ -65,50 +70,54 @@ pub struct Resolved {
     pub condition: Condition,
 }
 
-impl<'a, 'm> Resolver<'a, 'm> {
-    pub fn new(index: &'a Index, before: &'m Memo, followed: &'m mut Followed) -> Resolver<'a, 'm> {
-        let memo = Memo {
-            routes: HashMap::with_capacity(before.routes.len()),
-            clusters: HashMap::with_capacity(before.clusters.len()),
-            tls: HashMap::with_capacity(before.tls.len()),
-            services: HashSet::with_capacity(before.services.len()),
-            listeners: HashMap::with_capacity(before.listeners.len()),
+impl<'a> Resolver<'a> {
+    pub fn route(
+        &mut self,
+        source: &'a Arc<Route>,
+        rules: &'a [HttpRule],
+        gateway: &Name,
+        client: &Client,
+    ) -> Resolved {
+        let mut walk = Walk {
+            resolver: self,
+            route: source,
+            gateway,
+            client,
+            targets: Vec::new(),
+            reason: None,
+            messages: Vec::new(),
         };
-        Resolver { index, policies: Policies::new(index), before, memo, followed }
-    }
-
-    /// `rules`: those of the route.
-    pub fn route(&mut self, route: &'a Arc<Route>, rules: &'a [HttpRule], gateway: &Name, client: &Client) -> Resolved {
-        let mut walk =
-            Walk { resolver: self, route, gateway, client, targets: Vec::new(), reason: None, messages: Vec::new() };
         walk.rules(rules);
         let Walk { targets, reason, messages, .. } = walk;
         let condition = match reason {
             Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
             None => backends::resolved(),
         };
-        let key = (ObjectId { kind: route.of.kind(), name: route.meta.name.clone() }, client.key());
+        let client = client.key();
+        let is_it = |made: &&Made| made.client == client;
         // Another Gateway may have had it made.
-        let old = self.memo.routes.get(&key).or_else(|| self.before.routes.get(&key));
-        let made = match old {
-            Some(old) if Arc::ptr_eq(&old.source, route) && old.targets == targets => Arc::clone(&old.route),
+        let here = self.made.iter().find(is_it);
+        let route = match here.or_else(|| self.before.iter().find(is_it)) {
+            Some(old) if Arc::ptr_eq(&old.source, source) && old.targets == targets => Arc::clone(&old.route),
             old => {
-                let new = build(route, rules, &targets);
+                let new = build(source, rules, &targets);
                 match old.filter(|old| *old.route == new) {
                     Some(old) => Arc::clone(&old.route),
                     None => Arc::new(new),
                 }
             }
         };
-        let resolved = Resolved { route: Arc::clone(&made), condition };
-        self.memo.routes.insert(key, Made { source: Arc::clone(route), targets, route: made });
-        resolved
+        if here.is_none() {
+            let (source, route) = (Arc::clone(source), Arc::clone(&route));
+            self.made.push(Made { client, source, targets, route });
+        }
+        Resolved { route, condition }
     }
 }
 
 /// One route whose references are followed, in the order of its rules.
-struct Walk<'w, 'a, 'm> {
-    resolver: &'w mut Resolver<'a, 'm>,
+struct Walk<'w, 'a> {
+    resolver: &'w mut Resolver<'a>,
     route: &'a Route,
     gateway: &'w Name,
     client: &'w Client,
@@ -117,7 +126,7 @@ struct Walk<'w, 'a, 'm> {
     messages: Vec<String>,
 }
 
-impl<'a> Walk<'_, 'a, '_> {
+impl<'a> Walk<'_, 'a> {
     fn rules(&mut self, rules: &'a [HttpRule]) {
         for (i, rule) in rules.iter().enumerate() {
             self.filters(&rule.filters, || format!("spec.rules[{i}]"));
@@ -172,7 +181,7 @@ impl<'a> Walk<'_, 'a, '_> {
     }
 
     fn follow(&mut self, backend: &'a BackendRef, grpc: bool) -> Result<Target, (Reason, String)> {
-        let found = backends::find(self.index(), self.route, backend, self.resolver.followed)?;
+        let found = backends::find(self.index(), self.route, backend, &mut self.resolver.uses)?;
         let port = found.port;
         let wanted = self.resolver.tls(&backend.name, port, self.gateway, self.client);
         let (application, needs_tls) = match &port.application {
@@ -200,19 +209,15 @@ impl<'a> Walk<'_, 'a, '_> {
         // Only those with TLS differ by Gateway.
         let client = if tls.is_some() { self.client.key() } else { ClientKey::Nothing };
         let key = ClusterKey { service: backend.name.clone(), port: port.port, application, client };
-        if let Some(cluster) = self.resolver.memo.clusters.get(&key) {
-            return Ok(Target::Cluster(Arc::clone(cluster)));
-        }
-        let old = self.resolver.before.clusters.get(&key);
+        let old = self.resolver.memo.clusters.get(&key);
         let is_same =
             |old: &&Arc<Cluster>| old.endpoints == *found.endpoints && old.balance == found.balance && old.tls == tls;
-        let same = old.filter(is_same);
-        let cluster = same.map(Arc::clone).unwrap_or_else(|| {
-            let service = format!("{}:{}", found.service, port.port).into();
-            let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
-            Arc::new(Cluster { service, endpoints, application, balance, tls })
-        });
-        self.resolver.memo.services.insert(backend.name.clone());
+        if let Some(same) = old.filter(is_same) {
+            return Ok(Target::Cluster(Arc::clone(same)));
+        }
+        let service = format!("{}:{}", found.service, port.port).into();
+        let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
+        let cluster = Arc::new(Cluster { service, endpoints, application, balance, tls });
         self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));
         Ok(Target::Cluster(cluster))
     }

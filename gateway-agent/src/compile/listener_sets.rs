@@ -9,14 +9,14 @@ use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, Liste
 use crate::source::{Problem, Severity};
 
 /// A ListenerSet on its way to the IR.
-pub struct SetPlan<'a> {
-    pub set: &'a Arc<ListenerSet>,
+pub struct SetPlan {
+    pub set: Arc<ListenerSet>,
     /// By `allowedListeners` of the Gateway.
     pub allowed: bool,
 }
 
-impl<'a> SetPlan<'a> {
-    pub fn new(set: &'a Arc<ListenerSet>, gateway: &Gateway, index: &Index) -> SetPlan<'a> {
+impl SetPlan {
+    pub fn new(set: &Arc<ListenerSet>, gateway: &Gateway, index: &Index) -> SetPlan {
         let namespace = &set.meta.name.namespace;
         let allowed = match &gateway.listener_sets {
             AllowedNamespaces::All => true,
@@ -24,7 +24,7 @@ impl<'a> SetPlan<'a> {
             AllowedNamespaces::Selector(selector) => index.selects(selector, namespace),
             AllowedNamespaces::None => false,
         };
-        SetPlan { set, allowed }
+        SetPlan { set: Arc::clone(set), allowed }
     }
 }
 

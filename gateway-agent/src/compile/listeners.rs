@@ -1,23 +1,20 @@
 //! The listeners of a Gateway: what they take, what their status says.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::authorities::{self, Referrer};
 use super::certificates::Owner;
-use super::hostnames::Taken;
 use super::overlaps::Overlaps;
 use super::{Condition, ConditionType, ListenerReport, Reason, certificates, some};
 use crate::index::{
-    GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, Name, RouteKind, RouteType, TlsListener, TlsMode,
+    GATEWAY_GROUP, Gateway, Index, Kind, Listener, ListenerProtocol, RouteKind, RouteType, TlsListener, TlsMode,
 };
-use crate::ir::http::{Attachment, Clients};
-use crate::ir::{BackendSet, Certificate, HostName, Protocol};
+use crate::ir::http::Clients;
+use crate::ir::{Certificate, HostName, Protocol};
 
 /// A listener on its way to the IR.
-pub struct ListenerPlan<'a> {
-    pub spec: &'a Listener,
+pub struct ListenerPlan {
+    pub spec: Arc<Listener>,
     /// The ListenerSet of the plan that it is of; `None`: the Gateway's own.
     pub set: Option<usize>,
     /// Among the listeners of its object.
@@ -33,23 +30,6 @@ pub struct ListenerPlan<'a> {
     /// References to certificates for clients that do not hold.
     bad_authorities: Option<(Reason, String)>,
     pub overlaps: Overlaps,
-    pub attached: u32,
-    /// The host names that routes want of it, and who gets each. A listener that does not go by host names has one:
-    /// [`HostName::Any`].
-    pub hosts: BTreeMap<HostName, Winner<'a>>,
-    /// Of an HTTP or HTTPS listener.
-    pub http: Vec<Attachment>,
-    /// Whose host names these are, where there are HTTPRoutes and GRPCRoutes.
-    pub taken: HashMap<RouteType, Taken<'a>>,
-}
-
-/// The route that comes first.
-pub struct Winner<'a> {
-    pub of: RouteType,
-    pub name: &'a Name,
-    pub backends: Arc<BackendSet>,
-    /// Addresses on which a more specific listener has the host name.
-    pub not_on: Vec<IpAddr>,
 }
 
 /// What becomes of a listener.
@@ -61,13 +41,13 @@ pub enum Fate {
     Idle,
 }
 
-impl<'a> ListenerPlan<'a> {
+impl ListenerPlan {
     pub fn new(
-        (place, spec): (usize, &'a Listener),
+        (place, spec): (usize, &Arc<Listener>),
         (set, owner): (Option<usize>, Owner),
         gateway: &Gateway,
         index: &Index,
-    ) -> ListenerPlan<'a> {
+    ) -> ListenerPlan {
         let (clients, bad_authorities) = clients(spec, gateway, index);
         let fits = fitting_routes(&spec.protocol);
         let is = |kind: &RouteKind, of: RouteType| &*kind.group == GATEWAY_GROUP && *kind.kind == *of.to_string();
@@ -80,7 +60,7 @@ impl<'a> ListenerPlan<'a> {
             format!("allowedRoutes.kinds: a {} listener takes {right}, not {wrong}", described(&spec.protocol))
         });
         ListenerPlan {
-            spec,
+            spec: Arc::clone(spec),
             set,
             place,
             fate: fate(spec, gateway),
@@ -90,15 +70,11 @@ impl<'a> ListenerPlan<'a> {
             clients,
             bad_authorities,
             overlaps: Overlaps::default(),
-            attached: 0,
-            hosts: BTreeMap::new(),
-            http: Vec::new(),
-            taken: HashMap::new(),
         }
     }
 
     /// The names that it is for.
-    pub fn hostname(&self) -> &'a HostName {
+    pub fn hostname(&self) -> &HostName {
         self.spec.protocol.hostname().unwrap_or(&HostName::Any)
     }
 
@@ -121,10 +97,11 @@ impl<'a> ListenerPlan<'a> {
         self.takes.is_empty() || self.certificates.is_err() || self.clients == Clients::Refused
     }
 
-    pub fn report(self) -> ListenerReport {
+    /// But for the routes that are attached.
+    pub fn report(&self) -> ListenerReport {
         use ConditionType::{Accepted, Conflicted, Programmed};
         let resolved = self.resolved();
-        let (accepted, programmed, conflicted) = match self.fate {
+        let (accepted, programmed, conflicted) = match &self.fate {
             Fate::Programmed if self.clients == Clients::Refused => {
                 let why = "No CA certificate reference holds, so no client can be checked; see ResolvedRefs";
                 let programmed = "Without certificates to check clients with it is there only to refuse connections";
@@ -160,14 +137,14 @@ impl<'a> ListenerPlan<'a> {
                 None,
             ),
             Fate::Unsupported(reason, message) => (
-                Condition::no(Accepted, reason, message),
+                Condition::no(Accepted, *reason, message.clone()),
                 Condition::no(Programmed, Reason::Invalid, "Not accepted, so not in the data plane"),
                 None,
             ),
             Fate::Conflicted(reason, message) => (
-                Condition::no(Accepted, reason, message.clone()),
-                Condition::no(Programmed, reason, "Not accepted, so not in the data plane"),
-                Some(Condition::yes(Conflicted, reason, message)),
+                Condition::no(Accepted, *reason, message.clone()),
+                Condition::no(Programmed, *reason, "Not accepted, so not in the data plane"),
+                Some(Condition::yes(Conflicted, *reason, message.clone())),
             ),
         };
         let overlapping = overlapping(&self.overlaps);
@@ -175,8 +152,8 @@ impl<'a> ListenerPlan<'a> {
         ListenerReport {
             name: self.spec.name.clone(),
             port: self.spec.port,
-            supported: self.takes,
-            attached: self.attached,
+            supported: self.takes.clone(),
+            attached: 0,
             conditions: [accepted, programmed, resolved, conflicted.unwrap_or_else(distinct)]
                 .into_iter()
                 .chain(overlapping)

@@ -130,10 +130,10 @@ fn meet(listed: &[(Place, HostName)], wider: impl Fn(&HostName) -> Vec<HostName>
 fn title(plans: &[Plan], to: usize, (i, j): Place) -> String {
     let plan = &plans[i];
     let listener = &plan.listeners[j];
-    let set = listener.set.map(|set| &**plan.sets[set].set);
+    let set = listener.set.map(|set| Arc::clone(&plan.sets[set].set));
     match ptr::eq(plan, &plans[to]) && set.is_none() {
         true => listener.spec.name.to_string(),
-        false => Holder { gateway: plan.gateway, set, listener: listener.spec }.to_string(),
+        false => Holder { gateway: Arc::clone(&plan.gateway), set, listener: Arc::clone(&listener.spec) }.to_string(),
     }
 }
 

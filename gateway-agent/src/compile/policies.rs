@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::authorities::{self, Referrer, Resolved};
+use super::services::Uses;
 use super::{AncestorReport, Condition, ConditionType, PolicyReport, Reason};
 use crate::index::{BackendTlsPolicy, Index, Kind, Name, ObjectId, PolicyTarget, ServicePort, Trust};
 use crate::ir::http::Roots;
@@ -16,33 +17,70 @@ const NO_ANCESTOR: &str = "nothing that ends in the agent leads to its targets (
 /// The limit of the CRD.
 const MOST_ANCESTORS: usize = 16;
 
-pub struct Policies<'a> {
+#[derive(Default)]
+pub struct Policies {
     /// The first by precedence first.
-    all: Vec<Resolution<'a>>,
+    all: Vec<Resolution>,
     /// By Service, those that name it, the first by precedence first.
-    by_service: HashMap<Name, Vec<(Option<&'a str>, usize)>>,
+    by_service: HashMap<Name, OfService>,
 }
 
-struct Resolution<'a> {
-    policy: &'a Arc<BackendTlsPolicy>,
+/// The name of a port, or all of them, and which policy is for it.
+type OfService = Vec<(Option<Arc<str>>, usize)>;
+
+struct Resolution {
+    policy: Arc<BackendTlsPolicy>,
     /// `Err`: nobody can be trusted.
     roots: Result<Roots, (Reason, String)>,
     /// References that do not hold.
     wrong: Option<(Reason, String)>,
     /// Targets that an older policy has, and which.
-    lost: Vec<(&'a PolicyTarget, Name)>,
-    /// Gateways whose routes lead to its targets.
-    ancestors: BTreeSet<Name>,
+    lost: Vec<(PolicyTarget, Name)>,
+}
+
+/// Gateways that speak to ports of Services with policies: how many of their routes do.
+#[derive(Default)]
+pub struct Users(HashMap<Name, BTreeMap<(Arc<str>, Name), u32>>);
+
+impl Users {
+    /// Says whether that is news.
+    pub fn add(&mut self, uses: &Uses) -> bool {
+        let mut news = false;
+        for (service, user) in &uses.with_policies {
+            let count = self.0.entry_ref(service).or_default().entry(user.clone()).or_default();
+            *count += 1;
+            news |= *count == 1;
+        }
+        news
+    }
+
+    /// Says whether that is news.
+    pub fn remove(&mut self, uses: &Uses) -> bool {
+        let mut news = false;
+        for (service, user) in &uses.with_policies {
+            let Some(of_service) = self.0.get_mut(service) else { continue };
+            let Some(count) = of_service.get_mut(user) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                of_service.remove(user);
+                news = true;
+            }
+            if of_service.is_empty() {
+                self.0.remove(service);
+            }
+        }
+        news
+    }
 }
 
 /// What a policy wants of connections to a port of a Service. `Err`: it cannot be heeded, and so nothing must be sent.
 pub type Wanted<'p> = Option<Result<(&'p BackendTlsPolicy, &'p Roots), &'p Name>>;
 
-impl<'a> Policies<'a> {
-    pub fn new(index: &'a Index) -> Policies<'a> {
+impl Policies {
+    pub fn new(index: &Index) -> Policies {
         let mut policies: Vec<&Arc<BackendTlsPolicy>> = index.policies().collect();
         policies.sort_by_cached_key(|policy| policy.meta.precedence());
-        let mut by_service: HashMap<Name, Vec<(Option<&str>, usize)>> = HashMap::new();
+        let mut by_service: HashMap<Name, OfService> = HashMap::new();
         let mut all: Vec<Resolution> = Vec::with_capacity(policies.len());
         for (i, policy) in policies.into_iter().enumerate() {
             let Resolved { authorities, wrong } = match &policy.trust {
@@ -71,13 +109,13 @@ impl<'a> Policies<'a> {
             for target in policy.targets.iter().filter(|target| target.is_service()) {
                 let name = Name { namespace: policy.meta.name.namespace.clone(), name: target.name.clone() };
                 let of_service = by_service.entry(name).or_default();
-                let section = target.section.as_deref();
-                if let Some((_, winner)) = of_service.iter().find(|(other, _)| *other == section) {
-                    lost.push((target, all[*winner].policy.meta.name.clone()));
+                let section = &target.section;
+                if let Some((_, winner)) = of_service.iter().find(|(other, _)| other == section) {
+                    lost.push((target.clone(), all[*winner].policy.meta.name.clone()));
                 }
-                of_service.push((section, i));
+                of_service.push((section.clone(), i));
             }
-            all.push(Resolution { policy, roots, wrong, lost, ancestors: BTreeSet::new() });
+            all.push(Resolution { policy: Arc::clone(policy), roots, wrong, lost });
         }
         Policies { all, by_service }
     }
@@ -85,56 +123,75 @@ impl<'a> Policies<'a> {
     /// The policy for a port: one that names it before one for the whole Service.
     pub fn of(&self, service: &Name, port: &ServicePort) -> Wanted<'_> {
         let of_service = self.by_service.get(service)?;
-        let first = |section: Option<&str>| of_service.iter().find(|(other, _)| *other == section);
-        let (_, i) = first(Some(&port.name)).or_else(|| first(None))?;
+        let first = |section: Option<&str>| of_service.iter().find(|(other, _)| other.as_deref() == section);
+        let (_, i) = first(Some(&*port.name)).or_else(|| first(None))?;
         let Resolution { policy, roots, .. } = &self.all[*i];
-        Some(roots.as_ref().map(|roots| (&***policy, roots)).map_err(|_| &policy.meta.name))
+        Some(roots.as_ref().map(|roots| (&**policy, roots)).map_err(|_| &policy.meta.name))
     }
 
-    /// A route of a Gateway leads to the port.
-    pub fn used(&mut self, service: &Name, port: &ServicePort, gateway: &Name) {
-        for (section, i) in self.by_service.get(service).into_iter().flatten() {
-            if section.is_none_or(|section| *section == *port.name) {
-                let ancestors = &mut self.all[*i].ancestors;
-                if !ancestors.contains(gateway) {
-                    ancestors.insert(gateway.clone());
-                }
-            }
-        }
+    /// Whether some name the Service, or a port of it.
+    pub fn are_for(&self, service: &Name) -> bool {
+        self.by_service.contains_key(service)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
+    /// Services that are to be spoken to otherwise than by `before`.
+    pub fn changed(&self, before: &Policies) -> BTreeSet<Name> {
+        let says = |policies: &Policies, service: &Name| -> Vec<_> {
+            let of_service = policies.by_service.get(service).into_iter().flatten();
+            let resolution = |(section, i): &(Option<Arc<str>>, usize)| {
+                let Resolution { policy, roots, .. } = &policies.all[*i];
+                (section.clone(), Arc::clone(policy), roots.as_ref().ok().cloned())
+            };
+            of_service.map(resolution).collect()
+        };
+        let services = self.by_service.keys().chain(before.by_service.keys());
+        services.filter(|service| says(self, service) != says(before, service)).cloned().collect()
     }
 
     /// By name; those that no route of ours leads to are problems, for they have no status.
-    pub fn report(self, index: &Index, problems: &mut Vec<Problem>) -> Vec<PolicyReport> {
-        let mut reports: BTreeMap<Name, PolicyReport> = BTreeMap::new();
-        for resolution in self.all {
+    pub fn report(&self, index: &Index, users: &Users) -> (Vec<Arc<PolicyReport>>, Vec<Problem>) {
+        let mut reports: BTreeMap<&Name, Arc<PolicyReport>> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for resolution in &self.all {
             let meta = &resolution.policy.meta;
             let mut warn = |field: &str, message: String| {
                 let id = ObjectId { kind: Kind::BackendTLSPolicy, name: meta.name.clone() };
                 problems.push(Problem::of_object(Severity::Warning, id, &meta.origin, field, message));
             };
             for (i, target) in resolution.policy.targets.iter().enumerate() {
-                let why = why_no_target(index, resolution.policy, target);
+                let why = why_no_target(index, &resolution.policy, target);
                 why.into_iter().for_each(|why| warn(&format!("spec.targetRefs[{i}]"), why));
             }
-            if resolution.ancestors.is_empty() {
+            let ancestors = resolution.ancestors(users);
+            if ancestors.is_empty() {
                 warn("", NO_ANCESTOR.to_owned());
                 continue;
             }
             let conditions = resolution.conditions();
-            let ancestors = resolution.ancestors.into_iter().take(MOST_ANCESTORS);
+            let ancestors = ancestors.into_iter().take(MOST_ANCESTORS);
             let ancestors = ancestors.map(|gateway| AncestorReport { gateway, conditions: conditions.clone() });
             let report = PolicyReport { subject: meta.into(), ancestors: ancestors.collect() };
-            reports.insert(meta.name.clone(), report);
+            reports.insert(&meta.name, report.into());
         }
-        reports.into_values().collect()
+        (reports.into_values().collect(), problems)
     }
 }
 
-impl Resolution<'_> {
+impl Resolution {
+    /// Gateways whose routes lead to its targets.
+    fn ancestors(&self, users: &Users) -> BTreeSet<Name> {
+        let mut ancestors = BTreeSet::new();
+        for target in self.policy.targets.iter().filter(|target| target.is_service()) {
+            let name = Name { namespace: self.policy.meta.name.namespace.clone(), name: target.name.clone() };
+            for (port, gateway) in users.0.get(&name).into_iter().flat_map(BTreeMap::keys) {
+                if target.section.as_ref().is_none_or(|section| section == port) {
+                    ancestors.insert(gateway.clone());
+                }
+            }
+        }
+        ancestors
+    }
+
     fn conditions(&self) -> Vec<Condition> {
         use ConditionType::{Accepted, ResolvedRefs};
         let targets = self.policy.targets.len();

@@ -11,19 +11,19 @@ use crate::index::{Meta, Name, ObjectId, Origin, ParentRef, RouteType};
 use crate::ir::ListenerName;
 use crate::source::Problem;
 
-/// Everything `compile` found, sorted by kind and name.
+/// Everything `compile` found, sorted by kind and name. What a change does not concern stays the same `Arc`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// GatewayClasses of this controller.
-    pub classes: Vec<ClassReport>,
+    pub classes: Vec<Arc<ClassReport>>,
     /// Gateways of these classes.
-    pub gateways: Vec<GatewayReport>,
+    pub gateways: Vec<Arc<GatewayReport>>,
     /// ListenerSets of these Gateways.
-    pub listener_sets: Vec<SetReport>,
+    pub listener_sets: Vec<Arc<SetReport>>,
     /// Routes with a parent among these Gateways.
-    pub routes: Vec<RouteReport>,
+    pub routes: Vec<Arc<RouteReport>>,
     /// BackendTLSPolicies that these routes lead to.
-    pub policies: Vec<PolicyReport>,
+    pub policies: Vec<Arc<PolicyReport>>,
     /// What no status can show: objects that are left aside, and why.
     pub problems: Vec<Problem>,
 }
@@ -38,12 +38,14 @@ impl Report {
         };
         let of_gateway = |name: &Name| name.namespace == listener.namespace && name.name == listener.gateway;
         for gateway in self.gateways.iter_mut().filter(|g| of_gateway(&g.subject.name)) {
+            let gateway = Arc::make_mut(gateway);
             fail(&mut gateway.listeners, &listener.section);
             set(&mut gateway.conditions, ConditionType::Programmed, message);
         }
         // As [`super::section`] names those of a ListenerSet.
         let Some((of_set, section)) = listener.section.rsplit_once('/') else { return };
         for report in self.listener_sets.iter_mut().filter(|report| report.subject.name.to_string() == of_set) {
+            let report = Arc::make_mut(report);
             fail(&mut report.listeners, section);
             set(&mut report.conditions, ConditionType::Programmed, message);
         }

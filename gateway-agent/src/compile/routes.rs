@@ -1,133 +1,94 @@
-//! Which routes attach to which listeners, and which of them wins which host name.
+//! Which listeners a route attaches to, and what its status says. It is looked at alone: what it finds of other routes is on the board,
+//! and only those that come before it count.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::claims::Claims;
+use super::board::{Board, Content, RouteKey, Taking};
 use super::gateways::Plan;
 use super::hostnames::intersection;
-use super::http::Resolver;
-use super::listeners::{ListenerPlan, Winner, described};
+use super::http::{Made, Resolver};
+use super::listeners::{ListenerPlan, described};
+use super::services::Uses;
+use super::stage::{At, Sections, Stage};
 use super::{Condition, ConditionType, ParentReport, Reason, RouteReport, backends, some};
 use crate::index::{
-    AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, ListenerProtocol, Name, ParentRef, Route, RouteType, Rules,
+    AllowedNamespaces, GATEWAY_GROUP, Index, Kind, ListenerProtocol, Name, ParentRef, Route, RouteType, Rules,
 };
 use crate::ir::{BackendSet, HostName, http};
 use crate::source::{Problem, Severity};
 
-/// Attaches every route, the first by precedence first: it wins the listener, or its host names there (GEP-2644: all are
-/// accepted, the oldest gets the traffic). Returns the reports by kind and name.
+/// What became of a route.
+#[derive(Default)]
+pub struct Outcome {
+    /// `None`: it has no parent among Gateways of ours, and nothing of it counts.
+    pub report: Option<Arc<RouteReport>>,
+    pub problems: Vec<Problem>,
+    pub takings: Vec<Taking>,
+    pub uses: Uses,
+    pub made: Vec<Made>,
+}
+
+/// Attaches a route to its listeners: what it wants of them. The first by precedence gets it (GEP-2644: all are accepted, the oldest
+/// gets the traffic).
 pub fn attach<'a>(
     index: &'a Index,
-    plans: &mut [Plan<'a>],
-    claims: &Claims<'a>,
-    resolver: &mut Resolver<'a, '_>,
-    problems: &mut Vec<Problem>,
-) -> Vec<RouteReport> {
-    let sections = sections(plans);
-    let has = |of| index.routes().any(|route| route.of == of);
-    let http_and_grpc = has(RouteType::Http) && has(RouteType::Grpc);
-    let mut reports = Vec::with_capacity(index.routes().len());
-    let mut plain: BTreeSet<&Name> = BTreeSet::new();
-    for route in index.routes_by_precedence() {
-        let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
-        for (i, parent) in route.parents.iter().enumerate() {
-            match find_parent(parent, &route.meta.name, &sections, index) {
-                Ok(sections) => parents.push((parent, sections)),
-                Err((severity, message)) => {
-                    let field = format!("spec.parentRefs[{i}]");
-                    problems.push(Problem::of_object(severity, route.id(), &route.meta.origin, &field, message));
-                }
+    stage: &Stage,
+    board: &Board,
+    (key, route): (&RouteKey, &'a Arc<Route>),
+    mut resolver: Resolver<'a>,
+) -> Outcome {
+    let mut problems = Vec::new();
+    let mut parents: Vec<(&ParentRef, &Sections)> = Vec::with_capacity(route.parents.len());
+    for (i, parent) in route.parents.iter().enumerate() {
+        match find_parent(parent, &route.meta.name, &stage.sections, index) {
+            Ok(sections) => parents.push((parent, sections)),
+            Err((severity, message)) => {
+                let field = format!("spec.parentRefs[{i}]");
+                problems.push(Problem::of_object(severity, route.id(), &route.meta.origin, &field, message));
             }
         }
-        if parents.is_empty() {
-            if route.parents.is_empty() {
-                let message = "names no Gateway, so it does nothing; add spec.parentRefs";
-                problems.push(Problem::of_object(Severity::Warning, route.id(), &route.meta.origin, "", message));
+    }
+    if parents.is_empty() {
+        if route.parents.is_empty() {
+            let message = "names no Gateway, so it does nothing; add spec.parentRefs";
+            problems.push(Problem::of_object(Severity::Warning, route.id(), &route.meta.origin, "", message));
+        }
+        return Outcome { problems, ..Outcome::default() };
+    }
+    let forward = match &route.rules {
+        Rules::Forward { backends, .. } => Some(backends::resolve(index, route, backends, &mut resolver.uses)),
+        Rules::Http(_) => None,
+    };
+    let mut attachment = Attachment { index, stage, board, key, route, takings: Vec::new() };
+    let mut of_parents = Vec::with_capacity(parents.len());
+    let forward = forward.map(|(backends, resolved)| (Arc::new(backends), resolved));
+    for (reference, sections) in parents {
+        let (content, resolved) = match (&forward, &route.rules) {
+            (Some((plain, resolved)), _) => {
+                let plan = &stage.plans[sections.gateway];
+                let ends_tls = |i: usize| plan.listeners[i].spec.protocol.ends_tls();
+                let inside = match sections.select(reference, &plan.listeners).into_iter().any(ends_tls) {
+                    true => resolver.inside(plain, route, route.rules.backends(), &plan.gateway, &plan.client),
+                    false => Arc::clone(plain),
+                };
+                (Offer::Forward { plain: Arc::clone(plain), inside }, resolved.clone())
             }
-            continue;
-        }
-        let forward = match &route.rules {
-            Rules::Forward { backends, .. } => Some(backends::resolve(index, route, backends, resolver.followed)),
-            Rules::Http(_) => None,
+            (None, Rules::Http(Ok(rules))) => {
+                let plan = &stage.plans[sections.gateway];
+                let made = resolver.route(route, rules, &plan.gateway.meta.name, &plan.client);
+                (Offer::Http(made.route), made.condition)
+            }
+            (None, _) => (Offer::Nothing, backends::resolved()),
         };
-        let taken = BTreeSet::new();
-        let mut attachment = Attachment { index, claims, route, plans, http_and_grpc, taken };
-        let mut of_parents = Vec::with_capacity(parents.len());
-        let forward = forward.map(|(backends, resolved)| (Arc::new(backends), resolved));
-        for (reference, sections) in parents {
-            let (content, resolved) = match (&forward, &route.rules) {
-                (Some((plain, resolved)), _) => {
-                    let plan = &attachment.plans[sections.gateway];
-                    let ends_tls = |i: usize| plan.listeners[i].spec.protocol.ends_tls();
-                    let inside = match sections.select(reference, &plan.listeners).into_iter().any(ends_tls) {
-                        true => resolver.inside(plain, route, route.rules.backends(), plan.gateway, &plan.client),
-                        false => Arc::clone(plain),
-                    };
-                    (Content::Forward { plain: Arc::clone(plain), inside }, resolved.clone())
-                }
-                (None, Rules::Http(Ok(rules))) => {
-                    let plan = &attachment.plans[sections.gateway];
-                    let made = resolver.route(route, rules, &plan.gateway.meta.name, &plan.client);
-                    (Content::Http(made.route), made.condition)
-                }
-                (None, _) => (Content::Nothing, backends::resolved()),
-            };
-            let accepted = attachment.accept(reference, sections, &content);
-            of_parents.push(ParentReport { reference: reference.clone(), conditions: vec![accepted, resolved] });
-        }
-        reports.push(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: of_parents });
-        if attachment.has_plain_listener() {
-            plain.extend(route.rules.backends().iter().map(|backend| &backend.name));
-        }
+        let accepted = attachment.accept(reference, sections, &content);
+        of_parents.push(ParentReport { reference: reference.clone(), conditions: vec![accepted, resolved] });
     }
-    backends::without_proxy_protocol(index, &plain, problems);
-    reports.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    reports
-}
-
-/// What a parentRef can mean: a Gateway's own listeners, or those of a ListenerSet.
-struct Sections {
-    /// The Gateway's place among the plans.
-    gateway: usize,
-    /// `None`: the Gateway itself.
-    set: Option<usize>,
-    by_name: HashMap<Arc<str>, usize>,
-}
-
-fn sections(plans: &[Plan]) -> HashMap<(Kind, Name), Sections> {
-    let mut sections = HashMap::new();
-    for (gateway, plan) in plans.iter().enumerate() {
-        let of = |set: Option<usize>| {
-            let own = plan.listeners.iter().enumerate().filter(move |(_, listener)| listener.set == set);
-            Sections { gateway, set, by_name: own.map(|(i, l)| (l.spec.name.clone(), i)).collect() }
-        };
-        sections.insert((Kind::Gateway, plan.gateway.meta.name.clone()), of(None));
-        for (i, set) in plan.sets.iter().enumerate() {
-            sections.insert((Kind::ListenerSet, set.set.meta.name.clone()), of(Some(i)));
-        }
-    }
-    sections
-}
-
-impl Sections {
-    /// The listeners that `sectionName` and `port` leave.
-    fn select(&self, parent: &ParentRef, listeners: &[ListenerPlan]) -> Vec<usize> {
-        let fits = |i: &usize| parent.port.is_none_or(|port| listeners[*i].spec.port == port);
-        match &parent.section {
-            Some(section) => self.by_name.get(section).copied().filter(fits).into_iter().collect(),
-            None => (0..listeners.len()).filter(|i| listeners[*i].set == self.set).filter(fits).collect(),
-        }
-    }
-
-    /// `Gateway namespace/name`
-    fn title(&self, plan: &Plan) -> String {
-        match self.set {
-            Some(set) => format!("ListenerSet {}", plan.sets[set].set.meta.name),
-            None => format!("Gateway {}", plan.gateway.meta.name),
-        }
-    }
+    let report = Arc::new(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: of_parents });
+    resolver.uses.is_plain = attachment.has_plain_listener();
+    let Resolver { uses, made, .. } = resolver;
+    Outcome { report: Some(report), problems, takings: attachment.takings, uses, made }
 }
 
 /// What a parentRef means, or why Sluice leaves it aside.
@@ -156,7 +117,7 @@ fn find_parent<'a>(
 }
 
 /// What a route brings to a listener.
-enum Content {
+enum Offer {
     Forward {
         plain: Arc<BackendSet>,
         /// For what the agent takes out of TLS.
@@ -168,20 +129,19 @@ enum Content {
 }
 
 /// One route looking for listeners.
-struct Attachment<'p, 'a> {
-    index: &'a Index,
-    claims: &'p Claims<'a>,
-    route: &'a Route,
-    plans: &'p mut [Plan<'a>],
-    /// There are routes of both types, which must not share host names of a listener.
-    http_and_grpc: bool,
-    /// (Gateway, listener) that the route is attached to.
-    taken: BTreeSet<(usize, usize)>,
+struct Attachment<'p> {
+    index: &'p Index,
+    stage: &'p Stage,
+    board: &'p Board,
+    key: &'p RouteKey,
+    route: &'p Route,
+    /// Of each listener one.
+    takings: Vec<Taking>,
 }
 
-impl Attachment<'_, '_> {
+impl Attachment<'_> {
     /// The condition `Accepted` for one parentRef.
-    fn accept(&mut self, parent: &ParentRef, sections: &Sections, content: &Content) -> Condition {
+    fn accept(&mut self, parent: &ParentRef, sections: &Sections, content: &Offer) -> Condition {
         let refuse = |reason, message| Condition::no(ConditionType::Accepted, reason, message);
         match &self.route.rules {
             Rules::Forward { count: 0 | 1, .. } | Rules::Http(Ok(_)) => {}
@@ -192,7 +152,7 @@ impl Attachment<'_, '_> {
             }
             Rules::Http(Err(why)) => return refuse(Reason::UnsupportedValue, why.to_string()),
         }
-        let plan = &self.plans[sections.gateway];
+        let plan = &self.stage.plans[sections.gateway];
         let title = sections.title(plan);
         if sections.set.is_some_and(|set| !plan.sets[set].allowed) {
             let message = format!("{title} is not allowed by its Gateway; see its conditions");
@@ -220,14 +180,14 @@ impl Attachment<'_, '_> {
             return refuse(Reason::NoMatchingListenerHostname, message);
         }
         let wanted = wanted.into_iter().filter(|(_, hosts)| !hosts.is_empty());
-        let (wanted, clashes) = self.without_other_type(plan, wanted);
+        let (wanted, clashes) = self.without_other_type(sections.gateway, wanted);
         if wanted.is_empty() {
             return refuse(Reason::HostnameConflict, clashes.join("; "));
         }
         let nowhere = self.hosts_of_nobody(open.iter().map(|&i| plan.listeners[i].hostname()));
         let mut remarks = clashes;
         for (i, hosts) in wanted {
-            remarks.extend(self.take(sections.gateway, i, hosts, content));
+            remarks.extend(self.take(At { gateway: sections.gateway, listener: i }, hosts, content));
         }
         remarks.extend(nowhere);
         let yes = |message| Condition::yes(ConditionType::Accepted, Reason::Accepted, message);
@@ -240,8 +200,8 @@ impl Attachment<'_, '_> {
     /// Leaves out listeners where a route of the other of both types has a host name in common, and says so: exactly one of two such
     /// routes is accepted (GRPCRoute, "hostnames").
     fn without_other_type(
-        &self,
-        plan: &Plan,
+        &mut self,
+        gateway: usize,
         wanted: impl Iterator<Item = (usize, Vec<HostName>)>,
     ) -> (Vec<(usize, Vec<HostName>)>, Vec<String>) {
         let other = match self.route.of {
@@ -252,17 +212,20 @@ impl Attachment<'_, '_> {
         let mut free = Vec::new();
         let mut clashes = Vec::new();
         for (i, hosts) in wanted {
-            let listener = &plan.listeners[i];
-            let taken = listener.taken.get(&other);
-            let clash = hosts.iter().find_map(|host| Some((host, taken?.owner(host)?)));
-            match clash {
-                None => free.push((i, hosts)),
-                Some((host, owner)) => clashes.push(format!(
-                    "spec.hostnames: on listener {} {host} has names in common with {other} {owner}, which comes first (the older, then by \
-                     name), and a host cannot have both types; give one of them another host name",
-                    listener.spec.name
-                )),
-            }
+            let at = At { gateway, listener: i };
+            let seat = self.board.seat(at);
+            let clash = hosts.iter().find_map(|host| Some((host, seat.owner(other, host, self.key)?)));
+            let Some((host, (owner, _))) = clash else {
+                free.push((i, hosts));
+                continue;
+            };
+            clashes.push(format!(
+                "spec.hostnames: on listener {} {host} has names in common with {other} {}, which comes first (the older, then by \
+                 name), and a host cannot have both types; give one of them another host name",
+                self.stage.listener(at).spec.name,
+                owner.name
+            ));
+            self.want(at, hosts, Content::Clash);
         }
         (free, clashes)
     }
@@ -306,56 +269,46 @@ impl Attachment<'_, '_> {
         (!hosts.is_empty()).then(|| format!("spec.hostnames: no listener here takes {}", some(&hosts)))
     }
 
-    /// Attaches to a listener; says so where that brings no traffic.
-    fn take(&mut self, gateway: usize, i: usize, hosts: Vec<HostName>, content: &Content) -> Vec<String> {
-        let (route, claims) = (self.route, self.claims);
-        let Plan { gateway: own, addresses, listeners, .. } = &mut self.plans[gateway];
-        let listener = &mut listeners[i];
-        let is_new = self.taken.insert((gateway, i));
-        if is_new {
-            listener.attached += 1;
-            if self.http_and_grpc {
-                let taken = listener.taken.entry(route.of).or_default();
-                hosts.iter().for_each(|host| taken.take(host, &route.meta.name));
-            }
+    /// Of several parentRefs that mean one listener the first counts.
+    fn want(&mut self, at: At, hosts: Vec<HostName>, content: Content) {
+        if self.takings.iter().all(|taking| taking.at != at) {
+            self.takings.push(Taking { at, hosts: hosts.into(), content });
         }
-        let (spec, section) = (listener.spec, &listener.spec.name);
+    }
+
+    /// Attaches to a listener; says so where that brings no traffic.
+    fn take(&mut self, at: At, hosts: Vec<HostName>, content: &Offer) -> Vec<String> {
+        let (plan, listener, claims) = (self.stage.plan(at), self.stage.listener(at), &self.stage.claims);
+        let seat = self.board.seat(at);
+        let (spec, section) = (&listener.spec, &listener.spec.name);
         let goes_by_names = spec.protocol.hostname().is_some();
-        let addresses = if goes_by_names && listener.holds_its_place() { &addresses[..] } else { &[] };
+        let addresses = if goes_by_names && listener.holds_its_place() { &plan.addresses[..] } else { &[] };
         let mut lost: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        let mut of_http = Vec::new();
-        for host in hosts {
-            let taken_away = |address| claims.taken_away(address, spec, &host);
-            let away = addresses.iter().find_map(|address| Some((address, taken_away(*address)?)));
-            let mut by_another = None;
-            if let Content::Forward { plain, inside } = content {
-                let backends = if spec.protocol.ends_tls() { inside } else { plain };
-                let not_on = || addresses.iter().copied().filter(|address| taken_away(*address).is_some()).collect();
-                let winner = listener.hosts.entry(host.clone()).or_insert_with(|| Winner {
-                    of: route.of,
-                    name: &route.meta.name,
-                    backends: Arc::clone(backends),
-                    not_on: not_on(),
-                });
-                if (winner.of, winner.name) != (route.of, &route.meta.name) {
-                    let by = format!("by {} {}, which comes first (the older, then by name)", winner.of, winner.name);
-                    by_another = Some(by);
-                }
-            }
+        for host in &hosts {
+            let away = addresses.iter().find_map(|address| Some((address, claims.taken_away(*address, spec, host)?)));
+            let by_another = match content {
+                Offer::Forward { .. } => seat.winner(host, self.key),
+                Offer::Http(_) | Offer::Nothing => None,
+            };
             if let Some((address, owner)) = away {
                 let section = &owner.listener.name;
-                let to = match std::ptr::eq::<Gateway>(owner.gateway, own.as_ref()) && owner.set.is_none() {
+                let to = match Arc::ptr_eq(&owner.gateway, &plan.gateway) && owner.set.is_none() {
                     true => format!("to listener {section}"),
                     false => format!("on {address} to {owner}"),
                 };
                 lost.entry(format!("{to}, whose hostname is more specific")).or_default().push(host.to_string());
-            } else if let Some(by) = by_another {
+            } else if let Some((first, of)) = by_another {
+                let by = format!("by {of} {}, which comes first (the older, then by name)", first.name);
                 lost.entry(by).or_default().push(host.to_string());
             }
-            of_http.push(host);
         }
-        if let (Content::Http(route), true) = (content, is_new) {
-            listener.http.push(http::Attachment { hosts: of_http, route: Arc::clone(route) });
+        match content {
+            Offer::Forward { plain, inside } => {
+                let backends = if spec.protocol.ends_tls() { inside } else { plain };
+                self.want(at, hosts, Content::Forward(Arc::clone(backends)));
+            }
+            Offer::Http(route) => self.want(at, hosts, Content::Http(Arc::clone(route))),
+            Offer::Nothing => {}
         }
         let mut remarks: Vec<String> = lost
             .into_iter()
@@ -377,8 +330,8 @@ impl Attachment<'_, '_> {
 
     /// It is attached to a listener that forwards without looking inside.
     fn has_plain_listener(&self) -> bool {
-        let listeners = self.taken.iter().map(|&(gateway, i)| &self.plans[gateway].listeners[i]);
-        listeners.into_iter().any(|listener| matches!(listener.spec.protocol, ListenerProtocol::Forwarded(_)))
+        let mut listeners = self.takings.iter().map(|taking| self.stage.listener(taking.at));
+        listeners.any(|listener| matches!(listener.spec.protocol, ListenerProtocol::Forwarded(_)))
     }
 }
 

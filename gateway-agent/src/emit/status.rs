@@ -3,108 +3,89 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
-use hashbrown::HashMap;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::compile::{
-    Condition, ConditionType, GatewayReport, ListenerReport, PolicyReport, Reason, Report, RouteReport, Subject,
+    ClassReport, Condition, ConditionType, GatewayReport, ListenerReport, PolicyReport, Reason, Report, RouteReport,
+    SetReport, Subject,
 };
 use crate::index::{GATEWAY_GROUP, Kind, Name, ObjectId, ParentRef};
 
 mod features;
+mod kept;
+
+pub use kept::Kept;
 
 /// The status of every object that has one, sorted by kind and name.
 pub fn status(report: &Report) -> Vec<ObjectStatus> {
-    let classes = report.classes.iter().map(|class| {
-        let conditions = conditions(&class.conditions, &class.subject);
+    fn all<R: Reported>(reports: &[Arc<R>]) -> impl Iterator<Item = ObjectStatus> {
+        reports.iter().map(|report| report.status())
+    }
+    let gateways = all(&report.classes).chain(all(&report.gateways)).chain(all(&report.listener_sets));
+    gateways.chain(all(&report.routes)).chain(all(&report.policies)).collect()
+}
+
+/// What is reported of an object.
+trait Reported {
+    fn key(&self) -> (Kind, &Name);
+    fn status(&self) -> ObjectStatus;
+}
+
+impl Reported for ClassReport {
+    fn key(&self) -> (Kind, &Name) {
+        (Kind::GatewayClass, &self.subject.name)
+    }
+
+    fn status(&self) -> ObjectStatus {
+        let conditions = conditions(&self.conditions, &self.subject);
         let status = Status::GatewayClass(ClassStatus { conditions, supported_features: features::ALL });
-        ObjectStatus::new(Kind::GatewayClass, &class.subject, status)
-    });
-    let gateways = report
-        .gateways
-        .iter()
-        .map(|gateway| ObjectStatus::new(Kind::Gateway, &gateway.subject, Status::Gateway(gateway_status(gateway))));
-    let sets = report.listener_sets.iter().map(|set| {
-        let listeners = set.listeners.iter().map(|listener| listener_status(listener, &set.subject)).collect();
-        let status = SetStatus { conditions: conditions(&set.conditions, &set.subject), listeners };
-        ObjectStatus::new(Kind::ListenerSet, &set.subject, Status::ListenerSet(status))
-    });
-    let policies = report.policies.iter().map(|policy| {
-        ObjectStatus::new(Kind::BackendTLSPolicy, &policy.subject, Status::Policy(policy_status(policy)))
-    });
-    let routes = report
-        .routes
-        .iter()
-        .map(|route| ObjectStatus::new(route.id.kind, &route.subject, Status::Route(route_status(route))));
-    classes.chain(gateways).chain(sets).chain(routes).chain(policies).collect()
-}
-
-/// The objects whose statuses are not what they were, or that have one no more.
-pub fn differences(before: &[ObjectStatus], after: &[ObjectStatus]) -> Vec<ObjectId> {
-    let (mut before, mut after) = (before.iter().peekable(), after.iter().peekable());
-    let mut found = Vec::new();
-    loop {
-        let order = match (before.peek(), after.peek()) {
-            (None, None) => return found,
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(old), Some(new)) => old.key().cmp(&new.key()),
-        };
-        let old = if order.is_le() { before.next() } else { None };
-        let new = if order.is_ge() { after.next() } else { None };
-        if old != new {
-            found.extend(new.or(old).map(ObjectStatus::id));
-        }
+        ObjectStatus::new(Kind::GatewayClass, &self.subject, status)
     }
 }
 
-/// The status of an object.
-pub fn find<'s>(statuses: &'s [ObjectStatus], id: &ObjectId) -> Option<&'s ObjectStatus> {
-    let namespace = id.kind.namespaced().then_some(&*id.name.namespace);
-    let key = (id.kind, namespace, &*id.name.name);
-    statuses.binary_search_by(|status| status.key().cmp(&key)).ok().map(|i| &statuses[i])
-}
+impl Reported for GatewayReport {
+    fn key(&self) -> (Kind, &Name) {
+        (Kind::Gateway, &self.subject.name)
+    }
 
-/// Gives each condition the time of its last transition: the earlier one while it says the same as before, else `now`.
-pub fn carry_times(statuses: &mut [ObjectStatus], before: &[ObjectStatus], now: Timestamp) {
-    // Kubernetes knows whole seconds.
-    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let mut before = Before { statuses: before, next: 0, places: None };
-    for status in statuses {
-        let old = before.find(status).map(|s| s.status.conditions()).unwrap_or_default();
-        for (i, (place, condition)) in status.status.conditions_mut().into_iter().enumerate() {
-            let is_it =
-                |(old_place, old): &&(Place<'_>, &ConditionStatus)| *old_place == place && old.kind == condition.kind;
-            let same = old.get(i).filter(is_it).or_else(|| old.iter().find(is_it)).map(|(_, old)| *old);
-            let same = same.filter(|old| old.status == condition.status);
-            condition.last_transition_time = same.and_then(|old| old.last_transition_time).or(Some(now));
-        }
+    fn status(&self) -> ObjectStatus {
+        ObjectStatus::new(Kind::Gateway, &self.subject, Status::Gateway(gateway_status(self)))
     }
 }
 
-/// Statuses of before. Nearly always the objects are the same, in the same order.
-struct Before<'a> {
-    statuses: &'a [ObjectStatus],
-    /// Where the next one is, if nothing came or went.
-    next: usize,
-    /// Made when something did.
-    places: Option<HashMap<(Kind, &'a Metadata), usize>>,
+impl Reported for SetReport {
+    fn key(&self) -> (Kind, &Name) {
+        (Kind::ListenerSet, &self.subject.name)
+    }
+
+    fn status(&self) -> ObjectStatus {
+        let listeners = self.listeners.iter().map(|listener| listener_status(listener, &self.subject)).collect();
+        let status = SetStatus { conditions: conditions(&self.conditions, &self.subject), listeners };
+        ObjectStatus::new(Kind::ListenerSet, &self.subject, Status::ListenerSet(status))
+    }
 }
 
-impl<'a> Before<'a> {
-    fn find(&mut self, status: &ObjectStatus) -> Option<&'a ObjectStatus> {
-        let key = (status.kind, &status.metadata);
-        if self.statuses.get(self.next).is_none_or(|old| (old.kind, &old.metadata) != key) {
-            let all = || self.statuses.iter().enumerate().map(|(i, old)| ((old.kind, &old.metadata), i)).collect();
-            self.next = *self.places.get_or_insert_with(all).get(&key)?;
-        }
-        self.next += 1;
-        self.statuses.get(self.next - 1)
+impl Reported for RouteReport {
+    fn key(&self) -> (Kind, &Name) {
+        (self.id.kind, &self.id.name)
+    }
+
+    fn status(&self) -> ObjectStatus {
+        ObjectStatus::new(self.id.kind, &self.subject, Status::Route(route_status(self)))
+    }
+}
+
+impl Reported for PolicyReport {
+    fn key(&self) -> (Kind, &Name) {
+        (Kind::BackendTLSPolicy, &self.subject.name)
+    }
+
+    fn status(&self) -> ObjectStatus {
+        ObjectStatus::new(Kind::BackendTLSPolicy, &self.subject, Status::Policy(policy_status(self)))
     }
 }
 
@@ -134,11 +115,6 @@ impl ObjectStatus {
     pub fn id(&self) -> ObjectId {
         let Metadata { name, namespace } = self.metadata.clone();
         ObjectId { kind: self.kind, name: Name { namespace: namespace.unwrap_or_default(), name } }
-    }
-
-    /// What statuses are sorted by.
-    fn key(&self) -> (Kind, Option<&str>, &str) {
-        (self.kind, self.metadata.namespace.as_deref(), &self.metadata.name)
     }
 }
 
@@ -333,7 +309,7 @@ pub struct ConditionStatus {
     pub message: Cow<'static, str>,
     #[serde(skip_serializing_if = "is_zero")]
     pub observed_generation: i64,
-    /// `None` until [`carry_times`] has run.
+    /// `None` unless it is [`Kept`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<Timestamp>,
 }
@@ -428,66 +404,4 @@ fn as_features<S: serde::Serializer>(features: &&'static [&'static str], seriali
 /// As the Go types do it (`omitempty`).
 fn is_zero(generation: &i64) -> bool {
     *generation == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn class(name: &str, accepted: bool) -> ObjectStatus {
-        let condition = |kind, status| ConditionStatus {
-            kind,
-            status,
-            reason: Reason::Accepted,
-            message: "".into(),
-            observed_generation: 0,
-            last_transition_time: None,
-        };
-        let conditions =
-            vec![condition(ConditionType::Accepted, accepted), condition(ConditionType::SupportedVersion, true)];
-        ObjectStatus {
-            api_version: "v1",
-            kind: Kind::GatewayClass,
-            metadata: Metadata { name: name.into(), namespace: None },
-            status: Status::GatewayClass(ClassStatus { conditions, supported_features: &[] }),
-        }
-    }
-
-    /// Of each object, when its first and its second condition changed.
-    fn times(statuses: &[ObjectStatus]) -> Vec<Vec<i64>> {
-        let time = |(_, c): (Place<'_>, &ConditionStatus)| c.last_transition_time.unwrap().as_second();
-        statuses.iter().map(|s| s.status.conditions().into_iter().map(time).collect()).collect()
-    }
-
-    #[test]
-    fn a_condition_keeps_its_time_while_objects_come_and_go() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let mut first = vec![class("a", true), class("b", true), class("c", false), class("e", true)];
-        carry_times(&mut first, &[], at(1));
-        let mut second = vec![class("b", true), class("c", true), class("d", true), class("e", true)];
-        carry_times(&mut second, &first, at(2));
-        assert_eq!(times(&second), [[1, 1], [2, 1], [2, 2], [1, 1]]);
-    }
-
-    #[test]
-    fn differences_are_told_by_name() {
-        let before = [class("a", true), class("b", true), class("c", true), class("e", true)];
-        let after = [class("b", true), class("c", false), class("d", true), class("e", true)];
-        let names: Vec<String> = differences(&before, &after).iter().map(|id| id.name.to_string()).collect();
-        assert_eq!(names, ["a", "c", "d"]);
-        assert_eq!(find(&after, &after[2].id()), Some(&after[2]));
-        assert_eq!(find(&after, &before[0].id()), None);
-    }
-
-    #[test]
-    fn a_condition_keeps_its_time_in_another_place_of_its_list() {
-        let at = |second| Timestamp::from_second(second).unwrap();
-        let mut first = vec![class("a", true)];
-        carry_times(&mut first, &[], at(1));
-        let mut second = vec![class("a", false)];
-        let Status::GatewayClass(status) = &mut second[0].status else { unreachable!() };
-        status.conditions.reverse();
-        carry_times(&mut second, &first, at(2));
-        assert_eq!(times(&second), [[1, 2]]);
-    }
 }

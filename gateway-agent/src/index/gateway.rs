@@ -13,7 +13,7 @@ pub struct Gateway {
     pub meta: Meta,
     pub class: Arc<str>,
     /// Names are unique.
-    pub listeners: Box<[Listener]>,
+    pub listeners: Box<[Arc<Listener>]>,
     pub addresses: Box<[AddressRequest]>,
     /// `status.addresses`: what it had when that was written.
     pub had: Box<[IpAddr]>,
@@ -77,7 +77,7 @@ pub struct ListenerSet {
     pub meta: Meta,
     pub parent: ParentRef,
     /// Names are unique.
-    pub listeners: Box<[Listener]>,
+    pub listeners: Box<[Arc<Listener>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -39,20 +39,29 @@ pub enum Change {
 /// Empty where there is no cluster.
 pub type Bundles = BTreeMap<Box<str>, Option<Arc<str>>>;
 
-/// How far changes reach.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Only where connections of the same routes, host names and listeners go.
-    Backends(Touched),
-    Everything,
+/// What changes touch, and what is therefore to be looked at again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Anything may be another: Gateways came or went, or Namespaces, or the node has changed.
+    pub everything: bool,
+    /// What decides which listeners there are: GatewayClasses, Gateways, ListenerSets, and what these refer to.
+    pub listeners: bool,
+    /// BackendTLSPolicies, and what they refer to.
+    pub policies: bool,
+    /// Namespaces of ReferenceGrants.
+    pub grants: BTreeSet<Arc<str>>,
+    /// Services that have changed, or whose EndpointSlices have.
+    pub services: BTreeSet<Name>,
+    /// EndpointSlices that belong to no Service.
+    pub unread_slices: bool,
+    /// Routes, as they were before; `None`: they were not.
+    pub routes: BTreeMap<ObjectId, Option<Arc<Route>>>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// Whose EndpointSlices have changed. (There are also those of no Service.)
-    pub services: BTreeSet<Name>,
-    /// Of which nothing but the backends has changed, as they were before.
-    pub routes: BTreeMap<ObjectId, Arc<Route>>,
+impl Reach {
+    pub fn everything() -> Reach {
+        Reach { everything: true, ..Reach::default() }
+    }
 }
 
 /// Every map is sorted, so that what is made of it does not depend on the order of the changes.
@@ -88,21 +97,21 @@ impl Index {
 
     /// Takes in changes. Costs what the changed objects and the Services they touch cost, whatever else there is.
     pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Reach {
-        let mut touched = Touched::default();
-        let mut only_backends = true;
+        let mut reach = Reach::default();
         for change in changes {
-            only_backends &= self.concerns_only_backends(&change);
             match change {
-                Change::Set(Object::Route(route)) => self.set_route(route, &mut touched.routes),
-                Change::Set(object) => self.set(object, &mut touched.services),
-                Change::Remove(id) => self.remove(&id, &mut touched.services),
-                Change::Bundles(bundles) => self.bundles = bundles,
+                Change::Set(object) => self.set(object, &mut reach),
+                Change::Remove(id) => self.remove(&id, &mut reach),
+                Change::Bundles(bundles) => {
+                    reach.listeners |= self.bundles != bundles;
+                    self.bundles = bundles;
+                }
             }
         }
-        for service in &touched.services {
+        for service in &reach.services {
             self.gather_endpoints(service);
         }
-        if only_backends { Reach::Backends(touched) } else { Reach::Everything }
+        reach
     }
 
     /// The node's own addresses may come and go.
@@ -150,6 +159,12 @@ impl Index {
     /// The first to win what several want first.
     pub fn routes_by_precedence(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes_by_precedence.values()
+    }
+
+    /// Whether there are any of a type.
+    pub fn has_routes(&self, of: RouteType) -> bool {
+        let first = ObjectId { kind: of.kind(), name: Name { namespace: "".into(), name: "".into() } };
+        self.routes.range(first..).next().is_some_and(|(id, _)| id.kind == of.kind())
     }
 
     pub fn route(&self, id: &ObjectId) -> Option<&Arc<Route>> {
@@ -224,87 +239,100 @@ impl Index {
         })
     }
 
-    fn concerns_only_backends(&self, change: &Change) -> bool {
-        match change {
-            Change::Set(Object::EndpointSlice(_)) => true,
-            Change::Set(Object::Route(new)) => self.route(&new.id()).is_some_and(|old| new.attaches_like(old)),
-            Change::Set(_) => false,
-            Change::Bundles(bundles) => *bundles == self.bundles,
-            Change::Remove(id) => id.kind == Kind::EndpointSlice,
-        }
-    }
-
-    fn set_route(&mut self, route: Arc<Route>, touched: &mut BTreeMap<ObjectId, Arc<Route>>) {
-        let id = route.id();
-        let before = self.routes.insert(id.clone(), Arc::clone(&route));
-        if let Some(before) = &before {
-            self.routes_by_precedence.remove(&before.precedence());
-        }
-        self.routes_by_precedence.insert(route.precedence(), route);
-        if let Some(before) = before {
-            touched.entry(id).or_insert(before);
-        }
-    }
-
-    fn set(&mut self, object: Object, touched: &mut BTreeSet<Name>) {
+    fn set(&mut self, object: Object, reach: &mut Reach) {
         let name = object.meta().name.clone();
         match object {
-            Object::GatewayClass(o) => drop(self.classes.insert(name, o)),
-            Object::Gateway(o) => drop(self.gateways.insert(name, o)),
-            Object::Route(o) => self.set_route(o, &mut BTreeMap::new()),
-            Object::ListenerSet(o) => drop(self.listener_sets.insert(name, o)),
-            Object::BackendTlsPolicy(o) => drop(self.policies.insert(name, o)),
-            Object::ConfigMap(o) => drop(self.config_maps.insert(name, o)),
-            Object::ReferenceGrant(o) => drop(self.grants.insert(name, o)),
-            Object::Secret(o) => drop(self.secrets.insert(name, o)),
-            Object::Namespace(o) => drop(self.namespaces.insert(name, o)),
-            Object::Service(o) => {
-                self.services.insert(name.clone(), o);
-                touched.insert(name);
+            Object::GatewayClass(o) => put(&mut self.classes, name, o, |_| reach.listeners = true),
+            Object::Gateway(o) => put(&mut self.gateways, name, o, |is_new| reach.listener_object(is_new)),
+            Object::ListenerSet(o) => put(&mut self.listener_sets, name, o, |is_new| reach.listener_object(is_new)),
+            Object::Route(o) => self.set_route(o, reach),
+            Object::BackendTlsPolicy(o) => put(&mut self.policies, name, o, |_| reach.policies = true),
+            Object::ConfigMap(o) => put(&mut self.config_maps, name, o, |_| reach.referred_to(Kind::ConfigMap)),
+            Object::Secret(o) => put(&mut self.secrets, name, o, |_| reach.referred_to(Kind::Secret)),
+            Object::Namespace(o) => put(&mut self.namespaces, name, o, |_| reach.everything = true),
+            Object::ReferenceGrant(o) => {
+                let namespace = name.namespace.clone();
+                put(&mut self.grants, name, o, |_| reach.grant(namespace));
             }
-            Object::EndpointSlice(o) => {
-                self.forget_slice(&name, touched);
-                if o.service.is_none() {
-                    self.unread_slices.insert(name.clone());
-                }
-                if let Some(service) = &o.service {
-                    let slices = self.slices_of.entry(service.clone()).or_default();
-                    if let Err(place) = slices.binary_search(&name) {
-                        slices.reserve_exact(1);
-                        slices.insert(place, name.clone());
+            Object::Service(o) => {
+                let touched = name.clone();
+                put(&mut self.services, name, o, |_| _ = reach.services.insert(touched));
+            }
+            Object::EndpointSlice(o) if self.slices.get(&name) != Some(&o) => {
+                self.forget_slice(&name, reach);
+                match &o.service {
+                    None => {
+                        self.unread_slices.insert(name.clone());
+                        reach.unread_slices = true;
                     }
-                    touched.insert(service.clone());
+                    Some(service) => {
+                        let slices = self.slices_of.entry(service.clone()).or_default();
+                        if let Err(place) = slices.binary_search(&name) {
+                            slices.reserve_exact(1);
+                            slices.insert(place, name.clone());
+                        }
+                        reach.services.insert(service.clone());
+                    }
                 }
                 self.slices.insert(name, o);
             }
+            Object::EndpointSlice(_) => {}
         }
     }
 
-    fn remove(&mut self, id: &ObjectId, touched: &mut BTreeSet<Name>) {
+    fn set_route(&mut self, route: Arc<Route>, reach: &mut Reach) {
+        let id = route.id();
+        let before = self.routes.get(&id).cloned();
+        if before.as_ref() == Some(&route) {
+            return;
+        }
+        if let Some(before) = &before {
+            self.routes_by_precedence.remove(&before.precedence());
+        }
+        self.routes_by_precedence.insert(route.precedence(), Arc::clone(&route));
+        self.routes.insert(id.clone(), route);
+        reach.routes.entry(id).or_insert(before);
+    }
+
+    fn remove(&mut self, id: &ObjectId, reach: &mut Reach) {
+        let name = &id.name;
         match id.kind {
-            Kind::GatewayClass => drop(self.classes.remove(&id.name)),
-            Kind::Gateway => drop(self.gateways.remove(&id.name)),
-            Kind::ListenerSet => drop(self.listener_sets.remove(&id.name)),
+            Kind::GatewayClass => reach.listeners |= self.classes.remove(name).is_some(),
+            Kind::Gateway => reach.everything |= self.gateways.remove(name).is_some(),
+            Kind::ListenerSet => reach.everything |= self.listener_sets.remove(name).is_some(),
             Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => {
                 if let Some(route) = self.routes.remove(id) {
                     self.routes_by_precedence.remove(&route.precedence());
+                    reach.routes.entry(id.clone()).or_insert(Some(route));
                 }
             }
-            Kind::BackendTLSPolicy => drop(self.policies.remove(&id.name)),
-            Kind::ConfigMap => drop(self.config_maps.remove(&id.name)),
-            Kind::ReferenceGrant => drop(self.grants.remove(&id.name)),
-            Kind::Secret => drop(self.secrets.remove(&id.name)),
-            Kind::Namespace => drop(self.namespaces.remove(&id.name)),
-            Kind::Service => {
-                self.services.remove(&id.name);
-                touched.insert(id.name.clone());
+            Kind::BackendTLSPolicy => reach.policies |= self.policies.remove(name).is_some(),
+            Kind::ConfigMap => {
+                if self.config_maps.remove(name).is_some() {
+                    reach.referred_to(Kind::ConfigMap);
+                }
             }
-            Kind::EndpointSlice => self.forget_slice(&id.name, touched),
+            Kind::ReferenceGrant => {
+                if self.grants.remove(name).is_some() {
+                    reach.grant(name.namespace.clone());
+                }
+            }
+            Kind::Secret => {
+                if self.secrets.remove(name).is_some() {
+                    reach.referred_to(Kind::Secret);
+                }
+            }
+            Kind::Namespace => reach.everything |= self.namespaces.remove(name).is_some(),
+            Kind::Service => {
+                self.services.remove(name);
+                reach.services.insert(name.clone());
+            }
+            Kind::EndpointSlice => self.forget_slice(name, reach),
         }
     }
 
-    fn forget_slice(&mut self, name: &Name, touched: &mut BTreeSet<Name>) {
-        self.unread_slices.remove(name);
+    fn forget_slice(&mut self, name: &Name, reach: &mut Reach) {
+        reach.unread_slices |= self.unread_slices.remove(name);
         let Some(service) = self.slices.remove(name).and_then(|slice| slice.service.clone()) else { return };
         if let Some(slices) = self.slices_of.get_mut(&service) {
             slices.retain(|slice| slice != name);
@@ -312,7 +340,7 @@ impl Index {
                 self.slices_of.remove(&service);
             }
         }
-        touched.insert(service);
+        reach.services.insert(service);
     }
 
     fn gather_endpoints(&mut self, name: &Name) {
@@ -323,5 +351,34 @@ impl Index {
         let slices = self.slices_of.get(name).into_iter().flatten().filter_map(|slice| self.slices.get(slice));
         let gathered = ServiceEndpoints::gather(service, slices, &self.node.name, self.endpoints.get(name));
         self.endpoints.insert(name.clone(), gathered);
+    }
+}
+
+/// Puts an object in its place. One that is as it was reaches nowhere: most often its status has been written.
+fn put<T: Eq>(objects: &mut BTreeMap<Name, Arc<T>>, name: Name, object: Arc<T>, reach: impl FnOnce(bool)) {
+    let before = objects.get(&name);
+    if before != Some(&object) {
+        reach(before.is_none());
+        objects.insert(name, object);
+    }
+}
+
+impl Reach {
+    /// A Gateway or ListenerSet.
+    fn listener_object(&mut self, is_new: bool) {
+        self.listeners = true;
+        self.everything |= is_new;
+    }
+
+    /// By listeners, and some by policies.
+    fn referred_to(&mut self, kind: Kind) {
+        self.listeners = true;
+        self.policies |= kind == Kind::ConfigMap;
+    }
+
+    fn grant(&mut self, namespace: Arc<str>) {
+        self.grants.insert(namespace);
+        self.listeners = true;
+        self.policies = true;
     }
 }

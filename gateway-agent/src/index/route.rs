@@ -1,8 +1,8 @@
 //! Routes and the policies for their backends, cut down to the fields that are used.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, iter};
 
 use super::{AuthorityRef, Kind, Meta, Name, ObjectId, Precedence};
 use crate::ir::http::{Authorities, Filter, Identity, Match, Persistence, Retry, Timeouts};
@@ -66,19 +66,13 @@ impl Route {
         (self.meta.precedence(), self.of)
     }
 
-    /// Whether both are attached alike: they have everything in common but the backends that packets are forwarded to.
-    pub fn attaches_like(&self, other: &Route) -> bool {
-        let key = |route: &Route| (route.meta.created, route.of);
-        let alike = match (&self.rules, &other.rules) {
-            (Rules::Forward { count, .. }, Rules::Forward { count: other, .. }) => count == other,
-            (Rules::Http(_), _) | (_, Rules::Http(_)) => false,
+    /// Services that it names, some more than once.
+    pub fn services(&self) -> impl Iterator<Item = &Name> {
+        let rules = match &self.rules {
+            Rules::Http(Ok(rules)) => &rules[..],
+            Rules::Http(Err(_)) | Rules::Forward { .. } => &[],
         };
-        alike
-            && key(self) == key(other)
-            && self.meta.name == other.meta.name
-            && self.meta.origin == other.meta.origin
-            && self.hostnames == other.hostnames
-            && self.parents == other.parents
+        self.rules.backends().iter().chain(rules.iter().flat_map(HttpRule::references)).map(|backend| &backend.name)
     }
 }
 
@@ -116,6 +110,23 @@ pub struct HttpRule {
     pub timeouts: Timeouts,
     pub retry: Option<Retry>,
     pub persistence: Option<Arc<Persistence>>,
+}
+
+impl HttpRule {
+    fn references(&self) -> impl Iterator<Item = &BackendRef> {
+        let of_backends = self.backends.iter();
+        let of_backends =
+            of_backends.flat_map(|backend| iter::once(&backend.reference).chain(references(&backend.filters)));
+        references(&self.filters).chain(of_backends)
+    }
+}
+
+/// Where filters send requests to.
+fn references(filters: &[HttpFilter]) -> impl Iterator<Item = &BackendRef> {
+    filters.iter().filter_map(|filter| match filter {
+        HttpFilter::Mirror { backend, .. } | HttpFilter::ExternalAuth { backend, .. } => Some(backend),
+        HttpFilter::Ready(_) | HttpFilter::Unknown(_) => None,
+    })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,14 +184,6 @@ pub struct BackendTlsPolicy {
     pub server_name: Arc<str>,
     pub identities: Box<[Identity]>,
     pub trust: Trust,
-}
-
-impl BackendTlsPolicy {
-    /// Whether it is for a Service, or a port of it.
-    pub fn targets(&self, service: &Name) -> bool {
-        let is_it = |target: &PolicyTarget| target.is_service() && target.name == service.name;
-        self.meta.name.namespace == service.namespace && self.targets.iter().any(is_it)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

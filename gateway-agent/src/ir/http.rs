@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use super::attachments::Attachments;
 use super::{Certificate, Endpoint, HostName};
 pub use crate::proxy::http::filters::Filter;
 pub use crate::proxy::http::matches::{GrpcMethodMatch, HeaderMatch, Match, PathMatch, QueryMatch, Text};
@@ -20,9 +21,9 @@ pub use crate::proxy::http::upstream::balance::Balance;
 pub struct Listener {
     pub hostname: HostName,
     pub security: Security,
-    /// Sorted by [`Route::precedence`], no route twice. No host of a GRPCRoute has names in common with one of an HTTPRoute:
+    /// No host of a GRPCRoute has names in common with one of an HTTPRoute:
     /// `compile` accepts the older of two such routes (GRPCRoute, "hostnames").
-    pub routes: Vec<Attachment>,
+    pub routes: Attachments,
     pub settings: Arc<Settings>,
 }
 
@@ -144,7 +145,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// What the hostnames of both have in common, sorted, never empty.
-    pub hosts: Vec<HostName>,
+    pub hosts: Arc<[HostName]>,
     pub route: Arc<Route>,
 }
 

@@ -1,6 +1,7 @@
 //! What `compile` makes of the objects: only what is valid and decided. No Kubernetes types, no strings where an enum is
 //! meant, no Option that "cannot be None here". Everything is sorted, so that equal inputs give equal bytes.
 
+mod attachments;
 pub mod http;
 
 use std::fmt;

@@ -14,7 +14,7 @@ use crate::ir::http::Unverified;
 /// `spec` of a Gateway.
 pub struct GatewaySpec {
     pub class: Arc<str>,
-    pub listeners: Box<[Listener]>,
+    pub listeners: Box<[Arc<Listener>]>,
     pub addresses: Box<[AddressRequest]>,
     pub parameters: bool,
     pub infrastructure: Infrastructure,
@@ -52,7 +52,7 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
 }
 
 /// `spec` of a ListenerSet.
-pub fn listener_set(reader: &mut Reader, node: &Node) -> Option<(ParentRef, Box<[Listener]>)> {
+pub fn listener_set(reader: &mut Reader, node: &Node) -> Option<(ParentRef, Box<[Arc<Listener>]>)> {
     reader.fields(node, |f| {
         let parent = f.required("parentRef", parent_ref);
         let listeners = listeners(f);
@@ -60,7 +60,7 @@ pub fn listener_set(reader: &mut Reader, node: &Node) -> Option<(ParentRef, Box<
     })
 }
 
-fn listeners(f: &mut Fields) -> Option<Box<[Listener]>> {
+fn listeners(f: &mut Fields) -> Option<Box<[Arc<Listener>]>> {
     let listeners = f.required("listeners", |r, n| read::items(r, n, &mut listener))?;
     for (i, listener) in listeners.iter().enumerate() {
         if listeners[..i].iter().any(|other| other.name == listener.name) {
@@ -70,7 +70,7 @@ fn listeners(f: &mut Fields) -> Option<Box<[Listener]>> {
     if listeners.is_empty() {
         f.error_at("listeners", "needs at least one listener");
     }
-    Some(listeners)
+    Some(listeners.into_iter().map(Arc::new).collect())
 }
 
 fn tls(f: &mut Fields) -> Option<GatewayTls> {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/interop"
 	pb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
@@ -46,6 +47,7 @@ func rpc(arguments []string) error {
 	authority := flags.String("ca", "", "PEM of the authority; without, in the clear")
 	name := flags.String("name", "", "the authority of the calls, and the server name")
 	header := flags.String("header", "", "x-kind of the calls")
+	compressed := flags.Bool("compressed", false, "messages go in gzip, both ways")
 	hold := flags.Duration("hold", 0, "how long to go on with the tests, one after the other")
 	flags.Parse(arguments)
 	security := insecure.NewCredentials()
@@ -57,7 +59,11 @@ func rpc(arguments []string) error {
 		config.ServerName = *name
 		security = credentials.NewTLS(config)
 	}
-	connection, err := grpc.NewClient("passthrough:///"+*address, grpc.WithTransportCredentials(security), grpc.WithAuthority(*name))
+	options := []grpc.DialOption{grpc.WithTransportCredentials(security), grpc.WithAuthority(*name)}
+	if *compressed {
+		options = append(options, grpc.WithDefaultCallOptions(grpc.UseCompressor(gzip.Name)))
+	}
+	connection, err := grpc.NewClient("passthrough:///"+*address, options...)
 	if err != nil {
 		return err
 	}
@@ -111,7 +117,7 @@ func round(ctx context.Context, client pb.TestServiceClient, tests map[string]te
 				return err
 			}
 			if aloud {
-				fmt.Println(said.Get("x-backend"), status.Code(err))
+				fmt.Println(said.Get("x-backend"), status.Code(err), status.Convert(err).Message())
 			}
 		default:
 			return fmt.Errorf("no test is called %q", name)

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::cases::Cases;
 use crate::lab::Lab;
@@ -22,6 +22,7 @@ pub fn add(cases: &mut Cases) {
     cases.one("neighbor/solicitations_of_any_length_are_answered", any_length);
     cases.one("neighbor/what_came_over_a_router_is_no_solicitation", hop_limit);
     cases.one("neighbor/malformed_arp_passes", malformed_arp);
+    cases.one("neighbor/nobody_asks_with_an_address_that_another_holds", asks_with_own);
 }
 
 type Mac = [u8; 6];
@@ -230,5 +231,24 @@ fn malformed_arp(lab: &mut Lab) -> Result<()> {
         odd[place] ^= 0x40;
         lab.tc(Port::Ext0, &odd)?.untouched();
     }
+    Ok(())
+}
+
+/// TC egress: what the node's own stack asks.
+fn asks_with_own(lab: &mut Lab) -> Result<()> {
+    let (version, own) = (Version::V4, Port::Ext0.mac());
+    let (target, node) = (version.gateway(), Port::Ext0.address(version).context("ext0 has an address")?);
+    let asks = |with| arp([ALL, own], 1, (own, with), ([0; 6], version.client()));
+    // Of no pool, or held here: as it is.
+    lab.egress(Port::Ext0, &asks(target))?.untouched();
+    lab.announced(target, true)?;
+    lab.egress(Port::Ext0, &asks(target))?.untouched();
+    lab.announced(target, false)?;
+    let outcome = lab.egress(Port::Ext0, &asks(target))?;
+    ensure!(outcome.went() == Went::Next && outcome.frame == asks(node), "{outcome:?}");
+    lab.egress(Port::Ext0, &asks(node))?.untouched();
+    // An interface without an address has nothing to ask with.
+    lab.interfaces(&[])?;
+    lab.egress(Port::Ext0, &asks(target))?.untouched();
     Ok(())
 }

@@ -66,7 +66,7 @@ impl Place {
         &self.life
     }
 
-    fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.life.pid()
     }
 

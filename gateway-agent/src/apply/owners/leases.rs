@@ -70,7 +70,8 @@ impl Leases {
             sent => sent,
         };
         match sent {
-            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. }) => Ok(()),
+            // The watches tell of both.
+            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. } | ApiError::Unreachable(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
@@ -81,7 +82,7 @@ impl Record for Leases {
 
     async fn sign(&self, lasts: Duration) -> Result<(), ApiError> {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let seconds = (lasts + SLACK).as_secs();
+        let seconds = (lasts + SLACK).as_secs().max(1);
         let change = json!({
             "spec": { "holderIdentity": &*self.node, "leaseDurationSeconds": seconds, "renewTime": now },
         });
@@ -172,8 +173,8 @@ impl Subject for Listener {
 
     fn listed(&mut self, _: usize) {
         self.refusal = None;
-        let is_old = |(name, (_, round)): (&Box<str>, &(Arc<str>, u32))| (*round != self.round).then(|| name.clone());
-        let old: Vec<Box<str>> = self.known.iter().filter_map(is_old).filter(|name| **name != *OWNERS).collect();
+        let old = self.known.iter().filter(|(name, (_, round))| *round != self.round && ***name != *OWNERS);
+        let old: Vec<Box<str>> = old.map(|(name, _)| name.clone()).collect();
         old.iter().for_each(|name| self.forget(name));
         if self.known.get(OWNERS).is_none_or(|(_, round)| *round != self.round) {
             self.nobody_owns_anything();
@@ -191,5 +192,89 @@ impl Subject for Listener {
             tracing::error!("cannot read Leases: {text}; addresses of the pool stay with the nodes that have them");
             self.refusal = Some(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::LASTS;
+    use super::*;
+    use crate::source::kube::node;
+
+    fn listener() -> (Listener, mpsc::UnboundedReceiver<Heard>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Listener { places: Vec::new(), sender, known: BTreeMap::new(), round: 0, refusal: None }, receiver)
+    }
+
+    fn tell(listener: &mut Listener, lease: &Value) {
+        listener.set(0, &node(lease.to_string().as_bytes()).unwrap());
+    }
+
+    fn of_node(name: &str, mark: &str, seconds: u64) -> Value {
+        json!({
+            "metadata": { "name": format!("sluice-node-{name}"), "resourceVersion": "5" },
+            "spec": { "holderIdentity": name, "renewTime": mark, "leaseDurationSeconds": seconds },
+        })
+    }
+
+    fn of_owners(text: &str) -> Value {
+        json!({
+            "metadata": { "name": OWNERS, "resourceVersion": "7", "annotations": { ANNOTATION: text } },
+            "spec": { "holderIdentity": "node-1" },
+        })
+    }
+
+    fn heard(receiver: &mut mpsc::UnboundedReceiver<Heard>) -> Vec<Heard> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn a_lease_of_a_node_is_a_sign_that_it_lives() {
+        let (mut listener, mut receiver) = listener();
+        tell(&mut listener, &of_node("node-1", "12:00", 3));
+        let sign = Sign { node: "node-1".into(), mark: "12:00".into(), lasts: LASTS };
+        assert_eq!(heard(&mut receiver), [Heard::Sign(sign)]);
+        tell(&mut listener, &json!({ "metadata": { "name": "sluice-node-2" }, "spec": {} }));
+        assert_eq!(heard(&mut receiver), []);
+    }
+
+    #[test]
+    fn an_annotation_says_who_owns_what() {
+        let (mut listener, mut receiver) = listener();
+        tell(&mut listener, &of_owners("198.18.0.1 node-1\nnonsense\n2001:db8::1 node-2\nx node-3\n"));
+        let owners = Owners::from([
+            ("198.18.0.1".parse().unwrap(), "node-1".into()),
+            ("2001:db8::1".parse().unwrap(), "node-2".into()),
+        ]);
+        assert_eq!(heard(&mut receiver), [Heard::Owners(owners, "7".into())]);
+    }
+
+    #[test]
+    fn what_a_list_does_not_have_any_more_is_gone() {
+        let (mut listener, mut receiver) = listener();
+        listener.begin();
+        tell(&mut listener, &of_node("node-1", "12:00", 3));
+        tell(&mut listener, &of_node("node-2", "12:00", 3));
+        tell(&mut listener, &of_owners("198.18.0.1 node-1\n"));
+        listener.listed(0);
+        assert_eq!(heard(&mut receiver).len(), 3);
+        listener.begin();
+        tell(&mut listener, &of_node("node-2", "12:01", 3));
+        heard(&mut receiver);
+        listener.listed(0);
+        let nothing = Heard::Owners(Owners::new(), "".into());
+        assert_eq!(heard(&mut receiver), [Heard::Gone("node-1".into()), nothing.clone()]);
+        let gone = of_node("node-2", "12:01", 3);
+        listener.gone(&node(gone.to_string().as_bytes()).unwrap());
+        assert_eq!(heard(&mut receiver), [Heard::Gone("node-2".into())]);
+    }
+
+    /// Where nothing was ever written, the first may write.
+    #[test]
+    fn an_empty_list_says_that_nobody_owns_anything() {
+        let (mut listener, mut receiver) = listener();
+        listener.begin();
+        listener.listed(0);
+        assert_eq!(heard(&mut receiver), [Heard::Owners(Owners::new(), "".into())]);
     }
 }

@@ -26,7 +26,8 @@ const LASTS: Duration = Duration::from_millis(2_500);
 /// After so long an answer is not waited for any more, or a change that was not heard of is tried again.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// Where it is written down who lives and who owns which address. What is there is heard of as [`Heard`].
+/// Where it is written down who lives and who owns which address. What is there is heard of as [`Heard`]; that nothing can be heard or
+/// written for a while is said by whoever listens, and no error here.
 pub trait Record {
     type Error: fmt::Display;
 
@@ -52,7 +53,6 @@ pub async fn give_signs<R: Record>(record: Rc<R>, restart: Duration, stop: Rc<No
         let begun = Instant::now();
         match timeout(ANSWER, record.sign(LASTS)).await {
             Ok(Ok(())) => complaint = None,
-            // That the API server is away is said elsewhere.
             Err(_) => {}
             Ok(Err(error)) => {
                 let text = error.to_string();

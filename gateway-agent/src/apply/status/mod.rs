@@ -9,6 +9,7 @@
 
 mod board;
 mod digest;
+mod events;
 mod lease;
 mod merge;
 mod queue;
@@ -22,10 +23,11 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_local};
 
 pub use board::{Board, Counts};
 pub use digest::{Digest, digest};
+use events::{Events, Turned, turned};
 pub use lease::Lease;
 use merge::merge;
 use queue::{Queue, Urgency};
@@ -66,6 +68,7 @@ pub async fn write<S: Statuses>(
             running: BTreeSet::new(),
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
+            events: Events::new(Instant::now()),
         };
         tokio::select! {
             () = writer.run() => {}
@@ -86,6 +89,7 @@ struct Writer<S> {
     /// What the API server made something else of than was written (a field that its CRD does not have): wanted, and what became of it.
     odd: BTreeMap<ObjectId, (Digest, Digest)>,
     failing: BTreeMap<ObjectId, Failing>,
+    events: Events,
 }
 
 struct Failing {
@@ -143,8 +147,12 @@ impl<S: Statuses> Writer<S> {
             self.failing.remove(&id);
             self.odd.remove(&id);
         }
-        if let Some((_, urgency)) = self.task(&id) {
-            self.queue.push(id, urgency, Instant::now());
+        let now = Instant::now();
+        match self.task(&id) {
+            // Perhaps it has only not been compiled yet.
+            Some((Task { status: None, .. }, _)) => self.queue.wait(id, now + FIRST_RETRY),
+            Some((_, urgency)) => self.queue.push(id, urgency, now),
+            None => {}
         }
     }
 
@@ -176,7 +184,8 @@ impl<S: Statuses> Writer<S> {
             Ok(done) => {
                 self.failing.remove(&id);
                 self.odd.remove(&id);
-                if let Done::Written(became) = done {
+                if let Done::Written { became, object, turned } = done {
+                    self.say(&id, &object, turned, now);
                     self.board.written(id.kind);
                     self.queue.written(&id, now);
                     if became != wanted {
@@ -204,9 +213,34 @@ impl<S: Statuses> Writer<S> {
     }
 }
 
+impl<S> Writer<S> {
+    fn say(&mut self, id: &ObjectId, object: &Bytes, turned: Vec<Turned>, now: Instant) {
+        let chosen = self.events.choose(id, turned, now);
+        if chosen.is_empty() {
+            return;
+        }
+        let (api, id) = (self.api.clone(), id.clone());
+        // It was read before.
+        let object = serde_json::from_slice(object).unwrap_or(Value::Null);
+        spawn_local(async move {
+            for turned in &chosen {
+                if let Err(error) = events::say(&api, &id, &object, turned).await {
+                    tracing::debug!("no Event for {id}: {error}");
+                }
+            }
+        });
+    }
+}
+
+/// What became of a task.
 enum Done {
-    /// And what of it is ours, as the API server has it.
-    Written(Digest),
+    Written {
+        /// What of it is ours, as the API server has it.
+        became: Digest,
+        /// As the API server has it.
+        object: Bytes,
+        turned: Vec<Turned>,
+    },
     /// There was nothing to write.
     Nothing,
 }
@@ -244,10 +278,13 @@ impl Task {
     /// `None`: the object is not what it was.
     async fn patch(&self, api: &Api, path: &str, version: &str, present: &Value) -> Result<Option<Done>, ApiError> {
         let status = merge(self.id.kind, present, self.status.as_ref());
-        let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
+        let patch = json!({ "metadata": { "resourceVersion": version }, "status": &status });
         let path = format!("{path}/status?fieldManager=sluice");
         match api.send(Method::PATCH, &path, Format::MergePatch, patch.to_string().into()).await {
-            Ok(bytes) => Ok(Some(Done::Written(digest_of(self.id.kind, &bytes)?))),
+            Ok(object) => {
+                let became = digest_of(self.id.kind, &object)?;
+                Ok(Some(Done::Written { became, object, turned: turned(present, &status) }))
+            }
             Err(ApiError::Refused { code: StatusCode::CONFLICT, .. }) => Ok(None),
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => Ok(Some(Done::Nothing)),
             Err(error) => Err(error),

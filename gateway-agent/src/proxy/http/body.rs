@@ -15,6 +15,7 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep, timeout};
 
+use super::direct::{Exchange, Received};
 use super::upstream::pool::Lease;
 
 pub type BodyError = Box<dyn Error + Send + Sync>;
@@ -26,6 +27,10 @@ enum Kind {
     Own(Option<Bytes>),
     /// As it comes from the other side. With the lease of the connection that it comes by, which goes back to the pool at its end.
     Incoming(Incoming, Option<Lease>),
+    /// Of a client's request, past hyper.
+    Received(Received),
+    /// Of a backend's response, past hyper. `None`: it has ended.
+    Exchange(Option<Box<Exchange>>),
     /// Whatever else a filter makes of it.
     Boxed(Pin<Box<dyn HttpBody<Data = Bytes, Error = BodyError>>>),
     /// Of an attempt: another may follow.
@@ -43,6 +48,11 @@ impl Body {
         Body(Kind::Own(Some(bytes).filter(|bytes| !bytes.is_empty())))
     }
 
+    /// Of a client's request.
+    pub fn incoming(body: Incoming) -> Body {
+        Body(Kind::Incoming(body, None))
+    }
+
     /// Of a backend's response.
     pub fn leased(body: Incoming, lease: Lease) -> Body {
         if body.is_end_stream() {
@@ -50,6 +60,18 @@ impl Body {
             return Body::empty();
         }
         Body(Kind::Incoming(body, Some(lease)))
+    }
+
+    pub fn received(body: Received) -> Body {
+        Body(Kind::Received(body))
+    }
+
+    pub fn exchange(exchange: Exchange) -> Body {
+        if exchange.has_ended() {
+            exchange.finish();
+            return Body::empty();
+        }
+        Body(Kind::Exchange(Some(Box::new(exchange))))
     }
 
     pub fn boxed(body: impl HttpBody<Data = Bytes, Error = BodyError> + 'static) -> Body {
@@ -237,6 +259,18 @@ impl HttpBody for Body {
                 }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
             }
+            Kind::Received(body) => body.poll(cx).map(|piece| piece.map(|piece| piece.map(Frame::data))),
+            Kind::Exchange(slot) => {
+                let Some(exchange) = slot else { return Poll::Ready(None) };
+                let frame = ready!(exchange.poll_frame(cx));
+                match (&frame, slot.take_if(|exchange| exchange.has_ended())) {
+                    (None | Some(Ok(_)), Some(ended)) => ended.finish(),
+                    // Its connection is in no state for another request.
+                    (Some(Err(_)), _) => *slot = None,
+                    (_, None) => {}
+                }
+                Poll::Ready(frame)
+            }
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),
             Kind::Attempt(attempt) => attempt.poll_frame(cx),
             Kind::Held(held) => held.poll_frame(cx),
@@ -248,6 +282,8 @@ impl HttpBody for Body {
             Kind::Own(bytes) => bytes.is_none(),
             // Not before the end was seen here, which is when the lease goes.
             Kind::Incoming(body, lease) => lease.is_none() && body.is_end_stream(),
+            Kind::Received(body) => body.left() == 0,
+            Kind::Exchange(exchange) => exchange.is_none(),
             Kind::Boxed(body) => body.is_end_stream(),
             Kind::Attempt(_) => false,
             Kind::Held(held) => held.body.is_end_stream(),
@@ -258,6 +294,9 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Kind::Incoming(body, _) => body.size_hint(),
+            Kind::Received(body) => SizeHint::with_exact(body.left()),
+            Kind::Exchange(Some(exchange)) => exchange.size_hint(),
+            Kind::Exchange(None) => SizeHint::with_exact(0),
             Kind::Boxed(body) => body.size_hint(),
             // Asked before the first frame.
             Kind::Attempt(attempt) => attempt.keeping.borrow().size,
@@ -282,6 +321,8 @@ impl fmt::Debug for Body {
         f.write_str(match self.0 {
             Kind::Own(_) => "Own",
             Kind::Incoming(..) => "Incoming",
+            Kind::Received(_) => "Received",
+            Kind::Exchange(_) => "Exchange",
             Kind::Boxed(_) => "Boxed",
             Kind::Attempt(_) => "Attempt",
             Kind::Held(_) => "Held",

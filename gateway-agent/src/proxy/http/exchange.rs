@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::{HeaderValue, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
 use super::body::Body;
 use super::filters::Told;
+use super::forwarded::Known;
 use super::meter::Meter;
 use super::server::Connection;
 use super::upload::Upload;
@@ -21,6 +22,8 @@ pub struct Exchange {
     /// Of the client.
     pub connection: Rc<Connection>,
     pub origin: Origin,
+    /// What backends are told of it.
+    pub known: Rc<Known>,
     pub scheme: Scheme,
     pub came: Instant,
     /// As tables have it.
@@ -45,7 +48,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// The client's body, with an eye on it.
-    pub fn receive(&mut self, body: Incoming, version: Version) -> Body {
+    pub fn receive(&mut self, body: Body, version: Version) -> Body {
         if body.is_end_stream() {
             return Body::empty();
         }

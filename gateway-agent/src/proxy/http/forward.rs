@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Uri, Version};
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{self, Reason};
@@ -25,7 +24,7 @@ use super::{forwarded, path, timeout};
 use crate::ir::http::{Application, Backend, Cluster, Persistence, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: http::Request<Incoming>, client: &Client, exchange: &mut Exchange) -> Response {
+pub async fn respond(request: Request, client: &Client, exchange: &mut Exchange) -> Response {
     match route(request, client, exchange).await {
         Ok(response) => response,
         Err(reason) => refuse(reason, exchange),
@@ -41,11 +40,7 @@ pub fn refuse(reason: Reason, exchange: &Exchange) -> Response {
 }
 
 /// To its rule.
-async fn route(
-    mut request: http::Request<Incoming>,
-    client: &Client,
-    exchange: &mut Exchange,
-) -> Result<Response, Reason> {
+async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
     let upgrade = upgrade::asked(&mut request, exchange.random)?;
     let version = request.version();
     let mut request = request.map(|body| exchange.receive(body, version));

@@ -7,6 +7,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::Exchange;
+use crate::proxy::Origin;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -68,19 +69,37 @@ pub fn announce(headers: &mut HeaderMap, exchange: &Exchange, trusted: u8) {
     }
     // Nobody here adds to it, so that it would say less than the others.
     headers.remove(FORWARDED);
-    let origin = &exchange.origin;
-    let client = origin.client.ip();
+    let Known { client, port } = &*exchange.known;
     let all = match before {
-        Some(before) if !before.is_empty() => format!("{before}, {client}"),
-        _ => client.to_string(),
+        Some(before) if !before.is_empty() => {
+            HeaderValue::try_from(format!("{before}, {}", exchange.origin.client.ip()))
+        }
+        _ => Ok(client.clone()),
     };
-    if let Ok(all) = HeaderValue::try_from(all) {
+    if let Ok(all) = all {
         headers.insert(FOR, all);
     }
     headers.entry(PROTO).or_insert_with(|| HeaderValue::from_static(exchange.scheme.as_str()));
-    headers.entry(PORT).or_insert_with(|| HeaderValue::from(origin.gateway.port()));
-    if let Ok(host) = HeaderValue::try_from(&*exchange.requested_host) {
+    headers.entry(PORT).or_insert_with(|| port.clone());
+    let host = &*exchange.requested_host;
+    let as_sent = headers.get(HOST).filter(|sent| sent.as_bytes() == host.as_bytes()).cloned();
+    if let Ok(host) = as_sent.map_or_else(|| HeaderValue::try_from(host), Ok) {
         headers.entry(FORWARDED_HOST).or_insert(host);
+    }
+}
+
+/// What is the same for all requests of a connection.
+#[derive(Debug)]
+pub struct Known {
+    client: HeaderValue,
+    port: HeaderValue,
+}
+
+impl Known {
+    pub fn of(origin: &Origin) -> Known {
+        let client = HeaderValue::try_from(origin.client.ip().to_string());
+        // An address has nothing that a header may not have.
+        Known { client: client.unwrap_or_else(|_| HeaderValue::from_static("")), port: origin.gateway.port().into() }
     }
 }
 

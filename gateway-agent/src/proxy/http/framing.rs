@@ -2,6 +2,8 @@
 //! is refused here: hyper takes a line that ends with LF alone, `Content-Length` beside `Transfer-Encoding`, codings before `chunked`, and
 //! spaces after the size of a chunk. Whatever passes, hyper reads as it is read here: it takes more, never otherwise.
 
+use memchr::memchr;
+
 use super::answer::Reason;
 use crate::ir::http::Limits;
 
@@ -207,7 +209,7 @@ impl Head {
         if self.lines == 0 && bytes.starts_with(b"\r\n") {
             (self.lines, self.scanned) = (2, 2);
         }
-        while let Some(at) = bytes[self.scanned..].iter().position(|byte| *byte == b'\n') {
+        while let Some(at) = memchr(b'\n', &bytes[self.scanned..]) {
             let end = self.scanned + at + 1;
             self.check_size(end, limits)?;
             let line = &bytes[self.lines..end];
@@ -253,7 +255,7 @@ fn request_line(line: &[u8], limits: &Limits) -> Result<bool, Reason> {
     if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) || method == b"CONNECT" {
         return Err(Reason::BadRequest);
     }
-    if target.is_empty() || target.iter().any(|byte| matches!(byte, 0..=b' ' | b'#' | 0x7f)) {
+    if target.is_empty() || has(target, |byte| matches!(byte, 0..=b' ' | b'#' | 0x7f)) {
         return Err(Reason::BadRequest);
     }
     if target.len() > limits.uri_bytes {
@@ -278,7 +280,7 @@ impl Fields {
         // A line that goes on with the one before begins with a space, which is no token either.
         let colon = line.iter().position(|byte| !is_token(*byte)).filter(|at| *at > 0 && line[*at] == b':');
         let (name, value) = line.split_at(colon.ok_or(Reason::BadRequest)?);
-        if value.iter().any(|byte| matches!(byte, 0..=8 | 10..=31 | 0x7f)) {
+        if has(value, |byte| matches!(byte, 0..=8 | 10..=31 | 0x7f)) {
             return Err(Reason::BadRequest);
         }
         let value = value[1..].trim_ascii();
@@ -312,7 +314,7 @@ impl Fields {
 }
 
 /// `chunked`, and nothing else. Other codings are well formed as long as that is the last, and once (RFC 9112 section 6.1).
-fn transfer_coding(value: &[u8]) -> Result<bool, Reason> {
+pub fn transfer_coding(value: &[u8]) -> Result<bool, Reason> {
     let mut codings = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
     if !codings.next_back().is_some_and(is_chunked) {
@@ -326,7 +328,8 @@ fn transfer_coding(value: &[u8]) -> Result<bool, Reason> {
     Err(if well_formed { Reason::UnsupportedCoding } else { Reason::BadRequest })
 }
 
-fn digits(value: &[u8]) -> Option<u64> {
+/// The value of a Content-Length.
+pub fn digits(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 18 {
         return None;
     }
@@ -373,6 +376,58 @@ impl Chunk {
     }
 }
 
+/// Follows a chunked body by itself, such as that of an answer.
+#[derive(Debug, Default)]
+pub struct Chunks {
+    at: Option<Chunk>,
+    fields: Fields,
+    limits: Limits,
+}
+
+/// What the next bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// So many of the body's own.
+    Data(usize),
+    /// So many that only frame it.
+    Between(usize),
+    /// So many of the trailers.
+    Trailers(usize),
+    /// The last of them, with the empty line.
+    End(usize),
+}
+
+impl Chunks {
+    /// `bytes`: what follows the last piece, never nothing. `None`: it is malformed.
+    pub fn read(&mut self, bytes: &[u8]) -> Option<Piece> {
+        let (mut at, mut read) = (self.at.unwrap_or(Chunk::FIRST), 0);
+        let begins_with = std::mem::discriminant(&at);
+        while read < bytes.len() {
+            // A piece is of one kind.
+            let is_kind = |chunk: &Chunk| matches!(chunk, Chunk::Data { .. } | Chunk::Trailer { .. });
+            if read > 0 && is_kind(&at) && std::mem::discriminant(&at) != begins_with {
+                break;
+            }
+            let (n, next) = at.read(&bytes[read..], &mut self.fields, &self.limits)?;
+            read += n;
+            match next {
+                None => return Some(Piece::End(read)),
+                Some(next) if matches!(at, Chunk::Data { .. }) => {
+                    self.at = Some(next);
+                    return Some(Piece::Data(read));
+                }
+                Some(next) => at = next,
+            }
+        }
+        self.at = Some(at);
+        Some(if matches!(at, Chunk::Trailer { .. }) && begins_with == std::mem::discriminant(&at) {
+            Piece::Trailers(read)
+        } else {
+            Piece::Between(read)
+        })
+    }
+}
+
 /// The byte of a line of the trailers, which hyper keeps until they are whole. Of them it sends on those that a `Trailer` header names, and
 /// none that says how the message is framed.
 fn trailer(
@@ -403,9 +458,27 @@ fn trailer(
     }
 }
 
+/// Whether one is like that. All are looked at, several at a time: nearly always none is.
+fn has(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(false, |has, byte| has | is(*byte))
+}
+
 /// RFC 9110 section 5.6.2.
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    const TOKENS: [bool; 256] = {
+        let (mut tokens, mut byte, others) = ([false; 256], 0, b"!#$%&'*+-.^_`|~");
+        while byte < 256 {
+            tokens[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let mut other = 0;
+        while other < others.len() {
+            tokens[others[other] as usize] = true;
+            other += 1;
+        }
+        tokens
+    };
+    TOKENS[usize::from(byte)]
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 pub mod access_log;
 pub mod answer;
 pub mod body;
+pub mod direct;
 pub mod exchange;
 mod faults;
 pub mod filters;
@@ -21,6 +22,7 @@ pub mod meter;
 pub mod metrics;
 pub mod path;
 pub mod places;
+mod rarely;
 pub mod retry;
 pub mod server;
 pub mod session;

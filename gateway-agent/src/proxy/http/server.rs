@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -20,12 +21,16 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access_log;
 use super::answer::{self, Reason};
+use super::body::Body;
+use super::direct;
 use super::exchange::{Exchange, Scheme};
 use super::faults::Faults;
-use super::filters::Told;
+use super::filters::{Request, Told};
+use super::forwarded::Known;
 use super::guard::{Guard, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
+use super::rarely::Rarely;
 use super::tunnel::Tunnels;
 use super::upload::{CONNECTION_WINDOW, STREAM_WINDOW};
 use super::worker::Local;
@@ -107,27 +112,22 @@ where
         () = ends.come() => Ok(Speaks::Nothing),
     };
     let connection = Rc::new(Connection {
+        known: Rc::new(Known::of(&client.origin)),
         client,
         signal,
         trusted: settings.trusted_hops > 0,
         limits: settings.limits.clone(),
         requests: Cell::new(0),
+        ends: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
         takers: Rc::default(),
         unread: Cell::new(0),
         tunnels: Tunnels::default(),
     });
-    let ended = match begun {
+    match begun {
         Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
         Ok(Speaks::Http2) => Box::pin(http2(guard, &connection, settings, &mut ends)).await,
-        Ok(Speaks::Nothing) | Err(_) => Ok(()),
-    };
-    if let Err(error) = ended {
-        // hyper has answered that.
-        if error.is_parse() {
-            local.metrics.answer(Reason::BadRequest);
-        }
-        tracing::debug!(%error, client = %connection.client.origin.client, "a connection was broken off");
+        Ok(Speaks::Nothing) | Err(_) => {}
     }
     tokio::select! {
         () = connection.tunnels.ended() => {}
@@ -158,13 +158,16 @@ impl Ends {
 /// What the requests of a connection share.
 #[derive(Debug)]
 pub struct Connection {
-    client: Client,
+    pub client: Client,
+    known: Rc<Known>,
     signal: Arc<Signal>,
     pub limits: Limits,
     /// A proxy in front may name requests.
     trusted: bool,
     /// That have come.
     requests: Cell<u64>,
+    /// The request that is under way is the last.
+    ends: Cell<bool>,
     idle_since: Cell<Instant>,
     takers: Rc<Takers>,
     /// Bodies by streams of HTTP/2 that nobody asks for more.
@@ -172,12 +175,21 @@ pub struct Connection {
     pub tunnels: Tunnels,
 }
 
-async fn http1<S>(
-    guard: Guard<S>,
-    connection: &Rc<Connection>,
-    settings: &Settings,
-    ends: &mut Ends,
-) -> hyper::Result<()>
+/// hyper has those connections that ask for what is unusual, from then on.
+async fn http1<S>(guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serving = direct::serve(guard, connection);
+    let ended = drive(pin!(serving), |_| connection.ends.set(true), connection, settings, ends).await;
+    match ended {
+        Some(Ok(Some(stream))) => Box::pin(http1_by_hyper(stream, connection, settings, ends)).await,
+        Some(Ok(None)) | None => {}
+        Some(Err(error)) => connection.broken_off(&error),
+    }
+}
+
+async fn http1_by_hyper<S>(stream: S, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -189,8 +201,10 @@ where
         .header_read_timeout(None)
         .max_headers(limits.headers)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 1024).max(128 << 10));
-    let serving = builder.serve_connection(TokioIo::new(guard), service(connection)).with_upgrades();
-    drive(pin!(serving), http1::UpgradeableConnection::graceful_shutdown, connection, settings, ends).await
+    let serving = builder.serve_connection(TokioIo::new(stream), service(connection)).with_upgrades();
+    let shut = http1::UpgradeableConnection::graceful_shutdown;
+    let ended = drive(pin!(serving), shut, connection, settings, ends).await;
+    connection.ended_by_hyper(ended);
 }
 
 /// Of a response, what waits for the client's window.
@@ -199,12 +213,7 @@ const SEND_BUFFER: usize = 64 << 10;
 /// As often as what is allowed, h2 reads of a head before it answers 431 by itself, which nobody counts.
 const COUNTED: usize = 4;
 
-async fn http2<S>(
-    mut guard: Guard<S>,
-    connection: &Rc<Connection>,
-    settings: &Settings,
-    ends: &mut Ends,
-) -> hyper::Result<()>
+async fn http2<S>(mut guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -221,7 +230,8 @@ where
         .enable_connect_protocol();
     guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
     let serving = builder.serve_connection(TokioIo::new(guard), service(connection));
-    drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await
+    let ended = drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await;
+    connection.ended_by_hyper(ended);
 }
 
 /// What answers its requests.
@@ -236,49 +246,79 @@ fn service(
     let connection = Rc::clone(connection);
     service_fn(move |request| {
         let connection = Rc::clone(&connection);
-        async move { Ok(respond(request, &connection).await) }
+        async move { Ok(respond(request.map(Body::incoming), &connection).await) }
     })
 }
 
-/// To its end: its own, or the one that it is brought to.
-async fn drive<C: Future<Output = hyper::Result<()>>>(
+/// To its end: its own, or the one that it is brought to. `None`: it was cut off.
+async fn drive<C: Future>(
     mut serving: Pin<&mut C>,
     shut: impl Fn(Pin<&mut C>),
     connection: &Connection,
     settings: &Settings,
     ends: &mut Ends,
-) -> hyper::Result<()> {
+) -> Option<C::Output> {
+    let ends = pin!(ends.come());
+    let mut ends = Rarely::new(ends);
+    let late = pin!(late(connection, settings));
+    let mut late = Rarely::new(late);
+    let ended = tokio::select! {
+        biased;
+        ended = serving.as_mut() => return Some(ended),
+        () = &mut ends => false,
+        cut_off = &mut late => match cut_off {
+            true => return None,
+            false => true,
+        },
+    };
+    tracing::trace!(idle = ended, "a connection is brought to its end");
+    shut(serving.as_mut());
+    timeout(settings.drain.0, serving).await.ok()
+}
+
+/// Until nothing has been asked for too long, or a stream of HTTP/2 has been taken nothing of: that is cut off.
+async fn late(connection: &Connection, settings: &Settings) -> bool {
     let idle = settings.limits.idle;
     let patience = settings.limits.body_idle;
     let mut unused = pin!(sleep_until(connection.idle_since.get() + idle));
     let mut untaken = pin!(sleep_until(connection.idle_since.get() + patience));
-    let ended = loop {
+    loop {
         tokio::select! {
-            ended = serving.as_mut() => return ended,
-            () = ends.come() => break false,
             () = untaken.as_mut() => match connection.takers.slowest() {
                 Some(since) if since + patience <= Instant::now() => {
                     connection.signal.stall();
-                    return Ok(());
+                    return true;
                 }
                 since => untaken.as_mut().reset(since.unwrap_or_else(Instant::now) + patience),
             },
             // Pings keep no connection.
             () = unused.as_mut() => match connection.unused_until(idle) {
-                until if until <= Instant::now() => break true,
+                until if until <= Instant::now() => return false,
                 until => unused.as_mut().reset(until),
             }
         }
-    };
-    tracing::trace!(idle = ended, "a connection is brought to its end");
-    shut(serving.as_mut());
-    match timeout(settings.drain.0, serving).await {
-        Ok(ended) => ended,
-        Err(_) => Ok(()),
     }
 }
 
 impl Connection {
+    /// No request is to come after the one that is under way.
+    pub fn is_ending(&self) -> bool {
+        self.ends.get()
+    }
+
+    fn ended_by_hyper(&self, ended: Option<hyper::Result<()>>) {
+        let Some(Err(error)) = ended else { return };
+        // hyper has answered that.
+        if error.is_parse() {
+            self.client.local.metrics.answer(Reason::BadRequest);
+        }
+        self.broken_off(&error);
+    }
+
+    fn broken_off(&self, error: &dyn Display) {
+        tracing::debug!(%error, client = %self.client.origin.client, "a connection was broken off");
+    }
+
     /// When it will have been without a request for so long.
     fn unused_until(&self, idle: std::time::Duration) -> Instant {
         let is_used = self.signal.answered() < self.requests.get() || self.tunnels.are_open();
@@ -288,7 +328,7 @@ impl Connection {
 }
 
 /// There is always an answer.
-async fn respond(mut request: http::Request<Incoming>, connection: &Rc<Connection>) -> Response<Metered> {
+pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Response<Metered> {
     let client = &connection.client;
     let local = &client.local;
     let number = connection.requests.get();
@@ -303,6 +343,7 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Rc<Connectio
         local: Rc::clone(local),
         connection: Rc::clone(connection),
         origin: client.origin,
+        known: Rc::clone(&connection.known),
         scheme: client.scheme(),
         came,
         requested_host: Box::default(),
@@ -337,7 +378,7 @@ async fn respond(mut request: http::Request<Incoming>, connection: &Rc<Connectio
 }
 
 /// HTTP/2 has limits of its own for some of it, not for all.
-fn too_large(request: &http::Request<Incoming>, limits: &Limits) -> Option<Reason> {
+fn too_large(request: &Request, limits: &Limits) -> Option<Reason> {
     if request.uri().path_and_query().is_some_and(|path| path.as_str().len() > limits.uri_bytes) {
         return Some(Reason::UriTooLong);
     }
@@ -351,7 +392,7 @@ fn list_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
-fn logged(request: &mut http::Request<Incoming>, connection: &Connection, random: u64) -> Box<Logged> {
+fn logged(request: &mut Request, connection: &Connection, random: u64) -> Box<Logged> {
     let client = &connection.client;
     let identity = access_log::identify(request.headers_mut(), connection.trusted, || client.local.random());
     let authority = request.uri().authority().map(|authority| authority.as_str());

@@ -66,7 +66,7 @@ impl Snapshot {
         if let Some(same) = before.filter(|before| Arc::ptr_eq(&before.ir, http)) {
             return Arc::clone(same);
         }
-        let table = Table::build(before.map(|before| (&before.ir.routes[..], &before.table)), &http.routes);
+        let table = Table::build(before.map(|before| (&before.ir.routes, &before.table)), &http.routes);
         Arc::new(Listener { name: name.clone(), ir: Arc::clone(http), table })
     }
 

@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+mod direct;
 mod http2;
 mod limits;
 mod metering;
@@ -81,13 +82,13 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let http = ir::Listener {
         hostname: hostname.clone(),
         security: ir::Security::Http,
-        routes: vec![Attachment { hosts: vec![hostname], route }],
+        routes: [Attachment { hosts: [hostname].into(), route }].into_iter().collect(),
         settings: Arc::default(),
     };
     let other = ir::Listener {
         hostname: HostName::Exact("other.example.com".into()),
         security: ir::Security::Http,
-        routes: Vec::new(),
+        routes: Default::default(),
         settings: Arc::default(),
     };
     let snapshot = snapshot(vec![("http", http), ("other", other)], &Snapshot::default());

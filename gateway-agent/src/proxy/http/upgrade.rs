@@ -6,8 +6,7 @@ use std::rc::Rc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{CONNECTION, CONTENT_LENGTH, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, response};
 use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, on};
 use ring::digest;
@@ -16,7 +15,8 @@ use super::answer::Reason;
 use super::body::Body;
 use super::exchange::Exchange;
 use super::filters::{Request, Response};
-use super::upstream::send::Sent;
+use super::upstream::pool::Lease;
+use super::upstream::send::{By, Sent};
 
 /// What a client wants to speak instead of HTTP.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Asked {
 }
 
 /// Takes it out of the request. A CONNECT for anything else is refused: the agent is nobody's way to other hosts.
-pub fn asked(request: &mut http::Request<Incoming>, random: u64) -> Result<Option<Asked>, Reason> {
+pub fn asked(request: &mut Request, random: u64) -> Result<Option<Asked>, Reason> {
     if request.method() == Method::CONNECT {
         let protocol = request.extensions_mut().remove::<Protocol>().ok_or(Reason::BadRequest)?;
         let protocol = HeaderValue::from_str(protocol.as_str()).map_err(|_| Reason::BadRequest)?;
@@ -82,17 +82,14 @@ impl Asked {
 
     /// The client's answer. Where the backend agrees, what both say from now on goes between them.
     pub fn answered(self, sent: Sent, exchange: &Exchange) -> Result<Response, Reason> {
-        let agreed = match sent.lease.is_http2() {
-            // Of a request that was no CONNECT there is no upgrade.
-            true => sent.parts.status == StatusCode::OK && sent.parts.extensions.get::<OnUpgrade>().is_some(),
-            false => sent.parts.status == StatusCode::SWITCHING_PROTOCOLS,
+        let (mut parts, lease) = match sent {
+            Sent { parts, by: By::Hyper(_, lease) } if is_agreed(&parts, &lease) => (parts, lease),
+            sent => {
+                // What is success to the backend would be agreement to the client.
+                let is_success = self.extended && sent.parts.status.is_success();
+                return if is_success { Err(Reason::BadResponse) } else { refused(sent) };
+            }
         };
-        if !agreed {
-            // What is success to the backend would be agreement to the client.
-            let is_success = self.extended && sent.parts.status.is_success();
-            return if is_success { Err(Reason::BadResponse) } else { refused(sent) };
-        }
-        let Sent { mut parts, lease, .. } = sent;
         let accept = self.key.as_ref().filter(|_| is_websocket(&self.protocol)).map(accept).transpose()?;
         if !lease.is_http2() && self.extended && parts.headers.get(SEC_WEBSOCKET_ACCEPT) != accept.as_ref() {
             return Err(Reason::BadResponse);
@@ -117,6 +114,14 @@ impl Asked {
         let of = &exchange.connection;
         of.tunnels.begin(self.client, backend, lease, Rc::clone(&exchange.local), of.limits.stream_idle);
         Ok(Response::from_parts(parts, Body::empty()))
+    }
+}
+
+fn is_agreed(answer: &response::Parts, lease: &Lease) -> bool {
+    match lease.is_http2() {
+        // Of a request that was no CONNECT there is no upgrade.
+        true => answer.status == StatusCode::OK && answer.extensions.get::<OnUpgrade>().is_some(),
+        false => answer.status == StatusCode::SWITCHING_PROTOCOLS,
     }
 }
 

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::body::BodyError;
+use super::body::{Body, BodyError};
 use super::guard::Timer;
 use super::server::Connection;
 
@@ -31,7 +31,7 @@ pub struct Progress {
 }
 
 pub struct Upload {
-    body: Incoming,
+    body: Body,
     progress: Rc<Progress>,
     connection: Rc<Connection>,
     is_stream: bool,
@@ -43,7 +43,7 @@ pub struct Upload {
 
 impl Upload {
     /// `is_stream`: of HTTP/2.
-    pub fn new(body: Incoming, is_stream: bool, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
+    pub fn new(body: Body, is_stream: bool, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
         let (is_unread, asked_since, timer) = (false, None, Timer::default());
         let mut upload = Upload { body, progress, connection, is_stream, is_unread, asked_since, timer };
         upload.count(true);
@@ -88,7 +88,7 @@ impl HttpBody for Upload {
             {
                 self.progress.bytes.set(self.progress.bytes.get() + data.len() as u64);
             }
-            return Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)));
+            return Poll::Ready(frame);
         }
         if !self.is_stream {
             return Poll::Pending;

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use gateway_common::hash::mix;
 use tokio::time::MissedTickBehavior;
 
+use super::direct::Scratch;
 use super::filters::mirror::UnderWay;
 use super::meter::{Course, Courses};
 use super::metrics::{Labels, Metrics, Shared};
@@ -29,6 +30,7 @@ pub struct Local {
     /// The last that was read, so that requests share a count of this worker and none of all.
     seen: RefCell<Rc<Seen>>,
     pub pool: Rc<Pool>,
+    pub scratch: Rc<Scratch>,
     pub loads: Rc<Loads>,
     pub mirrored: UnderWay,
     pub places: Places,
@@ -47,10 +49,12 @@ impl Local {
         let first = published.load_full();
         let shared = Arc::clone(&first.shared);
         let metrics = shared.join();
+        let scratch: Rc<Scratch> = Rc::default();
         Rc::new(Local {
             published,
             seen: RefCell::new(Rc::new(Seen::new(first))),
-            pool: Rc::default(),
+            pool: Rc::new(Pool::new(Rc::clone(&scratch))),
+            scratch,
             loads: Rc::default(),
             mirrored: UnderWay::default(),
             places: Places::default(),

@@ -21,7 +21,7 @@ use crate::proxy::Refusal;
 
 /// An HTTP listener without routes at the address and port.
 fn front(section: &str, at: SocketAddr, hostname: HostName, security: Security, settings: Settings) -> Arc<Listener> {
-    let http = http::Listener { hostname, security, routes: Vec::new(), settings: Arc::new(settings) };
+    let http = http::Listener { hostname, security, routes: Default::default(), settings: Arc::new(settings) };
     let listener = listener(section, &[&at.ip().to_string()], TlsMode::Passthrough, Vec::new());
     let traffic = Traffic::Http(Arc::new(http));
     Arc::new(Listener { port: at.port(), traffic, ..Arc::unwrap_or_clone(listener) })

@@ -98,14 +98,17 @@ impl Api {
             }
             None => Config::incluster().map_err(|error| ConfigError::Pod(error.to_string()))?,
         };
+        Api::by(config)
+    }
+
+    pub(super) fn by(config: Config) -> Result<Api, ConfigError> {
         let client = client(&config).map_err(|error| ConfigError::Client(error.to_string()))?;
         Ok(Api { config, client, door: Rc::default() })
     }
 
     /// With a connection of its own: an API server takes so many streams on one (250).
     pub fn another(&self) -> Result<Api, ConfigError> {
-        let client = client(&self.config).map_err(|error| ConfigError::Client(error.to_string()))?;
-        Ok(Api { config: self.config.clone(), client, door: Rc::default() })
+        Api::by(self.config.clone())
     }
 
     /// The namespace that the agent is to live in.

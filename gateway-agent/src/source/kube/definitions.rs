@@ -1,6 +1,5 @@
 //! The CustomResourceDefinitions of the Gateway API, as far as their metadata goes: which kinds there are, and of which bundle.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,18 +17,27 @@ const METADATA: (&str, &str) = (
 );
 const BUNDLE: &str = "gateway.networking.k8s.io/bundle-version";
 
-/// By plural; `None`: nobody has said yet.
 #[derive(Default)]
-pub struct Known(Option<BTreeMap<Box<str>, Option<Arc<str>>>>);
+pub struct Known {
+    /// By plural; `None`: nobody has said yet.
+    crds: Option<Bundles>,
+    /// And nobody will.
+    withheld: bool,
+}
 
 impl Known {
-    pub fn is_defined(&self, kind: Kind) -> bool {
-        is_defined_by_crd(kind) && self.0.as_ref().is_some_and(|known| known.contains_key(plural(kind)))
+    /// Whether it can be that the API server does not know the kind. While it starts it does not know its own CRDs.
+    pub fn may_lack(&self, kind: Kind) -> bool {
+        match &self.crds {
+            _ if !is_defined_by_crd(kind) => false,
+            Some(crds) => !crds.contains_key(plural(kind)),
+            None => self.withheld,
+        }
     }
 
     /// Those that are not there.
     pub fn say_missing(&self) {
-        let Some(known) = &self.0 else { return };
+        let Some(known) = &self.crds else { return };
         let missing = KINDS.into_iter().filter(|kind| is_defined_by_crd(*kind) && !known.contains_key(plural(*kind)));
         let missing: Vec<String> = missing.map(|kind| kind.to_string()).collect();
         if !missing.is_empty() {
@@ -44,7 +52,7 @@ impl Known {
         let read = |plural: &str| {
             KINDS.into_iter().any(|kind| is_defined_by_crd(kind) && super::objects::plural(kind) == plural)
         };
-        let known = self.0.iter().flatten().filter(|(plural, _)| read(plural));
+        let known = self.crds.iter().flatten().filter(|(plural, _)| read(plural));
         known.map(|(plural, bundle)| (plural.clone(), bundle.clone())).collect()
     }
 }
@@ -54,7 +62,7 @@ pub struct Definitions {
     places: [Place; 1],
     first: Option<Asked>,
     /// A list under way.
-    listing: Option<BTreeMap<Box<str>, Option<Arc<str>>>>,
+    listing: Option<Bundles>,
     refusal: Option<String>,
 }
 
@@ -83,7 +91,7 @@ impl Subject for Definitions {
     }
 
     fn begin(&mut self) {
-        self.listing = Some(BTreeMap::new());
+        self.listing = Some(Bundles::new());
     }
 
     fn set(&mut self, _: usize, definition: &Node) {
@@ -93,7 +101,7 @@ impl Subject for Definitions {
         match &mut self.listing {
             Some(listing) => drop(listing.insert(plural.into(), bundle)),
             None => {
-                self.cluster.definitions.borrow_mut().0.get_or_insert_default().insert(plural.into(), bundle);
+                self.cluster.definitions.borrow_mut().crds.get_or_insert_default().insert(plural.into(), bundle);
                 self.changed();
             }
         }
@@ -101,12 +109,12 @@ impl Subject for Definitions {
 
     fn gone(&mut self, definition: &Node) {
         let Some(plural) = plural_of(definition) else { return };
-        self.cluster.definitions.borrow_mut().0.get_or_insert_default().remove(plural);
+        self.cluster.definitions.borrow_mut().crds.get_or_insert_default().remove(plural);
         self.changed();
     }
 
     fn listed(&mut self, _: usize) {
-        self.cluster.definitions.borrow_mut().0 = self.listing.take();
+        self.cluster.definitions.borrow_mut().crds = self.listing.take();
         self.refusal = None;
         self.first = None;
         self.changed();
@@ -126,6 +134,7 @@ impl Subject for Definitions {
             self.refusal = Some(text);
         }
         if lasting {
+            self.cluster.definitions.borrow_mut().withheld = true;
             self.first = None;
         }
     }

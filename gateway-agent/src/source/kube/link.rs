@@ -4,18 +4,19 @@ use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::api::ApiError;
 
 pub struct Link {
     away: Cell<bool>,
+    returned: Notify,
     definitions: watch::Sender<()>,
 }
 
 impl Link {
     pub fn new() -> Link {
-        Link { away: Cell::new(false), definitions: watch::Sender::new(()) }
+        Link { away: Cell::new(false), returned: Notify::new(), definitions: watch::Sender::new(()) }
     }
 
     /// Says once that the API server is away.
@@ -28,6 +29,16 @@ impl Link {
     pub fn back(&self) {
         if self.away.replace(false) {
             tracing::info!("the API server is back");
+            self.returned.notify_waiters();
+        }
+    }
+
+    /// Waits until it can be reached again.
+    pub async fn returned(&self) {
+        if self.away.get() {
+            self.returned.notified().await;
+        } else {
+            std::future::pending().await
         }
     }
 

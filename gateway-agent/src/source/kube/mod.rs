@@ -11,6 +11,8 @@ mod link;
 mod objects;
 mod references;
 mod store;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::cell::{Cell, RefCell};

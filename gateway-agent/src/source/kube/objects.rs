@@ -85,8 +85,7 @@ impl Subject for Objects {
     }
 
     fn missing(&mut self) -> bool {
-        // While an API server starts it does not know its own CRDs.
-        if self.cluster.definitions.borrow().is_defined(self.kind) {
+        if !self.cluster.definitions.borrow().may_lack(self.kind) {
             return false;
         }
         self.cluster.served.borrow_mut().remove(&self.kind);
@@ -98,7 +97,7 @@ impl Subject for Objects {
     fn refused(&mut self, error: &ApiError, lasting: bool) {
         let what = match &self.single {
             Some(id) => id.to_string(),
-            None => format!("{}s", self.kind),
+            None => format!("objects of kind {}", self.kind),
         };
         let text = error.to_string();
         if self.refusal.as_ref() != Some(&text) {

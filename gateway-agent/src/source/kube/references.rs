@@ -46,7 +46,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    fn listeners(&mut self, owner: &Name, listeners: &[Listener]) {
+    fn listeners(&mut self, owner: &Name, listeners: &[Arc<Listener>]) {
         for listener in listeners {
             let certificates = match &listener.protocol {
                 ListenerProtocol::Https { certificates, .. } => certificates,

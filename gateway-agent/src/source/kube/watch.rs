@@ -18,10 +18,10 @@ const PAGE: usize = 500;
 const WATCH: u64 = 290;
 /// How often something that is not served is looked for, if nobody says that it is.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// After so many failures a refusal is said (after 1 s, about) ...
-const SAID: u32 = 3;
-/// ... and believed (after 6 s).
-const BELIEVED: u32 = 5;
+/// The how manieth refusal in a row is said (after 1 s, about) ...
+const SAID: u32 = 4;
+/// ... and believed (after 5 s).
+const BELIEVED: u32 = 6;
 /// A watch that lasts this long has no problem.
 const SOUND: Duration = Duration::from_secs(5);
 /// Of a line; an object is 1.5 MiB at most.
@@ -55,6 +55,8 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
     let mut definitions = link.definitions();
     let mut backoff = Backoff::default();
     let mut at: Option<(usize, String)> = None;
+    // Answers in a row that were none.
+    let mut refusals = 0;
     loop {
         let start = Instant::now();
         let outcome = match &mut at {
@@ -72,6 +74,7 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
                 }
                 Ok(found) => {
                     link.back();
+                    refusals = 0;
                     at = found;
                     continue;
                 }
@@ -87,6 +90,7 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
                 };
                 if start.elapsed() > SOUND {
                     backoff = Backoff::default();
+                    refusals = 0;
                 }
                 ended.map(|end| {
                     if matches!(end, End::Stale) {
@@ -101,14 +105,24 @@ pub async fn follow(api: &Api, link: &Link, mut subject: impl Subject) {
             Ok(()) => {}
             Err(ApiError::Refused { code: StatusCode::GONE, .. }) => at = None,
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) if at.is_some() => at = None,
-            Err(error @ ApiError::Unreachable(_)) => link.lost(&error),
+            Err(error @ ApiError::Unreachable(_)) => {
+                refusals = 0;
+                link.lost(&error);
+                // Whoever gets through first tells the others.
+                let _ = tokio::time::timeout(backoff.next(), link.returned()).await;
+                continue;
+            }
             Err(error) => {
                 link.back();
-                // An API server that starts refuses much that it would not a moment later.
-                if backoff.failures() >= SAID {
-                    subject.refused(&error, backoff.failures() >= BELIEVED && !is_passing(&error));
+                refusals += 1;
+                if refusals == 1 {
+                    backoff = Backoff::default();
                 }
-                if backoff.failures() >= BELIEVED || matches!(error, ApiError::Malformed(_)) {
+                // An API server that starts refuses much that it would not a moment later.
+                if refusals >= SAID {
+                    subject.refused(&error, refusals >= BELIEVED && !is_passing(&error));
+                }
+                if refusals >= BELIEVED || matches!(error, ApiError::Malformed(_)) {
                     at = None;
                 }
             }

@@ -25,18 +25,18 @@ fn host(i: usize) -> HostName {
 
 /// Every route has a host of its own.
 fn by_host(count: usize) -> Vec<Attachment> {
-    (0..count).map(|i| Attachment { hosts: vec![host(i)], route: route(i, "/api".into(), Vec::new()) }).collect()
+    (0..count).map(|i| Attachment { hosts: [host(i)].into(), route: route(i, "/api".into(), Vec::new()) }).collect()
 }
 
 /// All have one host, and each a path.
 fn by_path(count: usize) -> Vec<Attachment> {
     let route = |i| route(i, format!("/api/v{i}"), Vec::new());
-    (0..count).map(|i| Attachment { hosts: vec![host(0)], route: route(i) }).collect()
+    (0..count).map(|i| Attachment { hosts: [host(0)].into(), route: route(i) }).collect()
 }
 
 /// Of one look-up, over requests for all of the routes in no order.
 fn look_up(attachments: &[Attachment], to: impl Fn(usize) -> (String, String)) -> Duration {
-    let table = Table::build(None, attachments);
+    let table = Table::build(None, &super::tests::all(attachments));
     let requests: Vec<(String, Parts)> = (0..attachments.len())
         .map(|i| {
             let (host, path) = to(i * 7_919 % attachments.len());
@@ -72,7 +72,7 @@ fn listener(attachments: Vec<Attachment>) -> Ir {
     let http = crate::ir::http::Listener {
         hostname: HostName::Any,
         security: Security::Http,
-        routes: attachments,
+        routes: attachments.into_iter().collect(),
         settings: Arc::default(),
     };
     let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() };

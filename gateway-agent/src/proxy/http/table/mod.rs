@@ -6,7 +6,6 @@ mod hosts;
 mod rank;
 mod shards;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -15,7 +14,7 @@ use host::Host;
 pub use hosts::{Hosts, canonical};
 pub use rank::Rank;
 
-use crate::ir::http::{Attachment, Route, Rule};
+use crate::ir::http::{Attachment, Attachments, Route, Rule};
 
 /// The routes of a listener.
 #[derive(Clone, Debug, Default)]
@@ -33,31 +32,11 @@ pub struct Found<'a> {
 }
 
 impl Table {
-    /// For these attachments, of which `before` has some: what is the same `Arc` at the same hosts is shared. Both are sorted by
-    /// [`Route::precedence`].
-    pub fn build(before: Option<(&[Attachment], &Table)>, attachments: &[Attachment]) -> Table {
-        let (old, mut table) = before.map_or((&[][..], Table::default()), |(old, table)| (old, table.clone()));
-        let (mut old, mut new) = (old.iter().peekable(), attachments.iter().peekable());
-        loop {
-            // Most are the same in the same place.
-            if let (Some(a), Some(b)) = (old.peek(), new.peek())
-                && unchanged(a, b)
-            {
-                old.next();
-                new.next();
-                continue;
-            }
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return table,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(old), Some(new)) => old.route.precedence().cmp(&new.route.precedence()),
-            };
-            let (gone, come) = match order {
-                Ordering::Less => (old.next(), None),
-                Ordering::Greater => (None, new.next()),
-                Ordering::Equal => (old.next(), new.next()),
-            };
+    /// For these attachments, of which `before` has some: what is the same `Arc` at the same hosts is shared.
+    pub fn build(before: Option<(&Attachments, &Table)>, attachments: &Attachments) -> Table {
+        let none = Attachments::default();
+        let (old, mut table) = before.map_or((&none, Table::default()), |(old, table)| (old, table.clone()));
+        for (gone, come) in old.changes(attachments) {
             if let Some(Attachment { hosts, route }) = gone {
                 hosts.iter().for_each(|host| table.hosts.change(host, |host| Host::remove(host, route)));
             }
@@ -65,6 +44,7 @@ impl Table {
                 hosts.iter().for_each(|host| table.hosts.change(host, |host| Host::add(host, route)));
             }
         }
+        table
     }
 
     /// The rule for a request. `host` as [`canonical`] has it, `path` as [`normalize`](super::path::normalize) has it. Only the
@@ -72,10 +52,6 @@ impl Table {
     pub fn find(&self, host: &str, path: &str, request: &Parts) -> Option<Found<'_>> {
         self.hosts.of(host).next()?.find(path, request)
     }
-}
-
-fn unchanged(a: &Attachment, b: &Attachment) -> bool {
-    Arc::ptr_eq(&a.route, &b.route) && a.hosts == b.hosts
 }
 
 #[cfg(test)]

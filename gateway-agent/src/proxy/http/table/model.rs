@@ -11,6 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
+use super::tests::all;
 use super::*;
 use crate::ir::HostName;
 use crate::ir::http::*;
@@ -223,7 +224,7 @@ fn attachment(kind: RouteKind) -> impl Strategy<Value = Attachment> {
     let rules = vec(vec(one(kind), 1..4), 1..4);
     (hostnames(), created, name, rules).prop_map(move |(hosts, created, (namespace, name), rules)| {
         let name = RouteName { namespace: namespace.into(), name: name.into(), kind };
-        Attachment { hosts, route: Arc::new(Route { name, created, rules: super::tests::rules(rules) }) }
+        Attachment { hosts: hosts.into(), route: Arc::new(Route { name, created, rules: super::tests::rules(rules) }) }
     })
 }
 
@@ -270,6 +271,7 @@ proptest! {
             let found = table.find(host, &path, &request)?;
             Some(format!("{} {}", found.route.name, found.rule.name))
         };
+        let (before, after) = (all(&before), all(&after));
         prop_assert_eq!(&found(&Table::build(None, &after)), &wanted);
         let changed = Table::build(Some((&before, &Table::build(None, &before))), &after);
         prop_assert_eq!(&found(&changed), &wanted);

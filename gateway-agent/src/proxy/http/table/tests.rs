@@ -37,7 +37,12 @@ fn at(host: &str, route: &Arc<Route>) -> Attachment {
         Some(suffix) => HostName::Wildcard(suffix.into()),
         None => HostName::Exact(host.into()),
     };
-    Attachment { hosts: vec![host], route: Arc::clone(route) }
+    Attachment { hosts: [host].into(), route: Arc::clone(route) }
+}
+
+/// Of a listener that has these.
+pub(super) fn all(attachments: &[Attachment]) -> Attachments {
+    attachments.iter().cloned().collect()
 }
 
 /// `route/rule`
@@ -62,7 +67,7 @@ fn the_most_specific_match_is_taken_across_routes() {
     let b = route("b", RouteKind::Http, vec![vec![prefix("/a"), exact("/a/xy")], vec![prefix("/a/b")]]);
     let wide = route("wide", RouteKind::Http, vec![vec![exact("/a/xy")], vec![exact("/other")]]);
     let attachments = [at("a.example.com", &a), at("a.example.com", &b), at("*.example.com", &wide)];
-    let table = Table::build(None, &attachments);
+    let table = Table::build(None, &all(&attachments));
     let found = |path| found(&table, "a.example.com", path);
     assert_eq!(found("/").as_deref(), Some("a/0"));
     assert_eq!(found("/a").as_deref(), Some("a/1"), "one header more");
@@ -89,7 +94,7 @@ fn a_grpc_call_goes_by_the_longest_service_then_method() {
         call(exact("shop.Cart"), exact("Add")),
         call(regex("shop[.]C.*t"), None),
     ];
-    let table = Table::build(None, &[at("example.com", &route("g", RouteKind::Grpc, calls))]);
+    let table = Table::build(None, &all(&[at("example.com", &route("g", RouteKind::Grpc, calls))]));
     let found = |path| found(&table, "example.com", path);
     assert_eq!(found("/x.Y/Get").as_deref(), Some("g/0"));
     assert_eq!(found("/x.Y/Add").as_deref(), Some("g/1"));
@@ -113,12 +118,12 @@ fn a_table_changed_bit_by_bit_is_the_table_built_anew() {
         (0..100).filter(|i| *i != 50 || changed == 50).map(one).collect()
     };
     let mut attachments = routes(7);
-    let mut table = Table::build(None, &attachments);
+    let mut table = Table::build(None, &all(&attachments));
     for changed in [50, 8, 99] {
         let next = routes(changed);
-        table = Table::build(Some((&attachments, &table)), &next);
+        table = Table::build(Some((&all(&attachments), &table)), &all(&next));
         attachments = next;
-        let anew = Table::build(None, &attachments);
+        let anew = Table::build(None, &all(&attachments));
         for host in ["a.example.com", "b.example.com", "example.com"] {
             for path in ["/7", "/8/x", "/50", "/51", "/99", "/old", "/new", "/none"] {
                 assert_eq!(found(&table, host, path), found(&anew, host, path), "{host}{path} after {changed}");
@@ -126,7 +131,7 @@ fn a_table_changed_bit_by_bit_is_the_table_built_anew() {
         }
     }
     assert_eq!(found(&table, "b.example.com", "/new").as_deref(), Some("099/0"));
-    let empty = Table::build(Some((&attachments, &table)), &[]);
+    let empty = Table::build(Some((&all(&attachments), &table)), &Attachments::default());
     assert_eq!(found(&empty, "a.example.com", "/7"), None);
 }
 
@@ -135,14 +140,14 @@ fn what_no_changed_route_is_in_is_shared() {
     let route = |name: &str| route(name, RouteKind::Http, vec![vec![prefix("/a")]]);
     let (a, b) = (route("a"), route("b"));
     let first = [at("a.example.com", &a), at("b.example.com", &b)];
-    let before = Table::build(None, &first);
+    let before = Table::build(None, &all(&first));
     let second = [at("a.example.com", &a), at("b.example.com", &route("b"))];
-    let after = Table::build(Some((&first, &before)), &second);
+    let after = Table::build(Some((&all(&first), &before)), &all(&second));
     let shared = |host| Arc::ptr_eq(before.hosts.of(host).next().unwrap(), after.hosts.of(host).next().unwrap());
     assert!(shared("a.example.com"));
     assert!(!shared("b.example.com"));
     let third = [at("c.example.com", &a), at("b.example.com", &b)];
-    let moved = Table::build(Some((&first, &before)), &third);
+    let moved = Table::build(Some((&all(&first), &before)), &all(&third));
     assert_eq!(found(&moved, "a.example.com", "/a"), None);
     assert_eq!(found(&moved, "c.example.com", "/a").as_deref(), Some("a/0"));
 }
@@ -151,8 +156,9 @@ fn what_no_changed_route_is_in_is_shared() {
 fn what_the_most_specific_host_leaves_is_not_for_others() {
     let specific = route("specific", RouteKind::Http, vec![vec![prefix("/a")]]);
     let wide = route("wide", RouteKind::Http, vec![vec![prefix("")]]);
-    let any = Attachment { hosts: vec![HostName::Any], route: route("any", RouteKind::Http, vec![vec![prefix("")]]) };
-    let table = Table::build(None, &[any, at("a.example.com", &specific), at("*.example.com", &wide)]);
+    let any =
+        Attachment { hosts: [HostName::Any].into(), route: route("any", RouteKind::Http, vec![vec![prefix("")]]) };
+    let table = Table::build(None, &all(&[any, at("a.example.com", &specific), at("*.example.com", &wide)]));
     let found = |host, path| super::tests::found(&table, host, path);
     assert_eq!(found("a.example.com", "/a").as_deref(), Some("specific/0"));
     assert_eq!(found("a.example.com", "/b"), None);

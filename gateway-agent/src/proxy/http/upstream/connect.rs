@@ -19,6 +19,7 @@ use super::pool::{Key, Multiplexed};
 use crate::ir::http::Application;
 use crate::proxy::backend_tls::{Configs, Protocols};
 use crate::proxy::http::body::Body;
+use crate::proxy::http::direct::{Direct, Scratch};
 use crate::proxy::http::server::Executor;
 use crate::proxy::sockets;
 use crate::proxy::through::write_through;
@@ -39,22 +40,23 @@ const LOCAL: [u8; 16] = *b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00";
 
 /// One that is ready for requests.
 pub enum Connected {
+    Direct(Direct),
     Http1(http1::SendRequest<Body>),
     Http2(Rc<Multiplexed>),
 }
 
-/// Within the time that a backend has for it.
-pub async fn connect(key: &Key, configs: &Configs) -> io::Result<Connected> {
+/// Within the time that a backend has for it. `direct`: of HTTP/1.1 it is to be one past hyper, with these buffers.
+pub async fn connect(key: &Key, configs: &Configs, direct: Option<&Rc<Scratch>>) -> io::Result<Connected> {
     let ready = async {
         let mut stream = TcpStream::connect(key.address).await?;
         sockets::tune(&stream)?;
         if key.proxy_protocol {
             stream.write_all(&LOCAL).await?;
         }
-        let Some(tls) = &key.tls else { return speak(stream, key.application == Application::H2c).await };
+        let Some(tls) = &key.tls else { return speak(stream, key.application == Application::H2c, direct).await };
         let stream = configs.connect(stream, tls, protocols(key.application)).await?;
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2") || key.application == Application::H2c;
-        speak(stream, h2).await
+        speak(stream, h2, direct).await
     };
     timeout(CONNECT, ready).await.map_err(io::Error::from)?
 }
@@ -68,9 +70,16 @@ fn protocols(application: Application) -> Protocols {
     }
 }
 
-async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, h2: bool) -> io::Result<Connected> {
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    h2: bool,
+    direct: Option<&Rc<Scratch>>,
+) -> io::Result<Connected> {
     if h2 {
         return speak_http2(stream).await;
+    }
+    if let Some(scratch) = direct {
+        return Ok(Connected::Direct(Direct::new(stream, Rc::clone(scratch))));
     }
     let stream = TokioIo::new(stream);
     let mut builder = http1::Builder::new();

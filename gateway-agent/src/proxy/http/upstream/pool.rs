@@ -21,6 +21,7 @@ use crate::ir::Endpoint;
 use crate::ir::http::{Application, BackendTls, Cluster};
 use crate::proxy::backend_tls::Configs;
 use crate::proxy::http::body::Body;
+use crate::proxy::http::direct::{Direct, Scratch};
 
 /// Of HTTP/1.1, of an endpoint; more are closed.
 const IDLE: usize = 1_024;
@@ -28,6 +29,15 @@ const IDLE: usize = 1_024;
 const SWEEP: Duration = Duration::from_secs(5);
 /// Sweeps that a connection is kept without a request: 50 s, which is shorter than what most servers wait.
 const IDLE_SWEEPS: u32 = 10;
+
+/// What a request wants of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// It has had no request before.
+    pub fresh: bool,
+    /// The request goes past hyper, if the connection is not one of HTTP/2.
+    pub direct: bool,
+}
 
 /// What connections must have in common to be one another's stead.
 #[derive(Clone, Debug)]
@@ -74,8 +84,9 @@ impl Hash for Key {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pool {
+    scratch: Rc<Scratch>,
     buckets: RefCell<HashMap<Key, Rc<Bucket>>>,
     configs: Configs,
     /// Whether a task of its own does it.
@@ -84,18 +95,30 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A connection for a request: one that waits, or another. `fresh`: none that waits will do.
-    pub async fn lend(self: &Rc<Pool>, key: &Key, fresh: bool, ticket: Ticket) -> io::Result<Lease> {
+    pub fn new(scratch: Rc<Scratch>) -> Pool {
+        Pool {
+            scratch,
+            buckets: RefCell::default(),
+            configs: Configs::default(),
+            sweeping: Cell::default(),
+            sweeps: Rc::default(),
+        }
+    }
+
+    /// A connection for a request: one that waits, or another.
+    pub async fn lend(self: &Rc<Pool>, key: &Key, wanted: Wanted, ticket: Ticket) -> io::Result<Lease> {
         let bucket = self.bucket(key);
-        while !fresh || bucket.multiplexes.get() {
-            if let Some(connection) = bucket.take() {
+        while !wanted.fresh || bucket.multiplexes.get() {
+            if let Some(connection) = bucket.take(wanted.direct) {
                 return Ok(Lease::new(bucket, connection, true, ticket));
             }
             let Some(connecting) = bucket.awaited() else { break };
             connecting.ended().await?;
         }
         let connecting = Guard::new(&bucket);
-        let connection = match connect(key, &self.configs).await {
+        let direct = wanted.direct.then_some(&self.scratch);
+        let connection = match connect(key, &self.configs, direct).await {
+            Ok(Connected::Direct(direct)) => Connection::Direct(direct),
             Ok(Connected::Http1(sender)) => Connection::Http1(sender),
             Ok(Connected::Http2(multiplexed)) => {
                 bucket.multiplexes.set(true);
@@ -125,6 +148,7 @@ impl Pool {
             sweeps: Rc::clone(&self.sweeps),
             multiplexes: Cell::new(key.application == Application::H2c),
             idle: RefCell::default(),
+            direct: RefCell::default(),
             shared: RefCell::default(),
             connecting: RefCell::default(),
         });
@@ -151,12 +175,14 @@ impl Pool {
         self.sweeps.set(now);
         let is_recent = |since: u32| now.wrapping_sub(since) < IDLE_SWEEPS;
         self.buckets.borrow_mut().retain(|_, bucket| {
-            bucket.idle.borrow_mut().retain(|idle| !idle.sender.is_closed() && is_recent(idle.since));
+            bucket.idle.borrow_mut().retain(|idle| !idle.connection.is_closed() && is_recent(idle.since));
+            bucket.direct.borrow_mut().retain_mut(|idle| is_recent(idle.since) && idle.connection.is_open());
             bucket
                 .shared
                 .borrow_mut()
                 .retain(|shared| shared.is_open() && (shared.streams.get() > 0 || is_recent(shared.since.get())));
-            Rc::strong_count(bucket) > 1 || !bucket.idle.borrow().is_empty() || !bucket.shared.borrow().is_empty()
+            let is_idle = bucket.idle.borrow().is_empty() && bucket.direct.borrow().is_empty();
+            Rc::strong_count(bucket) > 1 || !is_idle || !bucket.shared.borrow().is_empty()
         });
     }
 }
@@ -181,21 +207,23 @@ struct Bucket {
     /// The backend speaks HTTP/2, as far as is known.
     multiplexes: Cell<bool>,
     /// Of HTTP/1.1. The longest unused first.
-    idle: RefCell<Vec<Idle>>,
+    idle: RefCell<Vec<Idle<http1::SendRequest<Body>>>>,
+    /// The same past hyper.
+    direct: RefCell<Vec<Idle<Direct>>>,
     /// Of HTTP/2. The first that have room are taken, so that the last come to rest.
     shared: RefCell<Vec<Rc<Multiplexed>>>,
     /// What is on its way, for those who could share it.
     connecting: RefCell<Option<Rc<Connecting>>>,
 }
 
-struct Idle {
+struct Idle<C> {
     /// Sweeps then.
     since: u32,
-    sender: http1::SendRequest<Body>,
+    connection: C,
 }
 
 impl Bucket {
-    fn take(&self) -> Option<Connection> {
+    fn take(&self, direct: bool) -> Option<Connection> {
         if self.multiplexes.get() {
             let mut shared = self.shared.borrow_mut();
             shared.retain(|connection| connection.is_open());
@@ -203,16 +231,21 @@ impl Bucket {
                 return Some(Connection::Http2(Rc::clone(connection)));
             }
         }
+        if direct {
+            let mut idle = self.direct.borrow_mut();
+            let mut open = std::iter::from_fn(|| idle.pop()).map(|idle| idle.connection);
+            return open.find_map(|mut direct| direct.is_open().then_some(Connection::Direct(direct)));
+        }
         let mut idle = self.idle.borrow_mut();
         // What has had its response before its request has gone whole.
         let mut busy = Vec::new();
         let mut found = None;
         while let Some(last) = idle.pop() {
-            if last.sender.is_ready() {
-                found = Some(Connection::Http1(last.sender));
+            if last.connection.is_ready() {
+                found = Some(Connection::Http1(last.connection));
                 break;
             }
-            if !last.sender.is_closed() {
+            if !last.connection.is_closed() {
                 busy.push(last);
             }
         }
@@ -221,9 +254,15 @@ impl Bucket {
     }
 
     fn give_back(&self, sender: http1::SendRequest<Body>) {
-        let mut idle = self.idle.borrow_mut();
-        if !sender.is_closed() && idle.len() < IDLE {
-            idle.push(Idle { since: self.sweeps.get(), sender });
+        if !sender.is_closed() {
+            self.keep(&self.idle, sender);
+        }
+    }
+
+    fn keep<C>(&self, among: &RefCell<Vec<Idle<C>>>, connection: C) {
+        let mut among = among.borrow_mut();
+        if among.len() < IDLE {
+            among.push(Idle { since: self.sweeps.get(), connection });
         }
     }
 
@@ -235,6 +274,7 @@ impl Bucket {
 
 /// One that requests can be sent by.
 pub enum Connection {
+    Direct(Direct),
     Http1(http1::SendRequest<Body>),
     Http2(Rc<Multiplexed>),
 }
@@ -329,6 +369,21 @@ impl Lease {
 
     pub fn is_http2(&self) -> bool {
         matches!(self.connection, Some(Connection::Http2(_)))
+    }
+
+    /// Out of the lease, into which it goes [back](Lease::give_back) when it is free for another request.
+    pub fn take_direct(&mut self) -> Option<Direct> {
+        match self.connection.take() {
+            Some(Connection::Direct(direct)) => Some(direct),
+            other => {
+                self.connection = other;
+                None
+            }
+        }
+    }
+
+    pub fn give_back(&mut self, direct: Direct) {
+        self.bucket.keep(&self.bucket.direct, direct);
     }
 
     /// The head of the response is there.

@@ -12,9 +12,10 @@ use hyper::ext::on_informational;
 use tokio::sync::oneshot;
 
 use super::balance;
-use super::pool::{Connection, Key, Lease};
+use super::pool::{Connection, Key, Lease, Wanted};
 use crate::ir::http::Cluster;
 use crate::proxy::http::body::Body;
+use crate::proxy::http::direct::{self, Direct, Exchange, Failed};
 use crate::proxy::http::filters::{Request, Response};
 use crate::proxy::http::forwarded;
 use crate::proxy::http::retry::{self, Outcome, Spare};
@@ -48,13 +49,22 @@ pub async fn to_any(local: &Rc<Local>, cluster: &Cluster, request: Request) -> O
 #[derive(Debug)]
 pub struct Sent {
     pub parts: response::Parts,
-    pub body: Incoming,
-    pub lease: Lease,
+    pub by: By,
+}
+
+#[derive(Debug)]
+pub enum By {
+    Hyper(Incoming, Lease),
+    Direct(Exchange),
 }
 
 impl Sent {
     pub fn response(self) -> Response {
-        Response::from_parts(self.parts, Body::leased(self.body, self.lease))
+        let body = match self.by {
+            By::Hyper(body, lease) => Body::leased(body, lease),
+            By::Direct(exchange) => Body::exchange(exchange),
+        };
+        Response::from_parts(self.parts, body)
     }
 }
 
@@ -69,11 +79,15 @@ pub async fn send(
     request: &mut Option<Request>,
 ) -> Result<Sent, Outcome> {
     let ticket = local.loads.begin(key.address);
-    let mut lease = local.pool.lend(key, fresh, ticket).await.map_err(|error| {
+    let direct = upgrade.is_none() && request.as_ref().is_some_and(direct::takes);
+    let mut lease = local.pool.lend(key, Wanted { fresh, direct }, ticket).await.map_err(|error| {
         tracing::debug!(%error, address = %key.address, "a backend took no connection");
         Outcome::Unconnected
     })?;
     let Some(mut sending) = request.take() else { return Err(Outcome::Broken) };
+    if let Some(direct) = lease.take_direct() {
+        return send_direct(direct, lease, sending, request).await;
+    }
     let (reused, method) = (lease.reused, sending.method().clone());
     // Connections that wait may end at any time.
     let spare = if reused && sending.method().is_idempotent() { Spare::of_head(&sending) } else { None };
@@ -92,7 +106,7 @@ pub async fn send(
             let response = connection.sender.borrow_mut().try_send_request(sending);
             response.await
         }
-        None => return Err(Outcome::Broken),
+        Some(Connection::Direct(_)) | None => return Err(Outcome::Broken),
     };
     let mut error = match sent {
         Ok(response) => {
@@ -103,7 +117,7 @@ pub async fn send(
             }
             parts.version = Version::HTTP_11;
             // What is left of the request's body may still be on its way: the pool sees that the connection is not ready.
-            return Ok(Sent { parts, body, lease });
+            return Ok(Sent { parts, by: By::Hyper(body, lease) });
         }
         Err(error) => error,
     };
@@ -120,6 +134,30 @@ pub async fn send(
     };
     *request = spare.as_ref().and_then(Spare::request);
     Err(outcome)
+}
+
+/// The same past hyper.
+async fn send_direct(
+    direct: Direct,
+    lease: Lease,
+    mut sending: Request,
+    request: &mut Option<Request>,
+) -> Result<Sent, Outcome> {
+    join_cookies(sending.headers_mut());
+    if sending.body().is_empty() {
+        sending.headers_mut().remove(EXPECT);
+    }
+    match Exchange::send(direct, lease, sending).await {
+        Ok((mut parts, exchange)) => {
+            forwarded::remove_hop_by_hop(&mut parts.headers);
+            Ok(Sent { parts, by: By::Direct(exchange) })
+        }
+        Err(Failed { outcome, head }) => {
+            tracing::debug!(?outcome, "a backend gave no answer");
+            *request = head.map(|head| Request::from_parts(head, Body::empty()));
+            Err(outcome)
+        }
+    }
 }
 
 fn outcome(error: &hyper::Error, reused: bool) -> Outcome {

@@ -167,7 +167,7 @@ impl Gateway {
         let http = Listener {
             hostname: HostName::Any,
             security: Security::Http,
-            routes: vec![Attachment { hosts: vec![HostName::Any], route }],
+            routes: [Attachment { hosts: [HostName::Any].into(), route }].into_iter().collect(),
             settings: Arc::default(),
         };
         let gateway: SocketAddr = GATEWAY.parse().unwrap();

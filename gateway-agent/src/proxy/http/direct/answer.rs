@@ -1,0 +1,190 @@
+//! An answer on its way to the client.
+
+use std::io;
+use std::io::Write;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::{HeaderValue, Response, StatusCode, response};
+use hyper::body::Body as _;
+use hyper::ext::ReasonPhrase;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::framing::digits;
+use super::head;
+use super::out::Out;
+use super::scratch::Scratch;
+use super::wire::Wire;
+use crate::proxy::http::body::BodyError;
+use crate::proxy::http::meter::Metered;
+
+pub struct Answering {
+    out: Out,
+    /// `None`: all of it is in `out`, or has gone.
+    body: Option<Metered>,
+    framing: Framing,
+    /// Why it breaks off behind what is in `out`.
+    broken: Option<BodyError>,
+    is_last: bool,
+    scratch: Rc<Scratch>,
+}
+
+/// How the client is told where the body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// So much is left.
+    Length(u64),
+    Chunked {
+        /// The end of the chunk before is to be written.
+        open: bool,
+    },
+}
+
+impl Answering {
+    /// `to_head`: the request was a HEAD. `is_last`: the connection ends behind it; it may also end because the answer says so.
+    pub fn new(response: Response<Metered>, to_head: bool, is_last: bool, scratch: &Rc<Scratch>) -> Answering {
+        let (mut parts, body) = response.into_parts();
+        let is_last = is_last || parts.headers.contains_key(CONNECTION);
+        let mut out = scratch.out();
+        let framing = write_head(&mut out, &parts, body.size_hint().exact(), to_head, is_last, scratch);
+        scratch.give_map_back(std::mem::take(&mut parts.headers));
+        let body = Some(body).filter(|_| framing != Framing::Length(0));
+        Answering { out: Out::new(out), body, framing, broken: None, is_last, scratch: Rc::clone(scratch) }
+    }
+
+    pub fn is_last(&self) -> bool {
+        self.is_last
+    }
+
+    /// Until all has gone.
+    pub fn poll<S>(&mut self, cx: &mut Context<'_>, wire: &Wire<S>) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            let waits = self.gather(cx);
+            ready!(wire.poll_write(cx, &mut self.out))?;
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err(io::Error::other(error)));
+            }
+            if self.body.is_none() && self.out.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// As much as is there and there is room for. Says whether there will be more.
+    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.out.has_room()
+            && let Some(body) = &mut self.body
+        {
+            if let Framing::Chunked { open: open @ true } = &mut self.framing {
+                self.out.bytes.extend_from_slice(b"\r\n");
+                *open = false;
+            }
+            match Pin::new(body).poll_frame(cx) {
+                Poll::Pending => return true,
+                // Trailers are for those who asked for them, whom hyper has.
+                Poll::Ready(Some(Ok(frame))) => self.put(frame.into_data().unwrap_or_default()),
+                Poll::Ready(Some(Err(error))) => self.end(Some(error)),
+                Poll::Ready(None) => {
+                    let is_short = matches!(self.framing, Framing::Length(1..));
+                    self.end(is_short.then(|| "the answer is shorter than it said".into()));
+                }
+            }
+        }
+        false
+    }
+
+    fn put(&mut self, data: Bytes) {
+        if data.is_empty() {
+            return;
+        }
+        match &mut self.framing {
+            Framing::Length(left) => match left.checked_sub(data.len() as u64) {
+                Some(rest) => {
+                    *left = rest;
+                    self.out.push(data);
+                    if rest == 0 {
+                        self.body = None;
+                    }
+                }
+                None => self.end(Some("the answer is longer than it said".into())),
+            },
+            Framing::Chunked { open } => {
+                // Writing to a Vec does not fail.
+                let _ = write!(self.out.bytes, "{:x}\r\n", data.len());
+                self.out.push(data);
+                *open = true;
+            }
+        }
+    }
+
+    fn end(&mut self, broken: Option<BodyError>) {
+        self.body = None;
+        self.broken = broken;
+        if let (Framing::Chunked { .. }, None) = (self.framing, &self.broken) {
+            self.out.bytes.extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.scratch.give_out_back(std::mem::take(&mut self.out.bytes));
+    }
+}
+
+/// `exact`: the length of the body, if it is known.
+fn write_head(
+    out: &mut Vec<u8>,
+    parts: &response::Parts,
+    exact: Option<u64>,
+    to_head: bool,
+    is_last: bool,
+    scratch: &Scratch,
+) -> Framing {
+    head::write_status(out, parts.status, parts.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes));
+    // RFC 9110 sections 15.3.5 and 15.4.5.
+    let is_bare = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let mut has_date = false;
+    for (name, value) in &parts.headers {
+        match *name {
+            CONTENT_LENGTH | CONNECTION | TRANSFER_ENCODING => continue,
+            DATE => has_date = true,
+            _ => {}
+        }
+        head::write_header(out, name, value.as_bytes());
+    }
+    let announced = parts.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes).and_then(digits);
+    let framing = match announced.or(exact) {
+        _ if is_bare => Framing::Length(0),
+        // What it would be is known only if it was said.
+        Some(0) if to_head && announced.is_none() => Framing::Length(0),
+        Some(length) => {
+            head::write_length(out, length);
+            Framing::Length(if to_head { 0 } else { length })
+        }
+        None if to_head => Framing::Length(0),
+        None => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Framing::Chunked { open: false }
+        }
+    };
+    if is_last {
+        out.extend_from_slice(b"connection: close\r\n");
+    }
+    if !has_date {
+        out.extend_from_slice(b"date: ");
+        scratch.write_date(out);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    framing
+}

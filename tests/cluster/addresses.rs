@@ -1,0 +1,99 @@
+//! Gateways have addresses of the pool that the DaemonSet was given, and one node answers for each.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::bed::Bed;
+
+const MANIFESTS: &str = include_str!("addresses.yaml");
+const NAMESPACE: &str = "addresses";
+
+/// The address of a Gateway, once it has one.
+fn address(bed: &Bed, gateway: &str) -> Result<IpAddr> {
+    let line = format!("get gateway {gateway} -n {NAMESPACE} -o jsonpath={{.status.addresses[0].value}}");
+    bed.kubectl(&line)?.parse().with_context(|| format!("Gateway {gateway} has no address"))
+}
+
+/// Which node has which address, as it is written down.
+fn owner(bed: &Bed, address: IpAddr) -> Result<String> {
+    let line = "get lease sluice-addresses -n sluice-system -o jsonpath={.metadata.annotations.sluice\\.dev/owners}";
+    let owners = bed.kubectl(line)?;
+    let owner = owners.lines().find_map(|line| line.strip_prefix(&format!("{address} ")));
+    owner.map(str::to_owned).with_context(|| format!("nobody has {address}: {owners:?}"))
+}
+
+fn get(bed: &Bed, address: IpAddr) -> Result<String> {
+    let url = format!("http://{address}/");
+    bed.cluster.control().run("curl".as_ref(), &["--silent", "--show-error", "--fail", "--max-time", "1", &url])
+}
+
+/// The agent of a node, as the machine numbers it.
+fn agent(bed: &Bed, node: &str) -> Pid {
+    let place = bed.cluster.nodes().iter().find(|place| place.name() == node).expect("a node of the cluster");
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+    let wanted = namespace(&place.pid().to_string());
+    let agents = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid = entry.ok()?.file_name().into_string().ok()?;
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        (name.trim() == "sluice" && namespace(&pid) == wanted).then(|| pid.parse().ok()).flatten()
+    });
+    agents.filter_map(Pid::from_raw).next().expect("an agent on the node")
+}
+
+/// It goes on when this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(process: Pid) -> Stopped {
+        kill_process(process, Signal::STOP).unwrap();
+        Stopped(process)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // The kubelet may have ended it.
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
+/// The agent is stopped, not killed: the kubelet would start another within a second.
+#[test]
+fn when_an_owner_is_silent_another_node_has_its_addresses_within_three_seconds() {
+    let bed = Bed::new();
+    let _applied = bed.apply(NAMESPACE, MANIFESTS);
+    bed.kubectl(&format!("rollout status deployment/echo -n {NAMESPACE} --timeout=60s")).unwrap();
+    let mut addresses = Vec::new();
+    for gateway in ["one", "two", "three"] {
+        bed.wait_for("an answer", || get(&bed, address(&bed, gateway)?).map(drop));
+        addresses.push(address(&bed, gateway).unwrap());
+    }
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 3, "{addresses:?}");
+
+    let (first, before) = (addresses[0], owner(&bed, addresses[0]).unwrap());
+    let stopped = Stopped::new(agent(&bed, &before));
+    let begun = Instant::now();
+    bed.wait_for("another owner", || {
+        ensure!(owner(&bed, first)? != before, "it is still {before}");
+        Ok(())
+    });
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(3_500), "it took {took:?}, the time that kubectl takes included");
+    for address in &addresses {
+        assert_ne!(owner(&bed, *address).unwrap(), before);
+        // What answers on the link now is a node whose agent runs: HTTP needs it.
+        bed.wait_for("an answer of the new owner", || get(&bed, *address).map(drop));
+    }
+
+    drop(stopped);
+    let after: Vec<String> = addresses.iter().map(|address| owner(&bed, *address).unwrap()).collect();
+    std::thread::sleep(Duration::from_secs(6));
+    let later: Vec<String> = addresses.iter().map(|address| owner(&bed, *address).unwrap()).collect();
+    assert_eq!(later, after, "who comes back takes nothing back");
+    addresses.iter().for_each(|address| drop(get(&bed, *address).unwrap()));
+}
