@@ -42,7 +42,10 @@ struct Files {
 
 impl Files {
     fn new() -> Files {
-        Files { directory: tempfile::tempdir().expect("a directory"), authority: Authority::new().expect("an authority") }
+        Files {
+            directory: tempfile::tempdir().expect("a directory"),
+            authority: Authority::new().expect("an authority"),
+        }
     }
 
     fn path(&self) -> &Path {
