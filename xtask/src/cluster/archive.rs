@@ -130,3 +130,58 @@ pub fn sha256(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::Read;
+
+    use super::*;
+
+    fn files(archive: &Path) -> BTreeMap<String, Vec<u8>> {
+        let mut tar = tar::Archive::new(File::open(archive).unwrap());
+        let read = |entry: std::io::Result<tar::Entry<'_, File>>| {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            (path, bytes)
+        };
+        tar.entries().unwrap().map(read).collect()
+    }
+
+    #[test]
+    fn an_image_is_found_by_its_hashes_and_is_the_same_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        fs::write(&program, "a program").unwrap();
+        let image = Image::of_program(&program, "/bin/program", &["localhost/a:1", "localhost/b:2"]);
+        let (first, second) = (folder.path().join("1.tar"), folder.path().join("2.tar"));
+        write(&first, &image).unwrap();
+        write(&second, &image).unwrap();
+        assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+
+        let files = files(&first);
+        for (path, bytes) in &files {
+            if let Some(digest) = path.strip_prefix("blobs/sha256/") {
+                assert_eq!(sha256(bytes), digest, "{path}");
+            }
+        }
+        let docker: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        assert_eq!(docker[0]["RepoTags"], json!(["localhost/a:1", "localhost/b:2"]));
+        let layer = &files[docker[0]["Layers"][0].as_str().unwrap()];
+        let config: Value = serde_json::from_slice(&files[docker[0]["Config"].as_str().unwrap()]).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"][0], format!("sha256:{}", sha256(layer)));
+        assert_eq!(config["config"]["Entrypoint"], json!(["/bin/program"]));
+        let mut tar = tar::Archive::new(layer.as_slice());
+        let modes: Vec<(String, u32)> = tar
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                (entry.path().unwrap().display().to_string(), entry.header().mode().unwrap())
+            })
+            .collect();
+        assert_eq!(modes, [("bin/".to_owned(), 0o755), ("bin/program".to_owned(), 0o755)]);
+    }
+}
