@@ -2,7 +2,7 @@
 //! `cargo test --release -p gateway-agent cost -- --ignored --nocapture --test-threads 1`.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
@@ -16,6 +16,8 @@ use crate::emit::status::Kept;
 use crate::index::{Change, Index, NodeFacts, Object, Route, Rules};
 use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::{Table, Tls};
+use crate::source::directory::Directory;
+use crate::source::files::Watcher;
 use crate::source::manifest;
 
 /// Each with two names, a Service of its own and one that all share.
@@ -45,19 +47,19 @@ fn cost_of_an_endpoint_of_http() {
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_changed_http_route() {
-    measure(HTTP, |_, i| set(objects(&route(HTTP, i).replace("a.n", "c.n"))));
+    measure(HTTP, |_, i| set(objects(&route(HTTP, i, ROUTES).replace("a.n", "c.n"))));
 }
 
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_new_http_route() {
-    measure(HTTP, |_, i| set(objects(&route(HTTP, ROUTES + i))));
+    measure(HTTP, |_, i| set(objects(&route(HTTP, ROUTES + i, ROUTES))));
 }
 
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_deleted_http_route() {
-    measure(HTTP, |_, i| objects(&route(HTTP, i)).iter().map(|route| Change::Remove(route.id())).collect());
+    measure(HTTP, |_, i| objects(&route(HTTP, i, ROUTES)).iter().map(|route| Change::Remove(route.id())).collect());
 }
 
 #[test]
@@ -81,7 +83,53 @@ fn cost_of_a_weight() {
 #[test]
 #[ignore = "measures"]
 fn cost_of_a_new_route() {
-    measure(TLS, |_, i| set(objects(&route(TLS, ROUTES + i))));
+    measure(TLS, |_, i| set(objects(&route(TLS, ROUTES + i, ROUTES))));
+}
+
+/// From a directory with a file for each route to all that is made of it: how long each step takes, and how much memory is resident after it.
+#[test]
+#[ignore = "measures"]
+fn cost_of_the_start_with_http_routes() {
+    const SERVICES: usize = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write("base.yaml", &base(HTTP, SERVICES));
+    (0..ROUTES).for_each(|i| write(&format!("route-{i}.yaml"), &route(HTTP, i, SERVICES)));
+    let mut world = World::empty();
+    println!("{:8} {:22.1} MiB", "nothing", resident());
+    let mut directory = Directory::new(dir.path().to_owned());
+    let start = cpu();
+    let changes = directory.read_all().unwrap();
+    let read = Step { name: "read", took: cpu() - start, resident: resident() };
+    for Step { name, took, resident } in [read].into_iter().chain(world.take(changes)) {
+        println!("{name:8} {:7.0} ms {resident:11.1} MiB", took.as_secs_f64() * 1e3);
+    }
+}
+
+/// From the rename of a file to the snapshot that requests go by, and all that is made beside it.
+#[tokio::test]
+#[ignore = "measures"]
+async fn cost_of_a_renamed_file() {
+    const OF: usize = 3_000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("base.yaml"), base(HTTP, OF)).unwrap();
+    (0..OF).for_each(|i| std::fs::write(path(&format!("route-{i}.yaml")), route(HTTP, i, OF)).unwrap());
+    let (loaded, mut batches) = Watcher::start(dir.path().to_owned()).unwrap();
+    let mut world = World::empty();
+    world.take(set(loaded.objects));
+    let mut times = Vec::new();
+    for i in 0..50 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        std::fs::write(path("new"), route(HTTP, i * 31, OF).replace("a.n", "c.n")).unwrap();
+        let start = Instant::now();
+        std::fs::rename(path("new"), path(&format!("route-{}.yaml", i * 31))).unwrap();
+        let batch = batches.recv().await.unwrap();
+        world.take(batch.changes);
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    println!("median {:?}, longest {:?}", times[times.len() / 2], times.last().unwrap());
 }
 
 /// Prints the median of what each step costs.
@@ -90,10 +138,10 @@ fn measure(of: Routes, change: impl Fn(&Index, usize) -> Vec<Change>) {
     let mut steps: Vec<(&str, Vec<Duration>)> = Vec::new();
     for i in 0..CHANGES {
         let changes = change(&world.index, 1 + i * 97);
-        for (step, took) in world.take(changes) {
-            match steps.iter_mut().find(|(name, _)| *name == step) {
+        for Step { name, took, .. } in world.take(changes) {
+            match steps.iter_mut().find(|(other, _)| *other == name) {
                 Some((_, times)) => times.push(took),
-                None => steps.push((step, vec![took])),
+                None => steps.push((name, vec![took])),
             }
         }
     }
@@ -101,6 +149,13 @@ fn measure(of: Routes, change: impl Fn(&Index, usize) -> Vec<Change>) {
         times.sort_unstable();
         println!("{step:8} {:7.3} ms", times[times.len() / 2].as_secs_f64() * 1e3);
     }
+}
+
+struct Step {
+    name: &'static str,
+    took: Duration,
+    /// MiB, after it.
+    resident: f64,
 }
 
 /// The agent, but for the kernel.
@@ -117,7 +172,15 @@ struct World {
 }
 
 impl World {
+    /// Every route has a Service of its own.
     fn new(of: Routes) -> World {
+        let mut world = World::empty();
+        let text: String = [base(of, ROUTES)].into_iter().chain((0..ROUTES).map(|i| route(of, i, ROUTES))).collect();
+        world.take(set(objects(&text)));
+        world
+    }
+
+    fn empty() -> World {
         let size = 4 * ROUTES as u32;
         let mut store = Memory::new(Capacity {
             listeners: 64,
@@ -130,7 +193,7 @@ impl World {
         store.unchecked = true;
         let applier = Applier::adopt(&mut store).unwrap();
         let node = NodeFacts { name: "node".into(), addresses: vec!["198.19.0.1".parse().unwrap()] };
-        let mut world = World {
+        World {
             index: Index::new(node),
             compiled: Compiled::default(),
             wanted: Wanted::default(),
@@ -140,29 +203,16 @@ impl World {
             applier,
             statuses: Kept::default(),
             http: Snapshot::default(),
-        };
-        let services =
-            (0..ROUTES).map(|i| format!("{SERVICE}metadata: {{name: s{i}}}, spec: {{ports: [{{port: 443}}]}}}}\n"));
-        let slices = (0..ROUTES).map(|i| slice(i, (i % 200) as u8));
-        let text: String = [GATEWAY.replace("LISTENER", of.listener)]
-            .into_iter()
-            .chain(services)
-            .chain(slices)
-            .chain((0..ROUTES).map(|i| route(of, i)))
-            .collect();
-        world.take(set(objects(&text)));
-        world
+        }
     }
 
     /// Takes in objects; what each step took of this thread's time, for others take their share of the machine.
-    fn take(&mut self, changes: Vec<Change>) -> Vec<(&'static str, Duration)> {
-        let mut took = Vec::new();
+    fn take(&mut self, changes: Vec<Change>) -> Vec<Step> {
+        let mut steps: Vec<Step> = Vec::new();
         let mut last = cpu();
-        let first = last;
-        let mut done = |step| {
-            let now = cpu();
-            took.push((step, now - last));
-            last = now;
+        let mut done = |name| {
+            steps.push(Step { name, took: cpu() - last, resident: resident() });
+            last = cpu();
         };
         let reach = self.index.apply(changes);
         done("index");
@@ -170,24 +220,34 @@ impl World {
         self.compiled.follow(&self.index, &reach);
         done("compile");
         self.wanted = maps::maps(&self.compiled.ir, Some((&before, std::mem::take(&mut self.wanted))));
+        done("emit");
         self.table = proxy::table(&self.compiled.ir, &self.table, &self.tls);
         drop(before);
-        done("emit");
+        done("table");
         self.http = Snapshot::build(&self.compiled.ir, &self.http);
         done("requests");
         let applied = self.applier.apply(&self.wanted, |_, _| Path::default(), &mut self.store);
         assert!(applied.problems.is_empty(), "{:?}", applied.problems);
         done("apply");
-        took.push(("in maps", last - first));
         self.statuses.follow(&self.compiled.report, Timestamp::UNIX_EPOCH);
-        took.push(("status", cpu() - last));
-        took
+        done("status");
+        let took = steps.iter().map(|step| step.took).sum();
+        steps.push(Step { name: "all", took, resident: resident() });
+        steps
     }
 }
 
 fn cpu() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// MiB of this process.
+fn resident() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse::<u32>().ok());
+    f64::from(kib.unwrap()) / 1024.0
 }
 
 fn objects(text: &str) -> Vec<Object> {
@@ -205,13 +265,20 @@ const SERVICE: &str = "---\n{apiVersion: v1, kind: Service, ";
 const SLICE: &str =
     "---\n{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, ports: [{port: 443}], ";
 
+/// All but the routes.
+fn base(of: Routes, services: usize) -> String {
+    let service = |i| format!("{SERVICE}metadata: {{name: s{i}}}, spec: {{ports: [{{port: 443}}]}}}}\n");
+    let slices = (0..services).map(|i| slice(i, (i % 200) as u8));
+    [GATEWAY.replace("LISTENER", of.listener)].into_iter().chain((0..services).map(service)).chain(slices).collect()
+}
+
 fn slice(i: usize, last: u8) -> String {
     let labels = format!("labels: {{kubernetes.io/service-name: s{i}}}");
     format!("{SLICE}metadata: {{name: s{i}, {labels}}}, endpoints: [{{addresses: [198.18.0.{last}]}}]}}\n")
 }
 
-fn route(of: Routes, i: usize) -> String {
-    let backends = format!("{{name: s{}, port: 443}}, {{name: s0, port: 443, weight: 7}}", i % ROUTES);
+fn route(of: Routes, i: usize, services: usize) -> String {
+    let backends = format!("{{name: s{}, port: 443}}, {{name: s0, port: 443, weight: 7}}", i % services);
     format!(
         "---\n{{apiVersion: gateway.networking.k8s.io/v1, kind: {}, metadata: {{name: r{i}}}, spec: {{parentRefs: [{{name: edge}}], hostnames: [a.n{i}.example.com, \
          b.n{i}.example.com], rules: [{{backendRefs: [{backends}]}}]}}}}\n",

@@ -1,7 +1,7 @@
 //! Listeners by TLS whose hostnames or certificates have names in common: no conflict, but worth knowing. A client may send requests for one
 //! of them over its connection to the other (RFC 9113 section 9.1.1), and gets 421 for them.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ptr;
 use std::sync::Arc;
@@ -39,8 +39,8 @@ pub fn mark(plans: &mut [Plan]) {
             }
         }
     }
-    // A Gateway mostly has the same on each of its addresses.
-    let groups: HashSet<Vec<Place>> = by_port.into_values().filter(|group| group.len() > 1).collect();
+    // A Gateway mostly has the same on each of its addresses. Sorted, for only the first of many are told.
+    let groups: BTreeSet<Vec<Place>> = by_port.into_values().filter(|group| group.len() > 1).collect();
     let (mut by_hostname, mut by_certificate) = (Others::new(), Others::new());
     for group in groups {
         let listeners = || group.iter().map(|&(i, j)| ((i, j), &plans[i].listeners[j]));

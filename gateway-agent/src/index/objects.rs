@@ -1,5 +1,6 @@
 //! The objects Sluice reads, cut down to the fields it uses. No Kubernetes types: `source` parses into these.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use jiff::Timestamp;
 
 use super::{BackendTlsPolicy, ConfigMap, Gateway, ListenerSet, Route};
 use crate::ir::http::{Application, Balance};
-use crate::ir::{Certificate, Protocol};
+use crate::ir::{Certificate, Protocol, as_one_text};
 
 /// The kinds Sluice reads, in the order in which reports list them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -70,6 +71,12 @@ pub struct Name {
     pub name: Arc<str>,
 }
 
+impl Name {
+    fn parts(&self) -> (&str, &str) {
+        (&self.namespace, &self.name)
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
@@ -112,10 +119,22 @@ pub enum Created {
 }
 
 /// What decides between objects that want the same thing: the older, then the first by `namespace/name`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Precedence {
     pub created: Created,
     pub name: Name,
+}
+
+impl Ord for Precedence {
+    fn cmp(&self, other: &Precedence) -> Ordering {
+        self.created.cmp(&other.created).then_with(|| as_one_text(self.name.parts(), other.name.parts()))
+    }
+}
+
+impl PartialOrd for Precedence {
+    fn partial_cmp(&self, other: &Precedence) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::attachments::Attachments;
-use super::{Certificate, Endpoint, HostName};
+use super::{Certificate, Endpoint, HostName, as_one_text};
 pub use crate::proxy::http::filters::Filter;
 pub use crate::proxy::http::matches::{GrpcMethodMatch, HeaderMatch, Match, PathMatch, QueryMatch, Text};
 pub use crate::proxy::http::retry::Retry;
@@ -173,15 +173,10 @@ pub struct RouteName {
     pub kind: RouteKind,
 }
 
-impl RouteName {
-    fn letters(&self) -> impl Iterator<Item = u8> + '_ {
-        self.namespace.bytes().chain(*b"/").chain(self.name.bytes())
-    }
-}
-
 impl Ord for RouteName {
     fn cmp(&self, other: &RouteName) -> Ordering {
-        self.letters().cmp(other.letters()).then_with(|| self.kind.cmp(&other.kind))
+        let by_name = as_one_text((&self.namespace, &self.name), (&other.namespace, &other.name));
+        by_name.then_with(|| self.kind.cmp(&other.kind))
     }
 }
 

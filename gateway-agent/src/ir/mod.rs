@@ -4,6 +4,7 @@
 mod attachments;
 pub mod http;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -248,4 +249,13 @@ pub enum Duty {
     /// Not ready or terminating: keeps the connections it has. Terminating endpoints that still serve are `Serving`
     /// when the Service port has no ready endpoint of their IP family (KEP-1669).
     Draining,
+}
+
+/// How `namespace/name` sorts letter by letter: so the Gateway API decides between objects of one age. `a-b/x` comes before `a/x`,
+/// as it does not by parts.
+pub fn as_one_text(a: (&str, &str), b: (&str, &str)) -> Ordering {
+    if a.0 == b.0 {
+        return a.1.cmp(b.1);
+    }
+    a.0.bytes().chain(*b"/").chain(a.1.bytes()).cmp(b.0.bytes().chain(*b"/").chain(b.1.bytes()))
 }

@@ -6,7 +6,7 @@
 mod annotations;
 mod authorities;
 mod beside;
-mod directory;
+pub(crate) mod directory;
 pub mod files;
 mod gateway;
 mod hostname;
