@@ -9,7 +9,8 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 /// Whether a word stands in code, not as part of a longer one.
 fn has_word(line: &str, word: &str) -> bool {
-    let part_of_word = |c: char| c.is_alphanumeric() || c == '_';
+    // `--unsafe-no-fsync` is one.
+    let part_of_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
     line.match_indices(word).any(|(start, _)| {
         let before = line[..start].chars().next_back();
         let after = line[start + word.len()..].chars().next();

@@ -56,12 +56,14 @@ impl fmt::Debug for Direct {
     }
 }
 
-/// Whether a request goes this way: one without a body, or with one whose length is known and said once.
+/// Whether a request goes this way: one without a body, or with one whose length is known and said once. One of length zero may still turn
+/// out to have bytes (HTTP/2), and then nobody is to have seen it.
 pub fn takes(request: &Request) -> bool {
     let headers = request.headers();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
     let announced = lengths.next().map(|length| digits(length.as_bytes()));
     let fits = match (request.body().size_hint().exact(), announced) {
+        (Some(0), _) if !request.body().is_end_stream() => false,
         (Some(_), None) => true,
         (Some(exact), Some(announced)) => announced == Some(exact) && lengths.next().is_none(),
         (None, _) => false,
