@@ -275,6 +275,18 @@ mod tests {
     }
 
     #[test]
+    fn who_has_just_begun_hears_the_others_first() {
+        let start = Instant::now();
+        let mut council = Council::new("a".into());
+        council.hear(Heard::Owners(Owners::new(), "".into()), start);
+        for second in 0..5 {
+            let now = start + Duration::from_secs(second);
+            council.hear(Heard::Sign(Sign { node: "a".into(), mark: second.to_string().into(), lasts: LASTS }), now);
+            assert_eq!(council.decide(&addresses(3), now).write.is_some(), second >= 3, "after {second} s");
+        }
+    }
+
+    #[test]
     fn before_the_record_is_known_nothing_is_decided() {
         let now = Instant::now();
         let mut council = Council::new("a".into());
