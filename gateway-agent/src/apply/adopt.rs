@@ -77,6 +77,7 @@ impl Applier {
             table: Table::default(),
             round: 0,
             paths_changed: false,
+            settled: None,
         })
     }
 }

@@ -26,12 +26,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use gateway_common::{Address, Backend, Listener, ListenerKey, SniKey};
 use hashbrown::HashMap;
 
-use crate::emit::maps::Wanted;
+use crate::emit::maps::{self, GatewayAddress, Wanted};
 use crate::emit::shares::{BackendKey, Set};
 use crate::ir::{HostName, ListenerName};
 use ids::{Ids, Range, Ranges};
@@ -74,6 +74,31 @@ pub struct Applier {
     round: u32,
     /// Values of backends are to be compared with the ways to them.
     paths_changed: bool,
+    /// What is in the maps with nothing left to do.
+    settled: Option<Settled>,
+}
+
+/// Content as it was wanted, to know it again: what changes is another `Arc`.
+struct Settled {
+    /// Weak, so that whoever has the last of each may take it apart.
+    listeners: Vec<Weak<maps::Listener>>,
+    addresses: Vec<GatewayAddress>,
+}
+
+impl Settled {
+    fn new(wanted: &Wanted) -> Settled {
+        Settled {
+            listeners: wanted.listeners.iter().map(Arc::downgrade).collect(),
+            addresses: wanted.addresses.clone(),
+        }
+    }
+
+    fn is(&self, wanted: &Wanted) -> bool {
+        let is_same = |(known, now): (&Weak<maps::Listener>, &Arc<maps::Listener>)| known.as_ptr() == Arc::as_ptr(now);
+        self.addresses == wanted.addresses
+            && self.listeners.len() == wanted.listeners.len()
+            && self.listeners.iter().zip(&wanted.listeners).all(is_same)
+    }
 }
 
 struct PresentBackend {
@@ -205,6 +230,11 @@ impl Applier {
         path: impl Fn(Address, bool) -> Path,
         store: &mut dyn MapStore,
     ) -> Applied {
+        let is_settled = self.settled.take().filter(|settled| !self.paths_changed && settled.is(wanted));
+        if is_settled.is_some() {
+            self.settled = is_settled;
+            return Applied::default();
+        }
         let mut applied = self.pass(wanted, &path, store);
         // What was removed last makes room for what came first.
         let full = |p: &Problem| matches!(p.store(), Some(StoreError::Full(_)));
@@ -218,6 +248,9 @@ impl Applier {
                 backends_removed: applied.backends_removed || again.backends_removed,
                 problems: again.problems,
             };
+        }
+        if applied.problems.is_empty() {
+            self.settled = Some(Settled::new(wanted));
         }
         applied
     }

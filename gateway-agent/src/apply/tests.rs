@@ -99,6 +99,28 @@ fn path(address: Address, _local: bool) -> Path {
     Path { source: Address::v4([198, 19, 255, 1]), ifindex: last.into(), mtu: 1400 + u16::from(last) }
 }
 
+#[test]
+fn what_is_settled_is_not_looked_at_again() {
+    let mut store = Memory::new(CAPACITY);
+    let mut applier = Applier::adopt(&mut store).unwrap();
+    let first = wanted(&[(1, vec![1], vec![(1, 1)]), (FIRST_TLS, vec![1], vec![(5, 1), (6, 2)])]);
+    applier.apply(&first, path, &mut store);
+    let round = applier.round;
+    applier.apply(&first, path, &mut store);
+    assert_eq!(applier.round, round);
+    // Equal, but another.
+    let second = wanted(&[(1, vec![1], vec![(1, 1)]), (FIRST_TLS, vec![1], vec![(5, 1), (6, 2)])]);
+    applier.apply(&second, path, &mut store);
+    assert_eq!(applier.round, round + 1);
+    applier.apply(&Wanted { addresses: Vec::new(), ..second.clone() }, path, &mut store);
+    assert_eq!(applier.round, round + 2);
+    applier.apply(&Wanted::default(), path, &mut store);
+    assert_eq!(applier.round, round + 3);
+    applier.paths_changed();
+    applier.apply(&Wanted::default(), path, &mut store);
+    assert_eq!(applier.round, round + 4);
+}
+
 /// The maps hold what is wanted and nothing else.
 fn assert_holds(store: &Memory, applier: &Applier, wanted: &Wanted) {
     store.check();

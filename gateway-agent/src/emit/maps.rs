@@ -161,7 +161,7 @@ type Old<'a> = Option<(&'a Arc<ir::Listener>, Arc<Listener>)>;
 
 fn listener(listener: &Arc<ir::Listener>, old: Old, sets: &mut Sets) -> Arc<Listener> {
     let old = match old {
-        Some((old, wanted)) if Arc::ptr_eq(old, listener) => return wanted,
+        Some((old, wanted)) if Arc::ptr_eq(old, listener) || is_answered_the_same(old, listener) => return wanted,
         old => old.map(|(old, wanted)| (old, Arc::unwrap_or_clone(wanted))),
     };
     let number = number(listener.protocol());
@@ -203,6 +203,19 @@ fn listener(listener: &Arc<ir::Listener>, old: Old, sets: &mut Sets) -> Arc<List
     Arc::new(Listener { name: listener.name.clone(), addresses, tls, answered })
 }
 
+/// The agent answers, and what has changed is no business of the kernel's: routes, certificates.
+fn is_answered_the_same(old: &ir::Listener, new: &ir::Listener) -> bool {
+    let is_https = |http: &ir::http::Listener| matches!(http.security, Security::Https { .. });
+    let ir::Listener { name, addresses, port, traffic } = new;
+    match (&old.traffic, traffic) {
+        (Traffic::Http(was), Traffic::Http(is)) => {
+            let same_names = was.hostname == is.hostname && is_https(was) == is_https(is);
+            same_names && old.name == *name && old.addresses == *addresses && old.port == *port
+        }
+        _ => false,
+    }
+}
+
 type OldNames<'a> = (&'a [Arc<ir::ServerName>], Vec<Arc<ServerName>>);
 
 /// `of_same_addresses`: what is the same name in the IR is the same here.
@@ -229,6 +242,10 @@ fn server_names(
     }
     let mut old = old.iter().zip(wanted).peekable();
     let name = |name: &Arc<ir::ServerName>| {
+        // Nearly all are the same, and need not be read to see it.
+        if let Some((_, wanted)) = old.next_if(|(old, _)| is_same(old, name)) {
+            return wanted;
+        }
         while old.next_if(|(old, _)| old.host < name.host).is_some() {}
         match old.next_if(|(old, _)| old.host == name.host) {
             Some((old, wanted)) if is_same(old, name) => wanted,
@@ -494,6 +511,28 @@ mod tests {
             listener.tls.as_ref().unwrap().names[name].set(&listener.addresses[0].key).cloned().unwrap()
         };
         assert!(Arc::ptr_eq(&set(&before, 1), &set(&after, 2)));
+    }
+
+    #[test]
+    fn routes_and_certificates_of_what_the_agent_answers_are_nothing_to_the_maps() {
+        let http = |hostname, security, section: &str| {
+            let http = ir::http::Listener { hostname, security, routes: Default::default(), settings: Arc::default() };
+            let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: section.into() };
+            let addresses = vec!["198.19.0.1".parse().unwrap()];
+            let listener = ir::Listener { name, addresses, port: 80, traffic: Traffic::Http(http.into()) };
+            Ir { listeners: vec![listener.into()], ..Ir::default() }
+        };
+        let https = || Security::Https { certificates: Vec::new(), clients: ir::http::Clients::Anonymous };
+        let first = http(HostName::Any, https(), "a");
+        let before = maps(&first, None);
+        let after = |ir: &Ir| maps(ir, Some((&first, before.clone())));
+        let is_same = |wanted: &Wanted| Arc::ptr_eq(&before.listeners[0], &wanted.listeners[0]);
+        assert!(is_same(&after(&http(HostName::Any, https(), "a"))));
+        for other in [http(HostName::Exact("a".into()), https(), "a"), http(HostName::Any, Security::Http, "a")] {
+            let wanted = after(&other);
+            assert!(!is_same(&wanted));
+            assert_eq!(wanted, maps(&other, None));
+        }
     }
 
     #[test]

@@ -45,6 +45,10 @@ impl Host {
             for (nth, one) in matches.iter().enumerate() {
                 let entry = Entry { rank: Rank::of(route, rule, nth), route: Arc::clone(route), rule, nth };
                 into.change(place(one), |bucket| {
+                    // Most have one, and a vector would make room for four.
+                    if bucket.is_empty() {
+                        bucket.reserve_exact(1);
+                    }
                     let at = bucket.partition_point(|other| other.rank < entry.rank);
                     bucket.insert(at, entry);
                 });
