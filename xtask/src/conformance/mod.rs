@@ -37,7 +37,7 @@ pub struct Options {
     test: Option<String>,
     /// With an agent that is not optimised: quick to build.
     #[arg(long)]
-    dev: bool,
+    pub dev: bool,
     /// Leave a cluster up that was not before.
     #[arg(long)]
     keep: bool,
