@@ -4,14 +4,15 @@ use std::future::poll_fn;
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{oneshot, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::backend_tls::Configs;
@@ -34,22 +35,26 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// With listeners that are ready, or with what is wrong with them.
     pub fn start(number: usize, listeners: Listeners, shared: Arc<Shared>) -> io::Result<Worker> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let listeners = {
-            let _entered = runtime.enter();
-            Listeners {
-                spliced: listeners.spliced.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?,
-                steered: TcpListener::from_std(listeners.steered)?,
-            }
-        };
         let (stop, stopped) = watch::channel(false);
+        let (begin, begun) = mpsc::sync_channel(1);
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(number, listeners, shared, stopped));
+            let made = runtime(listeners);
+            let (begins, ready) = match made {
+                Ok(ready) => (Ok(()), Some(ready)),
+                Err(error) => (Err(error), None),
+            };
+            // Who started it waits for it.
+            let _ = begin.send(begins);
+            if let Some((runtime, listeners)) = ready {
+                runtime.block_on(run(number, listeners, shared, stopped));
+            }
             // Whoever waited may have gone.
             let _ = end.send(());
         })?;
+        begun.recv().map_err(io::Error::other)??;
         Ok(Worker { stop, ended })
     }
 
@@ -72,6 +77,20 @@ pub struct Kept {
     pub http: Rc<Local>,
     /// Becomes true when no more requests are to be taken.
     pub stopped: watch::Receiver<bool>,
+}
+
+/// Of the thread that it is made on, which it does not leave. It asks a future for news only if that was woken; with a `LocalSet` in it, each
+/// event of a connection would ask all that [`run`] waits for.
+fn runtime(listeners: Listeners) -> io::Result<(LocalRuntime, Listeners<TcpListener>)> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let listeners = {
+        let _entered = runtime.enter();
+        Listeners {
+            spliced: listeners.spliced.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?,
+            steered: TcpListener::from_std(listeners.steered)?,
+        }
+    };
+    Ok((runtime, listeners))
 }
 
 async fn run(

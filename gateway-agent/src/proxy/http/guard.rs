@@ -191,7 +191,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 self.last_read = Instant::now();
                 self.asked_since = None;
                 if into.filled().len() == before {
-                    self.mode = if self.framing.in_body() { Mode::Broken } else { Mode::Ended };
+                    match self.framing.in_body() {
+                        true => self.break_off(Reason::BadRequest),
+                        false => self.mode = Mode::Ended,
+                    }
                     return Poll::Ready(Ok(false));
                 }
                 Poll::Ready(Ok(true))

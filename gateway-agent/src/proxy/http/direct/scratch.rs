@@ -12,12 +12,11 @@ use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Heads of requests are read into it, one behind the other, until it is full.
-const HEADS: usize = 64 << 10;
+/// Heads of requests are read into it, one behind the other, until it is full. Who has a part of one for long has all of it: its client is
+/// slow, and may have many beside it.
+const HEADS: usize = 8 << 10;
 /// There is to be room for so much of them.
 const HEAD: usize = 4 << 10;
-/// Bodies, and answers: what a socket has, mostly.
-const BODY: usize = 128 << 10;
 /// Of each kind, what is kept for the next.
 const KEPT: usize = 64;
 /// What is larger was for something unusual.
@@ -26,10 +25,19 @@ const OUT: usize = 64 << 10;
 #[derive(Debug, Default)]
 pub struct Scratch {
     heads: RefCell<BytesMut>,
-    bodies: RefCell<BytesMut>,
+    bodies: RefCell<Bodies>,
     maps: RefCell<Vec<HeaderMap>>,
     outs: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
+}
+
+/// What bodies and answers are read into, one after the other.
+#[derive(Debug, Default)]
+struct Bodies {
+    buffer: BytesMut,
+    size: usize,
+    /// By the last read.
+    was_filled: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,9 +60,10 @@ impl Scratch {
     /// What has come, up to 128 KiB; nothing at the end.
     pub fn poll_body(&self, cx: &mut Context<'_>, stream: Pin<&mut impl AsyncRead>) -> Poll<io::Result<Bytes>> {
         let mut bodies = self.bodies.borrow_mut();
-        // The same memory, unless somebody still has what was read before.
-        bodies.reserve(BODY);
-        poll_read(cx, stream, &mut bodies)
+        bodies.make_room();
+        let read = ready!(poll_read(cx, stream, &mut bodies.buffer))?;
+        bodies.was_filled = read.len() == bodies.size;
+        Poll::Ready(Ok(read))
     }
 
     pub fn map(&self) -> HeaderMap {
@@ -95,6 +104,27 @@ impl Scratch {
     }
 }
 
+impl Bodies {
+    const LEAST: usize = 16 << 10;
+    /// What a socket has, mostly.
+    const MOST: usize = 128 << 10;
+
+    /// The same memory, unless somebody still has some of what was read before. Who takes nothing has all of it, for as long as that is: so the
+    /// next is a small one, and grows while everybody keeps up.
+    fn make_room(&mut self) {
+        let is_free = self.size > 0 && self.buffer.try_reclaim(self.size);
+        let size = match self.size {
+            _ if !is_free => Bodies::LEAST,
+            size if self.was_filled => (2 * size).min(Bodies::MOST),
+            size => size,
+        };
+        if !is_free || size != self.size {
+            (self.buffer, self.size) = (BytesMut::with_capacity(size), size);
+        }
+        self.was_filled = false;
+    }
+}
+
 fn poll_read(
     cx: &mut Context<'_>,
     mut stream: Pin<&mut impl AsyncRead>,
@@ -103,4 +133,41 @@ fn poll_read(
     // It keeps nothing from one poll to the next.
     ready!(pin!(stream.read_buf(into)).poll(cx))?;
     Poll::Ready(Ok(into.split().freeze()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    fn read(scratch: &Scratch) -> Bytes {
+        let cx = &mut Context::from_waker(Waker::noop());
+        match scratch.poll_body(cx, Pin::new(&mut tokio::io::repeat(b'x'))) {
+            Poll::Ready(read) => read.unwrap(),
+            Poll::Pending => panic!("there is always more"),
+        }
+    }
+
+    #[test]
+    fn who_keeps_what_was_read_makes_the_next_reads_small() {
+        let scratch = Scratch::default();
+        let reads = || [(); 5].map(|()| read(&scratch).len() >> 10);
+        assert_eq!(reads(), [16, 32, 64, 128, 128]);
+        let kept = read(&scratch).slice(..1);
+        assert_eq!(reads(), [16, 32, 64, 128, 128]);
+        drop(kept);
+        let kept = [(); 3].map(|()| read(&scratch));
+        assert_eq!(kept.map(|kept| kept.len() >> 10), [128, 16, 16]);
+    }
+
+    #[test]
+    fn reads_stay_as_large_as_they_were_when_there_is_less() {
+        let scratch = Scratch::default();
+        let cx = &mut Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            let few = scratch.poll_body(cx, Pin::new(&mut &[0; 100][..]));
+            assert!(matches!(few, Poll::Ready(Ok(few)) if few.len() == 100));
+        }
+        assert_eq!(read(&scratch).len() >> 10, 16);
+    }
 }

@@ -117,7 +117,8 @@ impl Pool {
         }
         let connecting = Guard::new(&bucket);
         let direct = wanted.direct.then_some(&self.scratch);
-        let connection = match connect(key, &self.configs, direct).await {
+        // In memory of its own, which few requests need: with TLS it is most of what each would have for as long as it is under way.
+        let connection = match Box::pin(connect(key, &self.configs, direct)).await {
             Ok(Connected::Direct(direct)) => Connection::Direct(direct),
             Ok(Connected::Http1(sender)) => Connection::Http1(sender),
             Ok(Connected::Http2(multiplexed)) => {
