@@ -31,16 +31,16 @@ const UNUSABLE: &str = "198.18.15.250";
 pub struct Options {
     /// One profile, such as GATEWAY-HTTP; may be repeated [default: all five].
     #[arg(long, value_name = "PROFILE", value_parser = clap::builder::PossibleValuesParser::new(PROFILES))]
-    profile: Vec<String>,
+    pub profile: Vec<String>,
     /// One test, such as HTTPRouteSimpleSameNamespace.
     #[arg(long, value_name = "NAME")]
-    test: Option<String>,
+    pub test: Option<String>,
     /// With an agent that is not optimised: quick to build.
     #[arg(long)]
     pub dev: bool,
     /// Leave a cluster up that was not before.
     #[arg(long)]
-    keep: bool,
+    pub keep: bool,
 }
 
 /// How a test of gateways ended.
