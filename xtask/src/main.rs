@@ -54,7 +54,7 @@ enum Task {
     Cluster(cluster::Task),
     /// The suite of the Gateway API against the agent in a real Kubernetes.
     Conformance(conformance::Options),
-    /// Run the tests; without a stage, all of them.
+    /// Run the tests; without a stage, those of CI.
     Test { stages: Vec<test::Stage> },
     /// Send malformed requests to Sluice, nginx and haproxy, and show where they differ.
     Smuggling(smuggling::Options),
