@@ -222,7 +222,8 @@ fn cluster_tests() -> Result<Count> {
     // As it was built for the other stages: a release takes minutes more.
     conformance::with_sluice(true, false, |_| {
         let mut cargo = shell::cargo();
-        cargo.args(["test", "--workspace", "--locked", "--test", "cluster"]);
+        // One at a time: they stop agents, and count what agents do.
+        cargo.args(["test", "--workspace", "--locked", "--test", "cluster", "--", "--test-threads=1"]);
         cargo.env("SLUICE_CLUSTER", cluster::folder()).env("SLUICE_CLUSTER_TOOLS", tools.folder());
         libtest(cargo.env(build::OBJECT_VARIABLE, build::object()?))
     })
