@@ -42,7 +42,9 @@ impl State {
     pub fn record(&self, name: &str, life: &Life) -> Result<()> {
         let path = self.places_file();
         let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
-        writeln!(file, "{name} {life}").with_context(|| format!("cannot write {}", path.display()))
+        // In one piece: nodes begin at once, each by a thread.
+        let line = format!("{name} {life}\n");
+        file.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Ends every process, and removes what they leave. Where nothing is left, nothing happens.
@@ -58,5 +60,27 @@ impl State {
             fs::remove_dir_all(&self.folder).with_context(|| format!("cannot remove {}", self.folder.display()))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_that_begin_at_once_are_all_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = State::at(folder.path());
+        let life = Life::of(std::process::id()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let state = &state;
+                scope.spawn(move || (0..200).for_each(|i| state.record(&format!("{thread}-{i}"), &life).unwrap()));
+            }
+        });
+        let mut names: Vec<String> = state.places().unwrap().into_iter().map(|(name, _)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), 800);
     }
 }
