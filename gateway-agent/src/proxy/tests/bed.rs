@@ -65,10 +65,8 @@ impl Bed {
         Ok(stream)
     }
 
-    /// Whether a client that says nothing gets RST, which may come before it is told that it is connected.
     pub async fn resets(&self, address: &str) -> bool {
-        let read = async { self.connect_from(address).await?.read_u8().await };
-        read.await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+        resets(self.connect_from(address)).await
     }
 
     pub async fn tls(&self, name: &str, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
@@ -87,6 +85,12 @@ pub async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> io::Result<TlsStream<S>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Whether a client that says nothing gets RST, which may come before it is told that it is connected.
+pub async fn resets(client: impl Future<Output = io::Result<TcpStream>>) -> bool {
+    let read = async { client.await?.read_u8().await };
+    read.await.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// Fails where something never comes.

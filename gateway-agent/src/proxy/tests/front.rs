@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-use super::bed::{Bed, GATEWAY, certificate, handshake, rest, soon, trusting};
+use super::bed::{self, Bed, GATEWAY, certificate, handshake, rest, soon, trusting};
 use super::ir::{backends, listener, named};
 use crate::ir::http::{Authorities, Clients, Security, Settings, Unverified};
 use crate::ir::{Certificate, HostName, Listener, TlsMode, Traffic, http};
@@ -62,8 +62,7 @@ async fn secure(at: SocketAddr, name: &str, config: ClientConfig) -> io::Result<
 #[tokio::test]
 async fn http_is_served_and_a_port_of_nobody_is_not() {
     let (bed, at) = steered();
-    let mut stranger = TcpStream::connect(at).await.unwrap();
-    assert!(soon(stranger.read_u8()).await.is_err());
+    assert!(soon(bed::resets(TcpStream::connect(at))).await);
     assert_eq!(bed.refused(Refusal::Unexplained), 1);
     bed.publish(vec![front("http", at, HostName::Any, Security::Http, Settings::default())]);
     let mut stream = TcpStream::connect(at).await.unwrap();
