@@ -6,6 +6,7 @@ pub mod agent;
 pub mod apply;
 pub mod cli;
 pub mod compile;
+mod complaint;
 pub mod datapath;
 pub mod emit;
 pub mod index;

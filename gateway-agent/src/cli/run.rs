@@ -302,7 +302,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent = Rc::new(RefCell::new(agent));
     let mut owning = cluster.as_ref().filter(|_| !pool.is_empty()).map(|(api, cluster)| {
         let restart = Duration::from_secs(options.addresses.address_restart);
-        Owning::start(api.clone(), Rc::clone(cluster), &options.node_name(), restart, Rc::clone(&agent))
+        settle_owners(api.clone(), Rc::clone(cluster), &options.node_name(), restart, Rc::clone(&agent))
     });
     let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
@@ -345,7 +345,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 // Not before: it would take away what it does not know of.
                 if let Some((api, cluster)) = cluster.take() {
                     let (agent, board) = (Rc::clone(&agent), Rc::clone(&board));
-                    statuses = Some(StatusWriter::start(api, cluster, &options.node_name(), agent, board));
+                    statuses = Some(write_statuses(api, cluster, &options.node_name(), agent, board));
                 }
             }
             changed = network.changed() => {
@@ -435,28 +435,28 @@ async fn start(options: &Options, board: &Rc<Board>) -> anyhow::Result<Started> 
     Ok(Started { loaded: None, batches, origin, cluster: Some((api, cluster)) })
 }
 
-/// The tasks that write statuses.
-struct StatusWriter {
+/// A task that has something to say to the API server before it ends.
+struct LastWord {
     stop: Rc<Notify>,
-    lease: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
-impl StatusWriter {
-    fn start(api: Api, cluster: Rc<Cluster>, node: &str, agent: Rc<RefCell<Agent>>, board: Rc<Board>) -> StatusWriter {
-        let stop = Rc::new(Notify::new());
-        let (lease, holding) = Lease::new(&api, node);
-        let lease = spawn_local(lease.run(Rc::clone(&stop)));
-        spawn_local(decide_addresses(Rc::clone(&agent), holding.clone()));
-        spawn_local(apply::status::write(api, cluster, agent, board, holding));
-        StatusWriter { stop, lease }
-    }
-
-    /// Lets another agent write at once.
+impl LastWord {
     async fn stop(&mut self) {
         self.stop.notify_one();
-        // If the API server is away, the Lease runs out by itself.
-        let _ = timeout(GIVE_BACK, &mut self.lease).await;
+        // If the API server is away, what was said before runs out by itself.
+        let _ = timeout(GIVE_BACK, &mut self.task).await;
     }
+}
+
+/// Starts what writes statuses; when it is stopped another agent may write at once.
+fn write_statuses(api: Api, cluster: Rc<Cluster>, node: &str, agent: Rc<RefCell<Agent>>, board: Rc<Board>) -> LastWord {
+    let stop = Rc::new(Notify::new());
+    let (lease, holding) = Lease::new(&api, node);
+    let task = spawn_local(lease.run(Rc::clone(&stop)));
+    spawn_local(decide_addresses(Rc::clone(&agent), holding.clone()));
+    spawn_local(apply::status::write(api, cluster, agent, board, holding));
+    LastWord { stop, task }
 }
 
 /// Whoever writes statuses also gives Gateways their addresses, which are kept there.
@@ -470,27 +470,15 @@ async fn decide_addresses(agent: Rc<RefCell<Agent>>, mut holding: watch::Receive
     }
 }
 
-/// The tasks that settle among nodes which of them answers for which address.
-struct Owning {
-    stop: Rc<Notify>,
-    signs: JoinHandle<()>,
-}
-
-impl Owning {
-    fn start(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, agent: Rc<RefCell<Agent>>) -> Owning {
-        let stop = Rc::new(Notify::new());
-        let (leases, heard) = Leases::start(api, cluster, node);
-        let signs = spawn_local(owners::give_signs(Rc::clone(&leases), restart, Rc::clone(&stop)));
-        let changed = agent.borrow().addresses_changed();
-        spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
-        Owning { stop, signs }
-    }
-
-    /// Tells the others that a new agent will be here soon.
-    async fn stop(&mut self) {
-        self.stop.notify_one();
-        let _ = timeout(GIVE_BACK, &mut self.signs).await;
-    }
+/// Starts what settles among nodes which of them answers for which address; when it is stopped the others are told that a new agent will
+/// be here within `restart`.
+fn settle_owners(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, agent: Rc<RefCell<Agent>>) -> LastWord {
+    let stop = Rc::new(Notify::new());
+    let (leases, heard) = Leases::start(api, cluster, node);
+    let task = spawn_local(owners::give_signs(Rc::clone(&leases), restart, Rc::clone(&stop)));
+    let changed = agent.borrow().addresses_changed();
+    spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
+    LastWord { stop, task }
 }
 
 fn say_ready(origin: &str, pins: &Path) {

@@ -109,21 +109,21 @@ impl Board {
     ) {
         let Some(at) = old.or(new).map(|taking| taking.at) else { return };
         let seat = &mut self.seats[at.gateway][at.listener];
-        let hosts = |taking: Option<&Taking>| taking.map(|taking| Arc::clone(&taking.hosts)).unwrap_or_default();
+        let [old_hosts, new_hosts] = [old, new].map(|taking| taking.map(|taking| &*taking.hosts).unwrap_or_default());
         let [was_attached, is_attached] = [old, new].map(|taking| taking.is_some_and(Taking::is_attached));
         if was_attached != is_attached {
             seat.attached = if is_attached { seat.attached + 1 } else { seat.attached - 1 };
             dirt.counts.insert(at);
         }
         let dirty = dirt.seats.entry(at).or_default();
-        let same_hosts = hosts(old) == hosts(new) && was_attached == is_attached;
+        let same_hosts = old_hosts == new_hosts && was_attached == is_attached;
         if self.http_and_grpc && !same_hosts && matches!(key.1, RouteType::Http | RouteType::Grpc) {
             let wishes = seat.wishes.entry(key.1).or_default();
-            hosts(old).iter().for_each(|host| wishes.remove(host, key));
-            hosts(new).iter().for_each(|host| wishes.add(host, key, is_attached));
+            old_hosts.iter().for_each(|host| wishes.remove(host, key));
+            new_hosts.iter().for_each(|host| wishes.add(host, key, is_attached));
             let other = if key.1 == RouteType::Http { RouteType::Grpc } else { RouteType::Http };
             if let Some(others) = seat.wishes.get(&other) {
-                for host in hosts(old).iter().chain(&*hosts(new)) {
+                for host in old_hosts.iter().chain(new_hosts) {
                     again.extend(others.after(host, key).cloned());
                 }
             }
@@ -134,15 +134,15 @@ impl Board {
         if let Some(Taking { hosts, content: Content::Http(route), .. }) = new {
             seat.http.add(Attachment { hosts: Arc::clone(hosts), route: Arc::clone(route) });
         }
-        if let Some(Taking { hosts: old_hosts, content: Content::Forward(_), .. }) = old {
-            let is_gone = |host: &&HostName| hosts(new).binary_search(host).is_err();
+        if let Some(Taking { content: Content::Forward(_), .. }) = old {
+            let is_gone = |host: &&HostName| new_hosts.binary_search(host).is_err();
             for host in old_hosts.iter().filter(is_gone) {
                 seat.leave(host, key, again);
                 dirty.insert(host.clone());
             }
         }
-        if let Some(Taking { hosts, content: Content::Forward(backends), .. }) = new {
-            for host in &**hosts {
+        if let Some(Taking { content: Content::Forward(backends), .. }) = new {
+            for host in new_hosts {
                 seat.want(host, key, backends, again);
                 dirty.insert(host.clone());
             }

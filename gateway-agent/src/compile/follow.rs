@@ -140,7 +140,8 @@ impl Compiled {
     fn set_stage(&mut self, stage: Stage) {
         let before = mem::replace(&mut self.stage, stage);
         replace(&mut self.report.problems, self.is_settled, &before.problems, &self.stage.problems);
-        share(&mut self.report.classes, self.stage.classes.clone(), |report| &report.subject.name);
+        let old_classes = mem::replace(&mut self.report.classes, self.stage.classes.clone());
+        share(&mut self.report.classes, &old_classes, |report| &report.subject.name);
     }
 
     /// The route is not there any more.
@@ -232,7 +233,8 @@ impl Compiled {
         self.services.look_again(index, &errands.services, |old, new| replace(problems, is_settled, old, new));
         if errands.policies {
             let (policies, problems) = self.policies.report(index, &self.users_of_policies);
-            share(&mut self.report.policies, policies, |report| &report.subject.name);
+            let old_policies = mem::replace(&mut self.report.policies, policies);
+            share(&mut self.report.policies, &old_policies, |report| &report.subject.name);
             replace(&mut self.report.problems, self.is_settled, &self.policy_problems, &problems);
             self.policy_problems = problems;
         }
@@ -269,27 +271,13 @@ impl Compiled {
 
     /// The reports of Gateways and ListenerSets.
     fn make_reports(&mut self) {
-        let (mut gateways, mut sets) = self.stage.reports();
-        for at in self.stage.listeners() {
-            let (plan, listener) = (self.stage.plan(at), self.stage.listener(at));
-            let listeners = match listener.set {
-                None => {
-                    let found = gateways.binary_search_by(|report| report.subject.name.cmp(&plan.gateway.meta.name));
-                    found.ok().map(|i| &mut gateways[i].listeners)
-                }
-                Some(set) => {
-                    let name = &plan.sets[set].set.meta.name;
-                    let found = sets.binary_search_by(|report| report.subject.name.cmp(name));
-                    found.ok().map(|i| &mut sets[i].listeners)
-                }
-            };
-            if let Some(report) = listeners.and_then(|listeners| listeners.get_mut(listener.place)) {
-                report.attached = self.board.seat(at).attached;
-            }
-        }
-        let Report { gateways: old_gateways, listener_sets: old_sets, .. } = &mut self.report;
-        share(old_gateways, gateways.into_iter().map(Arc::new).collect(), |report| &report.subject.name);
-        share(old_sets, sets.into_iter().map(Arc::new).collect(), |report| &report.subject.name);
+        let (gateways, sets) = self.stage.reports();
+        let old_gateways = mem::replace(&mut self.report.gateways, gateways.into_iter().map(Arc::new).collect());
+        let old_sets = mem::replace(&mut self.report.listener_sets, sets.into_iter().map(Arc::new).collect());
+        let all: Vec<At> = self.stage.listeners().collect();
+        all.into_iter().for_each(|at| self.count(at));
+        share(&mut self.report.gateways, &old_gateways, |report| &report.subject.name);
+        share(&mut self.report.listener_sets, &old_sets, |report| &report.subject.name);
     }
 
     /// Says how many routes a listener has.
@@ -342,14 +330,13 @@ fn replace(all: &mut Vec<Problem>, is_sorted: bool, old: &[Problem], new: &[Prob
     }
 }
 
-/// Puts `new` in the place of `old`; what is equal stays the same.
-fn share<T: PartialEq>(old: &mut Vec<Arc<T>>, mut new: Vec<Arc<T>>, name: impl Fn(&T) -> &Name) {
-    for report in &mut new {
+/// What is equal to what there was is the same.
+fn share<T: PartialEq>(new: &mut [Arc<T>], old: &[Arc<T>], name: impl Fn(&T) -> &Name) {
+    for report in new {
         if let Ok(at) = old.binary_search_by(|old| name(old).cmp(name(report)))
             && old[at] == *report
         {
             *report = Arc::clone(&old[at]);
         }
     }
-    *old = new;
 }

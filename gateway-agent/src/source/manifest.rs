@@ -138,8 +138,7 @@ impl Manifest {
 
 /// Which object this wants to be, however wrong the rest of it is.
 pub fn identify(kind: Kind, node: &Node) -> ObjectId {
-    let of_metadata = |key| node.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Node::text);
-    let namespace = if kind.namespaced() { of_metadata("namespace").unwrap_or("default") } else { "" };
-    let name = of_metadata("name").unwrap_or("(without a name)");
+    let namespace = if kind.namespaced() { node.text_at(&["metadata", "namespace"]).unwrap_or("default") } else { "" };
+    let name = node.text_at(&["metadata", "name"]).unwrap_or("(without a name)");
     ObjectId { kind, name: Name { namespace: namespace.into(), name: name.into() } }
 }

@@ -183,6 +183,11 @@ impl<'a> Node<'a> {
         entries.iter().find(|e| e.key == key).map(|e| &e.value)
     }
 
+    /// The [text](Node::text) at the end of these keys.
+    pub fn text_at(&self, path: &[&str]) -> Option<&str> {
+        path.iter().try_fold(self, |node, key| node.get(key))?.text()
+    }
+
     /// A scalar that is not empty.
     pub fn text(&self) -> Option<&str> {
         match &self.value {

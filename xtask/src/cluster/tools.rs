@@ -38,11 +38,7 @@ const TAGS: &str = "no_btrfs,no_zfs,no_devmapper";
 /// Finds the programs, or builds them: some minutes, the first time.
 pub fn ensure() -> Result<Tools> {
     setup::ensure(&[Part::Cluster])?;
-    let folder = cache()?.join(format!("cluster-tools-{}", fingerprint()?));
-    if !folder.is_dir() {
-        build(&folder)?;
-    }
-    Ok(Tools::at(&folder))
+    Ok(Tools::at(&cached("cluster-tools", &sources_text()?, build)?))
 }
 
 /// The image that every node needs before its first pod.
@@ -50,8 +46,27 @@ pub fn pause(tools: &Tools) -> PathBuf {
     tools.folder().join("pause.tar")
 }
 
+/// A folder with what was built from sources like these, once for all clones on this machine. `build` fills it.
+pub fn cached(name: &str, sources: &[u8], build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache()?;
+    let folder = cache.join(format!("{name}-{}", &archive::sha256(sources)[..16]));
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    // In its place only when whole.
+    let unfinished = TempDir::with_prefix_in(format!("{name}-"), &cache)?;
+    build(unfinished.path())?;
+    match fs::rename(unfinished.path(), &folder) {
+        // Somebody else was faster.
+        Err(_) if folder.is_dir() => {}
+        result => result.with_context(|| format!("cannot make {}", folder.display()))?,
+    }
+    Ok(folder)
+}
+
 /// A folder of this machine's that outlives a clone.
-pub fn cache() -> Result<PathBuf> {
+fn cache() -> Result<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from).or_else(home);
     Ok(cache
@@ -64,35 +79,26 @@ fn sources() -> PathBuf {
 }
 
 /// Other versions, other programs.
-fn fingerprint() -> Result<String> {
+fn sources_text() -> Result<Vec<u8>> {
     let mut all = format!("{PROGRAMS:?} {TAGS}").into_bytes();
     for file in MODULES.iter().flat_map(|module| ["go.mod", "go.sum", "main.go"].map(|file| format!("{module}/{file}")))
     {
         // Not every module has all three.
         all.extend(fs::read(sources().join(file)).unwrap_or_default());
     }
-    Ok(archive::sha256(&all)[..16].to_owned())
+    Ok(all)
 }
 
 fn build(folder: &Path) -> Result<()> {
-    let parent = folder.parent().context("the cache has no folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // In its place only when whole.
-    let unfinished = TempDir::with_prefix_in("cluster-tools-", parent)?;
     let flags = linker_flags()?;
     for (done, (module, package, program)) in PROGRAMS.iter().enumerate() {
-        let target = unfinished.path().join(program);
+        let target = folder.join(program);
         let what =
             format!("go build {program} ({} of {}; about 6 minutes in all on two cores)", done + 1, PROGRAMS.len());
         go_build(&what, &sources().join(module), package, &flags, &target)?;
     }
-    let pause = Image::of_program(&unfinished.path().join("pause"), "/pause", &[PAUSE]);
-    archive::write(&unfinished.path().join("pause.tar"), &pause)?;
-    match fs::rename(unfinished.path(), folder) {
-        // Somebody else was faster.
-        Err(_) if folder.is_dir() => Ok(()),
-        result => result.with_context(|| format!("cannot make {}", folder.display())),
-    }
+    let pause = Image::of_program(&folder.join("pause"), "/pause", &[PAUSE]);
+    archive::write(&folder.join("pause.tar"), &pause)
 }
 
 /// Builds a static program.

@@ -69,8 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Runs the suite and shows what came out.
 pub fn count(options: &Options) -> Result<Sum> {
     ensure!(setup::is_root(), "a cluster needs root: run it with sudo");
-    let suite = Suite::ensure()?;
-    let outcomes = with_sluice(options.dev, options.keep, |cluster| play(cluster, &suite, options))?;
+    let outcomes = with_sluice(options.dev, options.keep, |cluster, suite| play(cluster, suite, options))?;
     // Those that were asked for.
     let wanted = |outcome: &&Outcome| match &options.test {
         Some(test) => outcome.test == *test,
@@ -83,7 +82,7 @@ pub fn count(options: &Options) -> Result<Sum> {
 }
 
 /// Does something with a cluster that Sluice is deployed in: the one that is up, or one that ends afterwards.
-pub fn with_sluice<T>(dev: bool, keep: bool, work: impl FnOnce(&Cluster) -> Result<T>) -> Result<T> {
+pub fn with_sluice<T>(dev: bool, keep: bool, work: impl FnOnce(&Cluster, &Suite) -> Result<T>) -> Result<T> {
     let suite = Suite::ensure()?;
     let agent = image::make(dev)?;
     let running = cluster::running()?;
@@ -92,7 +91,7 @@ pub fn with_sluice<T>(dev: bool, keep: bool, work: impl FnOnce(&Cluster) -> Resu
         Some(cluster) => cluster,
         None => cluster::up(Shape { nodes: 2, dual_stack: false })?,
     };
-    let done = deploy(&cluster, &suite, &agent).and_then(|()| work(&cluster));
+    let done = deploy(&cluster, &suite, &agent).and_then(|()| work(&cluster, &suite));
     if !was_up && !keep {
         cluster::down()?;
     }

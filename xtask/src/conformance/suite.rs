@@ -5,10 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tempfile::TempDir;
 
 use crate::cluster::archive::{self, Image};
-use crate::cluster::tools::{cache, go_build};
+use crate::cluster::tools::{cached, go_build};
 use crate::setup::{self, Part};
 use crate::shell;
 
@@ -28,11 +27,7 @@ impl Suite {
     /// Finds the programs, or builds them: about two minutes, the first time.
     pub fn ensure() -> Result<Suite> {
         setup::ensure(&[Part::Cluster])?;
-        let folder = cache()?.join(format!("conformance-{}", fingerprint()?));
-        if !folder.is_dir() {
-            build(&folder)?;
-        }
-        Ok(Suite { folder, api: module(API)? })
+        Ok(Suite { folder: cached("conformance", &sources_text()?, build)?, api: module(API)? })
     }
 
     pub fn program(&self) -> PathBuf {
@@ -53,29 +48,22 @@ fn sources() -> PathBuf {
     shell::root().join("tests/conformance")
 }
 
-fn fingerprint() -> Result<String> {
+fn sources_text() -> Result<Vec<u8>> {
     let mut all = format!("{BACKENDS:?}").into_bytes();
     for file in ["go.mod", "go.sum", "conformance_test.go", "coredns/main.go"] {
         let path = sources().join(file);
         all.extend(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
     }
-    Ok(archive::sha256(&all)[..16].to_owned())
+    Ok(all)
 }
 
 fn build(folder: &Path) -> Result<()> {
-    let parent = folder.parent().context("the cache has no folder")?;
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // In its place only when whole.
-    let unfinished = TempDir::with_prefix_in("conformance-", parent)?;
     let mut go = shell::command("go");
     go.current_dir(sources()).env("CGO_ENABLED", "0").args(["test", "-c", "-trimpath", "-ldflags", "-s -w", "-o"]);
-    shell::step(
-        "the conformance suite (a minute on two cores)",
-        go.arg(unfinished.path().join("conformance.test")).arg("."),
-    )?;
+    shell::step("the conformance suite (a minute on two cores)", go.arg(folder.join("conformance.test")).arg("."))?;
     let wanted = wanted_images(&module(SUITE)?)?;
     for (name, package) in BACKENDS {
-        let program = unfinished.path().join(name);
+        let program = folder.join(name);
         go_build(&format!("go build {name}"), &sources(), package, "-s -w", &program)?;
         let is_it = |image: &&str| image.rsplit_once(':').is_some_and(|(path, _)| path.ends_with(&format!("/{name}")));
         let names: Vec<&str> = wanted.iter().map(String::as_str).filter(is_it).collect();
@@ -84,13 +72,9 @@ fn build(folder: &Path) -> Result<()> {
         let ours = format!("localhost/{name}:local");
         let names: Vec<&str> = names.into_iter().chain([ours.as_str()]).collect();
         let image = Image::of_program(&program, &format!("/{name}"), &names);
-        archive::write(&unfinished.path().join(format!("{name}.tar")), &image)?;
+        archive::write(&folder.join(format!("{name}.tar")), &image)?;
     }
-    match fs::rename(unfinished.path(), folder) {
-        // Somebody else was faster.
-        Err(_) if folder.is_dir() => Ok(()),
-        result => result.with_context(|| format!("cannot make {}", folder.display())),
-    }
+    Ok(())
 }
 
 /// Where Go keeps a module that tests/conformance requires.

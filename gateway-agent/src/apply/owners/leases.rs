@@ -14,8 +14,9 @@ use tokio::task::spawn_local;
 
 use super::Record;
 use crate::addresses::{Heard, Owners, Sign};
+use crate::complaint::Complaint;
 use crate::source::Node;
-use crate::source::kube::{Api, ApiError, Cluster, Format, JSON, Place, Subject};
+use crate::source::kube::{Api, ApiError, Cluster, Format, Place, Subject, micro_time};
 
 /// The Lease that says who owns what, and its annotation: lines of an address and a node.
 const OWNERS: &str = "sluice-addresses";
@@ -35,10 +36,10 @@ impl Leases {
     /// Begins to listen.
     pub fn start(api: Api, cluster: Rc<Cluster>, node: &str) -> (Rc<Leases>, mpsc::UnboundedReceiver<Heard>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", api.namespace());
+        let path = api.leases();
         let selector = format!("&labelSelector={}%3D{}", LABEL.0.replace('/', "%2F"), LABEL.1);
         let places = vec![Place { path: path.clone(), selector }];
-        let listener = Listener { places, sender, known: BTreeMap::new(), round: 0, refusal: None };
+        let listener = Listener { places, sender, known: BTreeMap::new(), round: 0, refusal: Complaint::default() };
         let watched = api.clone();
         spawn_local(async move { cluster.follow(&watched, listener).await });
         (Rc::new(Leases { api, path, node: node.into() }), receiver)
@@ -46,34 +47,32 @@ impl Leases {
 
     /// Changes a Lease, or makes it if it is not there. Somebody else was faster: that is no error.
     async fn put(&self, name: &str, version: Option<&str>, change: Value) -> Result<(), ApiError> {
-        let sent = match version {
-            // There is none as far as is known.
-            Some("") => Err(ApiError::Refused { code: StatusCode::NOT_FOUND, message: String::new() }),
-            version => {
-                let mut change = change.clone();
-                if let Some(version) = version {
-                    change["metadata"]["resourceVersion"] = version.into();
-                }
-                let path = format!("{}/{name}", self.path);
-                self.api.send(Method::PATCH, &path, Format::MergePatch, change.to_string().into()).await
-            }
+        let path = format!("{}/{name}", self.path);
+        let mut known = change.clone();
+        if let Some(version) = version {
+            known["metadata"]["resourceVersion"] = version.into();
+        }
+        // An empty version: there is none as far as is known.
+        let is_known = version != Some("");
+        let sent = match is_known {
+            true => self.api.send(Method::PATCH, &path, Format::MergePatch, known.to_string().into()).await.map(drop),
+            false => Ok(()),
         };
-        let sent = match sent {
-            Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => {
-                let mut lease = change;
-                lease["apiVersion"] = "coordination.k8s.io/v1".into();
-                lease["kind"] = "Lease".into();
-                lease["metadata"]["name"] = name.into();
-                lease["metadata"]["labels"] = json!({ LABEL.0: LABEL.1 });
-                self.api.send(Method::POST, &self.path, Format::Json, lease.to_string().into()).await
-            }
-            sent => sent,
-        };
+        let is_there = is_known && !matches!(sent, Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }));
+        let sent = if is_there { sent } else { self.make(name, change).await };
         match sent {
             // The watches tell of both.
-            Ok(_) | Err(ApiError::Refused { code: StatusCode::CONFLICT, .. } | ApiError::Unreachable(_)) => Ok(()),
-            Err(error) => Err(error),
+            Err(ApiError::Refused { code: StatusCode::CONFLICT, .. } | ApiError::Unreachable(_)) => Ok(()),
+            sent => sent,
         }
+    }
+
+    async fn make(&self, name: &str, mut lease: Value) -> Result<(), ApiError> {
+        lease["apiVersion"] = "coordination.k8s.io/v1".into();
+        lease["kind"] = "Lease".into();
+        lease["metadata"]["name"] = name.into();
+        lease["metadata"]["labels"] = json!({ LABEL.0: LABEL.1 });
+        self.api.send(Method::POST, &self.path, Format::Json, lease.to_string().into()).await.map(drop)
     }
 }
 
@@ -81,10 +80,9 @@ impl Record for Leases {
     type Error = ApiError;
 
     async fn sign(&self, lasts: Duration) -> Result<(), ApiError> {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let seconds = (lasts + SLACK).as_secs().max(1);
         let change = json!({
-            "spec": { "holderIdentity": &*self.node, "leaseDurationSeconds": seconds, "renewTime": now },
+            "spec": { "holderIdentity": &*self.node, "leaseDurationSeconds": seconds, "renewTime": micro_time(Timestamp::now()) },
         });
         self.put(&format!("sluice-node-{}", self.node), None, change).await
     }
@@ -106,7 +104,7 @@ struct Listener {
     /// Leases of nodes: whose, and the list that had it last.
     known: BTreeMap<Box<str>, (Arc<str>, u32)>,
     round: u32,
-    refusal: Option<String>,
+    refusal: Complaint,
 }
 
 impl Listener {
@@ -131,32 +129,30 @@ impl Subject for Listener {
         &self.places
     }
 
-    fn accept(&self) -> (&'static str, &'static str) {
-        (JSON, JSON)
-    }
-
     fn begin(&mut self) {
         self.round += 1;
     }
 
     fn set(&mut self, _: usize, object: &Node) {
-        let text = |path: &[&str]| path.iter().try_fold(object, |node, key| node.get(key)).and_then(Node::text);
-        let Some(name) = text(&["metadata", "name"]) else { return };
+        let Some(name) = object.text_at(&["metadata", "name"]) else { return };
         if name == OWNERS {
             self.known.insert(name.into(), ("".into(), self.round));
-            let lines = text(&["metadata", "annotations", ANNOTATION]).unwrap_or_default().lines();
+            let lines = object.text_at(&["metadata", "annotations", ANNOTATION]).unwrap_or_default().lines();
             let owner = |line: &str| {
                 let (address, node) = line.split_once(' ')?;
                 Some((address.parse().ok()?, node.into()))
             };
-            let version = text(&["metadata", "resourceVersion"]).unwrap_or_default();
+            let version = object.text_at(&["metadata", "resourceVersion"]).unwrap_or_default();
             self.say(Heard::Owners(lines.filter_map(owner).collect(), version.into()));
             return;
         }
-        let (Some(node), Some(mark)) = (text(&["spec", "holderIdentity"]), text(&["spec", "renewTime"])) else {
+        let (Some(node), Some(mark)) =
+            (object.text_at(&["spec", "holderIdentity"]), object.text_at(&["spec", "renewTime"]))
+        else {
             return;
         };
-        let seconds = text(&["spec", "leaseDurationSeconds"]).and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
+        let seconds =
+            object.text_at(&["spec", "leaseDurationSeconds"]).and_then(|seconds| seconds.parse().ok()).unwrap_or(1);
         let node: Arc<str> = node.into();
         self.known.insert(name.into(), (Arc::clone(&node), self.round));
         let lasts = Duration::from_secs(seconds).saturating_sub(SLACK);
@@ -164,7 +160,7 @@ impl Subject for Listener {
     }
 
     fn gone(&mut self, object: &Node) {
-        match object.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::text) {
+        match object.text_at(&["metadata", "name"]) {
             Some(OWNERS) => self.nobody_owns_anything(),
             Some(name) => self.forget(name),
             None => {}
@@ -172,7 +168,7 @@ impl Subject for Listener {
     }
 
     fn listed(&mut self, _: usize) {
-        self.refusal = None;
+        self.refusal.settle();
         let old = self.known.iter().filter(|(name, (_, round))| *round != self.round && ***name != *OWNERS);
         let old: Vec<Box<str>> = old.map(|(name, _)| name.clone()).collect();
         old.iter().for_each(|name| self.forget(name));
@@ -187,10 +183,8 @@ impl Subject for Listener {
     }
 
     fn refused(&mut self, error: &ApiError, _: bool) {
-        let text = error.to_string();
-        if self.refusal.as_ref() != Some(&text) {
-            tracing::error!("cannot read Leases: {text}; addresses of the pool stay with the nodes that have them");
-            self.refusal = Some(text);
+        if self.refusal.is_new(error) {
+            tracing::error!("cannot read Leases: {error}; addresses of the pool stay with the nodes that have them");
         }
     }
 }
@@ -203,7 +197,10 @@ mod tests {
 
     fn listener() -> (Listener, mpsc::UnboundedReceiver<Heard>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        (Listener { places: Vec::new(), sender, known: BTreeMap::new(), round: 0, refusal: None }, receiver)
+        (
+            Listener { places: Vec::new(), sender, known: BTreeMap::new(), round: 0, refusal: Complaint::default() },
+            receiver,
+        )
     }
 
     fn tell(listener: &mut Listener, lease: &Value) {

@@ -18,6 +18,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 pub use leases::Leases;
 
 use crate::addresses::{Council, Heard, Owners};
+use crate::complaint::Complaint;
 
 /// How often a node says that it lives, and how long that is believed: one may be lost, and the addresses of a node that has died are
 /// another's within three seconds.
@@ -48,21 +49,17 @@ pub trait Holder {
 
 /// Says again and again that this node lives, until `stop` says so; then that it will be back within `restart`.
 pub async fn give_signs<R: Record>(record: Rc<R>, restart: Duration, stop: Rc<Notify>) {
-    let mut complaint = None;
+    let mut complaint = Complaint::default();
     loop {
         let begun = Instant::now();
         match timeout(ANSWER, record.sign(LASTS)).await {
-            Ok(Ok(())) => complaint = None,
-            Err(_) => {}
-            Ok(Err(error)) => {
-                let text = error.to_string();
-                if complaint.as_ref() != Some(&text) {
-                    tracing::error!(
-                        "cannot tell the other nodes that this one lives, so they take over its addresses: {text}"
-                    );
-                    complaint = Some(text);
-                }
+            Ok(Ok(())) => complaint.settle(),
+            Ok(Err(error)) if complaint.is_new(&error) => {
+                tracing::error!(
+                    "cannot tell the other nodes that this one lives, so they take over its addresses: {error}"
+                );
             }
+            Ok(Err(_)) | Err(_) => {}
         }
         tokio::select! {
             () = sleep(SIGN.saturating_sub(begun.elapsed())) => {}
@@ -85,7 +82,7 @@ pub async fn follow<R: Record, H: Holder>(
     let mut council = Council::new(own);
     // The version that was replaced last, and when.
     let mut replaced: Option<(Box<str>, Instant)> = None;
-    let mut complaint = None;
+    let mut complaint = Complaint::default();
     loop {
         let now = Instant::now();
         let addresses = holder.borrow().addresses();
@@ -99,17 +96,13 @@ pub async fn follow<R: Record, H: Holder>(
                 Some(until) => decision.again = Some(decision.again.map_or(until, |again| again.min(until))),
                 None => {
                     match timeout(ANSWER, record.write(&owners, &version)).await {
-                        Ok(Ok(())) => complaint = None,
-                        Err(_) => {}
-                        Ok(Err(error)) => {
-                            let text = error.to_string();
-                            if complaint.as_ref() != Some(&text) {
-                                tracing::error!(
-                                    "cannot write down which node has which address: {text}; it is tried again"
-                                );
-                                complaint = Some(text);
-                            }
+                        Ok(Ok(())) => complaint.settle(),
+                        Ok(Err(error)) if complaint.is_new(&error) => {
+                            tracing::error!(
+                                "cannot write down which node has which address: {error}; it is tried again"
+                            );
                         }
+                        Ok(Err(_)) | Err(_) => {}
                     }
                     replaced = Some((version, Instant::now()));
                     continue;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::compile::ConditionType;
 use crate::index::ObjectId;
-use crate::source::kube::{Api, ApiError, Format};
+use crate::source::kube::{Api, ApiError, Format, micro_time};
 
 /// The same of the same object is not said again before.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -110,7 +110,7 @@ pub async fn say(api: &Api, id: &ObjectId, object: &Value, turned: &Turned) -> R
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "metadata": { "name": format!("{short}.{:x}", now.as_nanosecond()), "namespace": namespace },
-        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(),
+        "eventTime": micro_time(now),
         "type": "Warning",
         "reason": turned.reason,
         "action": "Compile",

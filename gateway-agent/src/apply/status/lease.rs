@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::source::kube::{Api, ApiError, Format, JSON};
+use crate::source::kube::{Api, ApiError, Format, JSON, micro_time};
 
 const NAME: &str = "sluice-status";
 const DURATION: Duration = Duration::from_secs(15);
@@ -31,11 +31,10 @@ pub struct Lease {
 impl Lease {
     /// `node`: for people who look at the Lease.
     pub fn new(api: &Api, node: &str) -> (Lease, watch::Receiver<bool>) {
-        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", api.namespace());
         let chance = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let (holding, receiver) = watch::channel(false);
         let identity = format!("{node}_{chance:016x}");
-        (Lease { api: api.clone(), path, identity, seen: None, holding }, receiver)
+        (Lease { api: api.clone(), path: api.leases(), identity, seen: None, holding }, receiver)
     }
 
     /// Until `stop` says so; then the Lease is given back.
@@ -97,8 +96,7 @@ impl Lease {
             }
             answer => answer?,
         };
-        let mut lease: Value =
-            serde_json::from_slice(&bytes).map_err(|error| ApiError::Malformed(error.to_string()))?;
+        let mut lease: Value = serde_json::from_slice(&bytes).map_err(ApiError::malformed)?;
         let spec = &lease["spec"];
         let holder = spec["holderIdentity"].as_str().unwrap_or_default();
         let ours = holder == self.identity;
@@ -129,7 +127,7 @@ impl Lease {
     }
 
     fn spec(&self, transitions: u64, since: &Value) -> Value {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let now = micro_time(Timestamp::now());
         json!({
             "holderIdentity": self.identity,
             "leaseDurationSeconds": DURATION.as_secs(),

@@ -103,8 +103,7 @@ pub async fn apply(api: &Api, objects: &[(String, Value)]) -> Result<Option<Stri
             Err(ApiError::Refused { code: StatusCode::NOT_FOUND, .. }) => {}
             Err(error) => return Err(error),
             Ok(present) => {
-                let present: Value =
-                    serde_json::from_slice(&present).map_err(|error| ApiError::Malformed(error.to_string()))?;
+                let present: Value = serde_json::from_slice(&present).map_err(ApiError::malformed)?;
                 let ours = |key: &str| present["metadata"]["labels"][key] == object["metadata"]["labels"][key];
                 if !ours(MANAGED_BY.0) || !ours(NAME) {
                     return Ok(Some(format!("{} {name}", object["kind"].as_str().unwrap_or_default())));

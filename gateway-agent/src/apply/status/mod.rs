@@ -33,6 +33,7 @@ pub use lease::Lease;
 use merge::merge;
 use queue::{Queue, Urgency};
 
+use crate::complaint::Complaint;
 use crate::emit::status::ObjectStatus;
 use crate::index::{Kind, ObjectId};
 use crate::source::kube::{Api, ApiError, Cluster, Format, JSON, node, path};
@@ -96,9 +97,10 @@ struct Writer<S> {
     made: BTreeMap<ObjectId, u64>,
 }
 
+#[derive(Default)]
 struct Failing {
     times: u32,
-    message: String,
+    complaint: Complaint,
 }
 
 /// A status to be written.
@@ -207,11 +209,9 @@ impl<S: Statuses> Writer<S> {
             }
             Err(error) => {
                 self.board.failed();
-                let failing = self.failing.entry(id.clone()).or_insert(Failing { times: 0, message: String::new() });
-                let message = error.to_string();
-                if error.code().is_some() && failing.message != message {
-                    tracing::warn!("cannot write the status of {id}: {message}; it is tried again");
-                    failing.message = message;
+                let failing = self.failing.entry(id.clone()).or_default();
+                if error.code().is_some() && failing.complaint.is_new(&error) {
+                    tracing::warn!("cannot write the status of {id}: {error}; it is tried again");
                 }
                 let pause = FIRST_RETRY.saturating_mul(1 << failing.times.min(6)).min(LAST_RETRY);
                 failing.times += 1;
@@ -297,8 +297,7 @@ impl Task {
             if digest_of(kind, &bytes)? == self.digest {
                 return Ok(Done::Nothing);
             }
-            let object: Value =
-                serde_json::from_slice(&bytes).map_err(|error| ApiError::Malformed(error.to_string()))?;
+            let object: Value = serde_json::from_slice(&bytes).map_err(ApiError::malformed)?;
             let version = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
             if let Some(done) = self.patch(api, &path, version, &object["status"]).await? {
                 return Ok(done);
@@ -326,6 +325,6 @@ impl Task {
 }
 
 fn digest_of(kind: Kind, object: &Bytes) -> Result<Digest, ApiError> {
-    let object = node(object).map_err(|error| ApiError::Malformed(error.to_string()))?;
+    let object = node(object).map_err(ApiError::malformed)?;
     Ok(digest(kind, object.get("status")))
 }

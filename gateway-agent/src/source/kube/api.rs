@@ -1,6 +1,7 @@
 //! The way to the API server: kube's configuration and authentication over one HTTP/2 connection, on which every watch is a stream.
 
 use std::cell::Cell;
+use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use hyper_rustls::{DefaultServerNameResolver, FixedServerNameResolver, HttpsConn
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use jiff::Timestamp;
 use kube::client::{Body, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -69,6 +71,10 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    pub fn malformed(error: impl fmt::Display) -> ApiError {
+        ApiError::Malformed(error.to_string())
+    }
+
     pub fn code(&self) -> Option<StatusCode> {
         match self {
             ApiError::Refused { code, .. } => Some(*code),
@@ -123,6 +129,11 @@ impl Api {
         &self.config.default_namespace
     }
 
+    /// Where the Leases of that namespace are.
+    pub fn leases(&self) -> String {
+        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace())
+    }
+
     pub fn url(&self) -> String {
         self.config.cluster_url.to_string()
     }
@@ -145,17 +156,15 @@ impl Api {
     /// An answer that comes bit by bit and does not end.
     pub async fn stream(&self, path: &str, accept: &str) -> Result<Body, ApiError> {
         let request = request(Method::GET, path).header(header::ACCEPT, accept).body(Body::empty());
-        let start = tokio::time::timeout(ANSWER, self.start(request)).await;
-        start.unwrap_or_else(|_| Err(ApiError::Unreachable(format!("no answer within {} s", ANSWER.as_secs()))))
+        in_time(self.start(request)).await
     }
 
     async fn answer(&self, request: http::Result<Request<Body>>) -> Result<Bytes, ApiError> {
-        let answer = tokio::time::timeout(ANSWER, async { collect(self.start(request).await?).await }).await;
-        answer.unwrap_or_else(|_| Err(ApiError::Unreachable(format!("no answer within {} s", ANSWER.as_secs()))))
+        in_time(async { collect(self.start(request).await?).await }).await
     }
 
     async fn start(&self, request: http::Result<Request<Body>>) -> Result<Body, ApiError> {
-        let request = request.map_err(|error| ApiError::Malformed(error.to_string()))?;
+        let request = request.map_err(ApiError::malformed)?;
         let turn = if self.door.open.get() { None } else { Some(self.door.turn.lock().await) };
         let answer = self.client.send(request).await;
         self.door.open.set(answer.is_ok());
@@ -178,6 +187,16 @@ impl Api {
 }
 
 pub const JSON: &str = "application/json";
+
+/// As the API writes times of Leases and Events.
+pub fn micro_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    let answer = tokio::time::timeout(ANSWER, answer).await;
+    answer.unwrap_or_else(|_| Err(ApiError::Unreachable(format!("no answer within {} s", ANSWER.as_secs()))))
+}
 
 fn request(method: Method, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path)

@@ -7,6 +7,7 @@ use super::api::ApiError;
 use super::objects::{is_defined_by_crd, plural};
 use super::watch::{Place, Subject};
 use super::{Asked, Cluster, KINDS};
+use crate::complaint::Complaint;
 use crate::index::{Bundles, Change, GATEWAY_GROUP, Kind};
 use crate::source::yaml::Node;
 
@@ -63,14 +64,15 @@ pub struct Definitions {
     first: Option<Asked>,
     /// A list under way.
     listing: Option<Bundles>,
-    refusal: Option<String>,
+    refusal: Complaint,
 }
 
 impl Definitions {
     pub fn new(cluster: &Rc<Cluster>) -> Definitions {
         let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions".to_owned();
         let places = [Place { path, selector: String::new() }];
-        Definitions { cluster: Rc::clone(cluster), places, first: Some(cluster.ask()), listing: None, refusal: None }
+        let (cluster, first) = (Rc::clone(cluster), Some(cluster.ask()));
+        Definitions { cluster, places, first, listing: None, refusal: Complaint::default() }
     }
 
     fn changed(&self) {
@@ -96,8 +98,7 @@ impl Subject for Definitions {
 
     fn set(&mut self, _: usize, definition: &Node) {
         let Some(plural) = plural_of(definition) else { return };
-        let annotations = definition.get("metadata").and_then(|metadata| metadata.get("annotations"));
-        let bundle = annotations.and_then(|annotations| annotations.get(BUNDLE)).and_then(Node::text).map(Arc::from);
+        let bundle = definition.text_at(&["metadata", "annotations", BUNDLE]).map(Arc::from);
         match &mut self.listing {
             Some(listing) => drop(listing.insert(plural.into(), bundle)),
             None => {
@@ -115,7 +116,7 @@ impl Subject for Definitions {
 
     fn listed(&mut self, _: usize) {
         self.cluster.definitions.borrow_mut().crds = self.listing.take();
-        self.refusal = None;
+        self.refusal.settle();
         self.first = None;
         self.changed();
     }
@@ -126,12 +127,10 @@ impl Subject for Definitions {
     }
 
     fn refused(&mut self, error: &ApiError, lasting: bool) {
-        let text = error.to_string();
-        if self.refusal.as_ref() != Some(&text) {
+        if self.refusal.is_new(error) {
             tracing::warn!(
-                "cannot read CustomResourceDefinitions: {text}; new kinds are looked for every now and then"
+                "cannot read CustomResourceDefinitions: {error}; new kinds are looked for every now and then"
             );
-            self.refusal = Some(text);
         }
         if lasting {
             self.cluster.definitions.borrow_mut().withheld = true;
@@ -142,6 +141,6 @@ impl Subject for Definitions {
 
 /// Of a definition of the Gateway API.
 fn plural_of<'n>(definition: &'n Node) -> Option<&'n str> {
-    let name = definition.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::text)?;
+    let name = definition.text_at(&["metadata", "name"])?;
     name.split_once('.').filter(|(_, group)| *group == GATEWAY_GROUP).map(|(plural, _)| plural)
 }

@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::timeout;
 
-pub use api::{Api, ApiError, ConfigError, Format, JSON};
+pub use api::{Api, ApiError, ConfigError, Format, JSON, micro_time};
 use definitions::{Definitions, Known};
 pub use json::node;
 use link::Link;

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
-use super::api::{ApiError, JSON};
+use super::api::ApiError;
 use super::watch::{Place, Subject};
 use super::{Asked, Cluster};
+use crate::complaint::Complaint;
 use crate::index::{GATEWAY_GROUP, Kind, ObjectId};
 use crate::source::yaml::Node;
 use crate::source::{kinds, manifest};
@@ -18,8 +19,7 @@ pub struct Objects {
     round: u32,
     /// Until everything has been listed once, or cannot be.
     first: Option<Asked>,
-    /// The last refusal, which is said once.
-    refusal: Option<String>,
+    refusal: Complaint,
 }
 
 impl Objects {
@@ -37,7 +37,7 @@ impl Objects {
 
     fn new(cluster: &Rc<Cluster>, kind: Kind, single: Option<ObjectId>, places: Vec<Place>) -> Objects {
         let (cluster, first) = (Rc::clone(cluster), Some(cluster.ask()));
-        Objects { cluster, kind, single, places, round: 0, first, refusal: None }
+        Objects { cluster, kind, single, places, round: 0, first, refusal: Complaint::default() }
     }
 
     fn version(&self, place: usize) -> &'static str {
@@ -55,10 +55,6 @@ impl Objects {
 impl Subject for Objects {
     fn places(&self) -> &[Place] {
         &self.places
-    }
-
-    fn accept(&self) -> (&'static str, &'static str) {
-        (JSON, JSON)
     }
 
     fn begin(&mut self) {
@@ -79,7 +75,7 @@ impl Subject for Objects {
     fn listed(&mut self, place: usize) {
         self.cluster.store.borrow_mut().forget(self.kind, self.single.as_ref(), self.round);
         self.cluster.served.borrow_mut().insert(self.kind, self.version(place));
-        self.refusal = None;
+        self.refusal.settle();
         self.first = None;
         self.cluster.news.notify_one();
     }
@@ -99,10 +95,8 @@ impl Subject for Objects {
             Some(id) => id.to_string(),
             None => format!("objects of kind {}", self.kind),
         };
-        let text = error.to_string();
-        if self.refusal.as_ref() != Some(&text) {
-            tracing::error!("cannot read {what}: {text}; what was known of them stays in force");
-            self.refusal = Some(text);
+        if self.refusal.is_new(error) {
+            tracing::error!("cannot read {what}: {error}; what was known of them stays in force");
         }
         if lasting {
             self.first = None;

@@ -12,6 +12,9 @@ use crate::source::read::Reader;
 use crate::source::yaml::{Node, Value};
 use crate::source::{Problem, Severity, Strings, kinds, manifest};
 
+/// Their objects decide which Secrets and ConfigMaps are referred to; in the order in which [`references`] wants them.
+const REFERRING: [Kind; 4] = [Kind::GatewayClass, Kind::Gateway, Kind::ListenerSet, Kind::BackendTLSPolicy];
+
 #[derive(Default)]
 pub struct Store {
     strings: Strings,
@@ -63,7 +66,7 @@ impl Store {
             // Often only its status has changed.
             Some(object) if known.object.as_ref() == Some(&object) => {}
             Some(object) => {
-                self.references_changed |= refers(kind);
+                self.references_changed |= REFERRING.contains(&kind);
                 known.object = Some(object.clone());
                 self.push(Change::Set(object));
             }
@@ -99,7 +102,7 @@ impl Store {
         let Some(known) = self.known.remove(&id) else { return };
         self.complain(id.clone(), Vec::new());
         if known.object.is_some() {
-            self.references_changed |= refers(id.kind);
+            self.references_changed |= REFERRING.contains(&id.kind);
             self.push(Change::Remove(id));
         }
     }
@@ -135,8 +138,8 @@ impl Store {
         if !std::mem::take(&mut self.references_changed) {
             return None;
         }
-        let kinds = [Kind::GatewayClass, Kind::Gateway, Kind::ListenerSet, Kind::BackendTLSPolicy];
-        let objects = kinds.into_iter().flat_map(|kind| self.of(kind)).filter_map(|(_, known)| known.object.as_ref());
+        let objects =
+            REFERRING.into_iter().flat_map(|kind| self.of(kind)).filter_map(|(_, known)| known.object.as_ref());
         Some(references(objects))
     }
 
@@ -157,11 +160,6 @@ impl Store {
     }
 }
 
-/// Whether objects of the kind decide what is referred to.
-fn refers(kind: Kind) -> bool {
-    matches!(kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet | Kind::BackendTLSPolicy)
-}
-
 fn has_status(kind: Kind) -> bool {
     kind.group() == GATEWAY_GROUP && kind != Kind::ReferenceGrant
 }
@@ -175,6 +173,6 @@ fn seen(kind: Kind, node: &Node) -> Seen {
         }
         Some(_) => false,
     };
-    let version = || node.get("metadata")?.get("resourceVersion")?.text().map(Box::from);
+    let version = || node.text_at(&["metadata", "resourceVersion"]).map(Box::from);
     Seen { digest: digest(kind, status), blank: if blank { version() } else { None } }
 }

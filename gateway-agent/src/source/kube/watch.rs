@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use http::StatusCode;
 use http_body_util::BodyExt;
 
-use super::api::{Api, ApiError, unreachable};
+use super::api::{Api, ApiError, JSON, unreachable};
 use super::json;
 use super::link::{Backoff, Link};
 use crate::source::yaml::Node;
@@ -32,7 +32,9 @@ pub trait Subject {
     /// Where it may be found, the best first.
     fn places(&self) -> &[Place];
     /// What kind of answer to a list is wanted, and to a watch.
-    fn accept(&self) -> (&'static str, &'static str);
+    fn accept(&self) -> (&'static str, &'static str) {
+        (JSON, JSON)
+    }
     /// A list begins.
     fn begin(&mut self);
     fn set(&mut self, place: usize, object: &Node);
@@ -157,7 +159,7 @@ async fn list_at(api: &Api, subject: &mut impl Subject, i: usize) -> Result<Stri
         if !std::mem::replace(&mut begun, true) {
             subject.begin();
         }
-        let end = json::page(&bytes, |object| subject.set(i, object)).map_err(malformed)?;
+        let end = json::page(&bytes, |object| subject.set(i, object)).map_err(ApiError::malformed)?;
         if end.next.is_empty() {
             subject.listed(i);
             return Ok(end.version);
@@ -210,7 +212,7 @@ fn event(subject: &mut impl Subject, place: usize, line: &[u8], version: &mut St
     if line.trim_ascii().is_empty() {
         return Ok(End::Closed);
     }
-    let event = json::node(line).map_err(malformed)?;
+    let event = json::node(line).map_err(ApiError::malformed)?;
     let (Some(kind), Some(object)) = (event.get("type").and_then(Node::text), event.get("object")) else {
         return Err(ApiError::Malformed("a line of a watch without type and object".into()));
     };
@@ -230,13 +232,8 @@ fn event(subject: &mut impl Subject, place: usize, line: &[u8], version: &mut St
         }
         _ => return Ok(End::Closed),
     }
-    let now = object.get("metadata").and_then(|metadata| metadata.get("resourceVersion")).and_then(Node::text);
-    if let Some(now) = now {
+    if let Some(now) = object.text_at(&["metadata", "resourceVersion"]) {
         now.clone_into(version);
     }
     Ok(End::Closed)
-}
-
-fn malformed(error: serde_json::Error) -> ApiError {
-    ApiError::Malformed(error.to_string())
 }

@@ -297,7 +297,7 @@ impl Exchange {
                     Some(Piece::Trailers(some)) => chunked.trailers.extend_from_slice(&self.rest.split_to(some)),
                     Some(Piece::End(some)) => {
                         chunked.trailers.extend_from_slice(&self.rest.split_to(some));
-                        let trailers = head::trailers(&chunked.trailers);
+                        let trailers = head::trailers(&std::mem::take(&mut chunked.trailers).into());
                         self.body = Left::Length(0);
                         let trailers = trailers.ok_or_else(|| malformed("trailers"))?;
                         return Poll::Ready(some_trailers(trailers));

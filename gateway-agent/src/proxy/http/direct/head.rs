@@ -139,14 +139,12 @@ pub fn answer(bytes: &Bytes, mut headers: HeaderMap, to: &Method) -> Read<Answer
 }
 
 /// Of trailers, with the empty line behind them. `None`: they are malformed.
-pub fn trailers(bytes: &[u8]) -> Option<HeaderMap> {
+pub fn trailers(bytes: &Bytes) -> Option<HeaderMap> {
     let mut lines = [httparse::EMPTY_HEADER; HEADERS_OF_ANSWER];
     let Ok(Status::Complete((_, lines))) = httparse::parse_headers(bytes, &mut lines) else { return None };
-    let pair = |line: &httparse::Header<'_>| {
-        Some((HeaderName::from_bytes(line.name.as_bytes()).ok()?, HeaderValue::from_bytes(line.value).ok()?))
-    };
     let mut trailers = HeaderMap::new();
-    for (name, value) in lines.iter().map(pair).collect::<Option<Vec<_>>>()? {
+    for line in lines {
+        let (name, value) = header(bytes, line)?;
         trailers.append(name, value);
     }
     Some(trailers)
