@@ -30,6 +30,7 @@ use crate::apply::owners::{self, Leases};
 use crate::apply::status::{Board, Lease};
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
+use crate::panics;
 use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::{self, Proxy, Tls};
 use crate::source::files::{Batch, Loaded, Watcher};
@@ -259,6 +260,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 async fn serve(options: Options) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
 
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
@@ -275,8 +277,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
     let (socket, _socket_file) = bind_socket(&options.socket)?;
     let session_keys = options.sessions.read()?;
-    let log = options.access_log.as_deref().map(access_log::open).transpose()?;
-    let http_log = options.http_access_log.as_deref().map(access_log::open).transpose()?;
+    let moves = access_log::Moves::default();
+    let log = options.access_log.as_deref().map(|path| access_log::open(path, &moves)).transpose()?;
+    let http_log = options.http_access_log.as_deref().map(|path| access_log::open(path, &moves)).transpose()?;
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
@@ -389,6 +392,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                     agent.borrow().configure(&config).context("cannot write map CONFIG")?;
                 }
             }
+            _ = hang_up.recv() => moves.say(),
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -493,6 +497,7 @@ fn log(format: LogFormat, level: LevelFilter) {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
+    panics::tell();
 }
 
 /// Removes the socket when the agent stops.
