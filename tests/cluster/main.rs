@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bed;
+mod config;
 mod deployed;
 mod example;
 mod rights;
