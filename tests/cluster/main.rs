@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bed;
+mod chart;
 mod config;
 mod deployed;
 mod example;
