@@ -85,7 +85,7 @@ fn the_api_server_takes_both_and_helm_finds_nothing_odd() {
         "--set=addressPool={198.18.8.0/24,2001:db8::8:0/112}",
         "--set=gatewayClass.config.accessLog.requests=4xx",
         "--set=image.tag=next,image.pullPolicy=Always,imagePullSecrets[0].name=registry",
-        "--set=nodeSelector.role=edge,podAnnotations.note=a,podLabels.team=b,maxUnavailable=10%",
+        "--set=nodeSelector.role=edge,podAnnotations.note=a,podLabels.team=b,rollingUpdate.maxUnavailable=10%",
         "--set=extraArgs={--log-format=json},adminPort=9465",
     ];
     for more in [&[][..], &all] {
@@ -114,7 +114,7 @@ fn values_that_mean_nothing_are_refused() {
         ("addressPool={web}", "/addressPool/0"),
         ("adressPool={198.18.8.0/24}", "adressPool"),
         ("gatewayClass.config.maxConnections=5", "/gatewayClass/config"),
-        ("maxUnavailable=0", "/maxUnavailable"),
+        ("rollingUpdate.maxUnavailable=some", "/rollingUpdate/maxUnavailable"),
     ] {
         let refused = rendered(&bed, &["--set", wrong]).unwrap_err().to_string();
         assert!(refused.contains(field), "{wrong}: {refused}");
