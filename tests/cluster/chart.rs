@@ -97,7 +97,7 @@ fn the_api_server_takes_both_and_helm_finds_nothing_odd() {
     let arguments: Vec<&str> =
         agents["containers"][0]["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     let pools = ["--address-pool=198.18.8.0/24", "--address-pool=2001:db8::8:0/112", "--log-format=json"];
-    assert_eq!(arguments[2..], [&["--admin-address=0.0.0.0:9465"], &pools[..]].concat());
+    assert!(arguments.ends_with(&pools) && arguments.contains(&"--admin-address=0.0.0.0:9465"), "{arguments:?}");
     assert_eq!(agents["containers"][0]["image"], "sluice-gateway/sluice:next");
     let config = &objects[&("SluiceConfig".to_owned(), "sluice".to_owned())];
     assert_eq!(config["spec"]["accessLog"]["requests"], "4xx");
