@@ -4,8 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 mod addresses;
+mod away;
 mod bed;
+mod broken;
 mod deployed;
 mod example;
+mod others;
 mod rights;
+mod rollout;
 mod statuses;
+mod traffic;
