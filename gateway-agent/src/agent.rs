@@ -193,6 +193,15 @@ impl Agent {
         self.datapath.announce(&addresses);
     }
 
+    fn pool_addresses(&self) -> Vec<view::PoolAddress> {
+        let of = |(address, held): (&IpAddr, &bool)| view::PoolAddress {
+            address: *address,
+            held: *held,
+            contested: self.contested.contains(address),
+        };
+        self.datapath.announced().iter().map(of).collect()
+    }
+
     /// What was decided on addresses is where the next decision starts from.
     fn remember_addresses(&mut self) {
         let decided = self.compiled.report.gateways.iter().map(|gateway| (&gateway.subject.name, &*gateway.addresses));
@@ -445,6 +454,7 @@ impl admin::Subject for Agent {
                 ("UDPRoute", routes(RouteType::Udp)),
                 ("EndpointSlice", index.slices().count()),
             ],
+            addresses: self.pool_addresses(),
             interfaces: self.datapath.interfaces().values().filter(|i| i.tc.is_ok()).count(),
             problems: self.manifest_problems.len() + self.compile_problems.len() + self.apply_problems.len(),
             durations: self.durations.clone(),
@@ -485,6 +495,7 @@ impl admin::Subject for Agent {
             proxy: self.proxy.counters().into(),
             http: admin::http_status(&self.proxy.http()),
             maps: view::fill(&applier.fill(), &applier.capacity()),
+            addresses: self.pool_addresses(),
             interfaces: self.datapath.interfaces().values().cloned().collect(),
             problems: problems.chain(self.apply_problems.iter().cloned()).collect(),
         }

@@ -57,6 +57,7 @@ struct Scrape {
     fill: Vec<view::MapFill>,
     memory: Vec<(&'static str, u64)>,
     objects: Vec<(&'static str, usize)>,
+    addresses: Vec<view::PoolAddress>,
     interfaces: usize,
     problems: usize,
     statuses: Counts,
@@ -97,6 +98,7 @@ impl Scrape {
             fill,
             memory: counters.memory()?,
             objects: snapshot.objects,
+            addresses: snapshot.addresses,
             interfaces: snapshot.interfaces,
             problems: snapshot.problems,
             statuses: snapshot.statuses,
@@ -157,6 +159,11 @@ impl Collector for Scrape {
         for (kind, count) in &self.objects {
             ConstGauge::new(*count as i64).encode(objects.encode_family(&[("kind", *kind)])?)?;
         }
+        let count = |counts: fn(&view::PoolAddress) -> bool| self.addresses.iter().filter(|a| counts(a)).count();
+        let help = "Addresses of the pool that this node answers for";
+        single_gauge(&mut encoder, "pool_addresses_held", help, count(|address| address.held))?;
+        let help = "Of these, those that another machine claims";
+        single_gauge(&mut encoder, "pool_addresses_contested", help, count(|address| address.contested))?;
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
         single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
         written(&mut encoder, &self.statuses)?;
