@@ -16,8 +16,8 @@ use serde::Deserialize;
 
 use super::json;
 use crate::index::{Kind, ObjectId};
+use crate::source::kinds;
 use crate::source::yaml::{Node, Value};
-use crate::source::{kinds, manifest};
 
 /// Keys of Secrets are in it.
 const MODE: u32 = 0o600;
@@ -253,14 +253,10 @@ fn string(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(serde_json::Value::from(text).to_string().as_bytes());
 }
 
-/// Which object a line has.
-pub fn identify(kind: Kind, node: &Node) -> ObjectId {
-    manifest::identify(kind, node)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::manifest::identify;
 
     const SERVER: &str = "https://198.19.0.1/";
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::kept::{Kept, Line, identify};
+use super::kept::{Kept, Line};
 use super::references::references;
 use crate::apply::status::{Digest, digest};
 use crate::index::{Change, GATEWAY_GROUP, Kind, Object, ObjectId, Origin};
@@ -55,7 +55,7 @@ impl Store {
     /// With what an earlier agent has kept of this API server in a file, which is kept up from now on.
     pub fn keep(&mut self, path: &Path, server: &str) -> io::Result<()> {
         let kept = Kept::open(path, server, |kind, version, node, line| {
-            let id = identify(kind, node);
+            let id = manifest::identify(kind, node);
             self.set(kind, version, node, 0);
             let known = self.known.get_mut(&id)?;
             // It is the API server's to say what its status is.
