@@ -275,7 +275,7 @@ async fn a_connection_drains_when_the_agent_stops_or_its_listener_goes() {
                 local.publish_for_test(snapshot(Vec::new(), &local.snapshot()));
             }
             // It was on its way when the connection was to end.
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
             late.write_all(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
             let got = read_all(&mut late).await;
             assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("connection: close"), "{got}");
