@@ -139,6 +139,16 @@ impl Agent {
         !self.compiled.ir.announced_addresses.is_empty()
     }
 
+    /// Whether another agent waits to take the place of this one, and has not yet.
+    pub fn is_awaited(&self) -> bool {
+        self.datapath.is_awaited()
+    }
+
+    /// Leaves the kernel side to the other one. Nobody may call anything of this one any more but [`Agent::is_awaited`].
+    pub fn let_go(&mut self) {
+        self.datapath.let_go();
+    }
+
     pub fn addresses_changed(&self) -> Rc<Notify> {
         Rc::clone(&self.addresses_changed)
     }

@@ -13,6 +13,7 @@ mod rpc;
 mod sessions;
 mod slow;
 mod smuggling;
+mod take_over;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

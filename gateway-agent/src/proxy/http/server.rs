@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, TE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -77,6 +78,10 @@ impl Client {
     }
 }
 
+/// A client whose connection is to end may have sent a request already when it hears of that, or be about to: so long one is waited for, and
+/// its answer says that it was the last.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// Until the connection ends. After `stop` was set, or its listener has gone, requests under way have the time that the listener gives them.
 /// In the clear, HTTP/2 is what begins with its preface (RFC 9113 section 3.3).
 pub async fn serve<S>(stream: S, client: Client, settings: &Settings, stop: watch::Receiver<bool>)
@@ -109,7 +114,10 @@ where
     let local = Rc::clone(&client.local);
     let begun = tokio::select! {
         begun = poll_fn(|cx| guard.poll_begun(cx)) => begun,
-        () = ends.come() => Ok(Speaks::Nothing),
+        () = async {
+            ends.come().await;
+            tokio::time::sleep(LAST_CALL.min(settings.drain.0)).await;
+        } => Ok(Speaks::Nothing),
     };
     let connection = Rc::new(Connection {
         known: Rc::new(Known::of(&client.origin)),
@@ -119,6 +127,7 @@ where
         limits: settings.limits.clone(),
         requests: Cell::new(0),
         ends: Cell::new(false),
+        leaves: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
         takers: Rc::default(),
         unread: Cell::new(0),
@@ -168,6 +177,8 @@ pub struct Connection {
     requests: Cell<u64>,
     /// The request that is under way is the last.
     ends: Cell<bool>,
+    /// Nor is a next one waited for.
+    leaves: Cell<bool>,
     idle_since: Cell<Instant>,
     takers: Rc<Takers>,
     /// Bodies by streams of HTTP/2 that nobody asks for more.
@@ -273,7 +284,16 @@ async fn drive<C: Future>(
     };
     tracing::trace!(idle = ended, "a connection is brought to its end");
     shut(serving.as_mut());
-    timeout(settings.drain.0, serving).await.ok()
+    let mut left = settings.drain.0;
+    if !ended {
+        let call = LAST_CALL.min(left);
+        if let Ok(ended) = timeout(call, serving.as_mut()).await {
+            return Some(ended);
+        }
+        left -= call;
+    }
+    connection.leaves.set(true);
+    timeout(left, serving).await.ok()
 }
 
 /// Until nothing has been asked for too long, or a stream of HTTP/2 has been taken nothing of: that is cut off.
@@ -306,6 +326,11 @@ impl Connection {
         self.ends.get()
     }
 
+    /// Without a request it ends.
+    pub fn is_leaving(&self) -> bool {
+        self.leaves.get()
+    }
+
     fn ended_by_hyper(&self, ended: Option<hyper::Result<()>>) {
         let Some(Err(error)) = ended else { return };
         // hyper has answered that.
@@ -320,7 +345,7 @@ impl Connection {
     }
 
     /// When it will have been without a request for so long.
-    fn unused_until(&self, idle: std::time::Duration) -> Instant {
+    fn unused_until(&self, idle: Duration) -> Instant {
         let is_used = self.signal.answered() < self.requests.get() || self.tunnels.are_open();
         let since = if is_used { Instant::now() } else { self.idle_since.get() };
         since + idle

@@ -28,7 +28,7 @@ where
     loop {
         let next = poll_fn(|cx| match wire.poll_next(cx)? {
             Poll::Ready(next) => Poll::Ready(Ok::<_, io::Error>(next)),
-            Poll::Pending if connection.is_ending() => Poll::Ready(Ok(Next::End)),
+            Poll::Pending if connection.is_leaving() => Poll::Ready(Ok(Next::End)),
             Poll::Pending => Poll::Pending,
         });
         let request = match next.await? {

@@ -260,16 +260,25 @@ async fn a_connection_drains_when_the_agent_stops_or_its_listener_goes() {
             let (mut idle, going) = client_of(&local, Security::Clear, settings.clone()).await;
             assert!(get(&mut idle, "example.com", "/").await.starts_with("HTTP/1.1 404 "));
             let (mut busy, busy_going) = client_of(&local, Security::Clear, settings.clone()).await;
+            let (mut late, late_going) = client_of(&local, Security::Clear, settings.clone()).await;
+            assert!(get(&mut late, "example.com", "/").await.starts_with("HTTP/1.1 404 "));
             let (mut new, new_going) = client_of(&local, Security::Clear, settings).await;
             busy.write_all(b"GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
             let (mut at_backend, _) = socket.accept().await.unwrap();
             read_heads(&mut at_backend, 1).await;
             if stops {
-                [going, busy_going, new_going].iter().for_each(|going| going.send_modify(|stop| *stop = true));
+                [going, busy_going, late_going, new_going]
+                    .iter()
+                    .for_each(|going| going.send_modify(|stop| *stop = true));
             } else {
-                std::mem::forget([going, busy_going, new_going]);
+                std::mem::forget([going, busy_going, late_going, new_going]);
                 local.publish_for_test(snapshot(Vec::new(), &local.snapshot()));
             }
+            // It was on its way when the connection was to end.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            late.write_all(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+            let got = read_all(&mut late).await;
+            assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("connection: close"), "{got}");
             assert_eq!(read_all(&mut idle).await, "");
             assert_eq!(read_all(&mut new).await, "");
             at_backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
