@@ -19,7 +19,7 @@ use super::backend_tls::Configs;
 use super::connection::By;
 use super::hello::Room;
 use super::http::worker::Local;
-use super::relay::Pipes;
+use super::pipes::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 
 /// What a worker accepts from.
