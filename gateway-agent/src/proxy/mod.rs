@@ -15,6 +15,7 @@ mod counters;
 mod front;
 mod hello;
 pub mod http;
+mod pipes;
 mod preface;
 mod relay;
 mod rewound;

@@ -20,7 +20,7 @@ use super::backend_tls::Configs;
 use super::connection::By;
 use super::hello::Room;
 use super::http::worker::Local;
-use super::relay::Pipes;
+use super::pipes::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 use crate::panics;
 

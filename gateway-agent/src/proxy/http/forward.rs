@@ -52,16 +52,18 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
     exchange.meter.found(listener);
-    exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
-    if let Security::Tls { listener: of_connection, .. } = &client.security
-        && listener.name != *of_connection
-    {
-        return Err(Reason::Misdirected);
-    }
     let (parts, body) = request.into_parts();
-    let Found { route, rule, matched_prefix } =
-        listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute)?;
-    exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
+    let found = match &client.security {
+        Security::Tls { listener: of_connection, .. } if listener.name != *of_connection => Err(Reason::Misdirected),
+        _ => listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute),
+    };
+    let Found { route, rule, matched_prefix } = found.inspect_err(|_| {
+        exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
+    })?;
+    // Where nothing waits before a backend is picked, it need not be said that it came so far.
+    if !rule.filters.is_empty() {
+        exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
+    }
     exchange.matched_prefix = matched_prefix;
     let mut request = Request::from_parts(parts, body);
     let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
@@ -161,6 +163,12 @@ async fn to_backend(
         })
     });
     let picked = of_session.or_else(|| balance::backend(&rule.backends, exchange.random));
+    let (snapshot, route) = (ready.snapshot, ready.route);
+    let course =
+        |exchange: &Exchange, cluster| snapshot.course(&exchange.local, listener, Some((route, rule)), cluster);
+    if picked.is_none_or(|backend| !backend.filters.is_empty() || matches!(backend.target, Target::Invalid)) {
+        exchange.meter.follow(course(exchange, None));
+    }
     let Backend { filters: own, target, .. } = picked.ok_or(Reason::InvalidBackend)?;
     let (seen, step) = filters::on_request(own, exchange, &mut ready.request).await;
     let response = match (step, target) {
@@ -168,7 +176,7 @@ async fn to_backend(
         (Step::Refuse(reason), _) => Err(reason),
         (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
         (Step::Continue, Target::Cluster(cluster)) => {
-            let course = ready.snapshot.course(&exchange.local, listener, Some((ready.route, rule)), Some(cluster));
+            let course = course(exchange, Some(cluster));
             exchange.meter.follow(course);
             prepare(&mut ready.request, listener, exchange)?;
             attempts(ready, cluster, rule, exchange).await

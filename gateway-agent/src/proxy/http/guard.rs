@@ -4,6 +4,7 @@
 //! What is refused here is answered where everything is: in place of the bad request hyper gets a plain one, and [`Signal`] tells
 //! `server.rs`, by the number of the request on its connection, that it is to be refused. Thus the answer comes after those of the requests before.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -15,12 +16,14 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::answer::Reason;
 use super::faults::Faults;
 use super::framing::{Framing, Refused};
 use crate::ir::http::Limits;
+use crate::proxy::pipes::Pipe;
 
 pub struct Guard<S> {
     stream: S,
@@ -372,6 +375,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         }
         let farewell = this.farewell.get_or_insert_with(Farewell::new);
         farewell.poll(cx, &mut this.stream)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Guard<S> {
+    /// The client's socket, if nothing is between it and the bytes of HTTP.
+    pub fn socket(&self) -> Option<&TcpStream> {
+        (&self.stream as &dyn Any).downcast_ref()
+    }
+
+    /// Writes what is in a pipe, so many bytes, as [`AsyncWrite::poll_write`] would write them; to a [socket](Guard::socket).
+    pub fn poll_empty(&mut self, cx: &mut Context<'_>, pipe: &Pipe, bytes: usize) -> Poll<io::Result<usize>> {
+        let Some(socket) = self.socket() else { return Poll::Ready(Err(io::ErrorKind::Unsupported.into())) };
+        let Poll::Ready(written) = pipe.poll_empty(cx, socket, bytes) else {
+            return self.poll_stall(cx).map(Err);
+        };
+        if let Ok(taken) = written {
+            self.wrote(taken, []);
+        }
+        Poll::Ready(written)
     }
 }
 

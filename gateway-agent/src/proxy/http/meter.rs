@@ -25,6 +25,7 @@ use super::snapshot::Listener;
 use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
+use crate::proxy::pipes::Pipe;
 
 /// How far requests come: the same one for all that come as far, on one worker and by one snapshot.
 #[derive(Debug)]
@@ -241,6 +242,20 @@ impl Metered {
         }
         meter.given();
         response.map(|body| Metered { length: body.size_hint().exact(), body, meter })
+    }
+}
+
+impl Metered {
+    /// See [`Body::is_piped`].
+    pub fn is_piped(&self) -> bool {
+        self.body.is_piped()
+    }
+
+    /// See [`Body::poll_fill`].
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
+        let filled = ready!(self.body.poll_fill(cx, pipe));
+        self.meter.bytes += *filled.as_ref().unwrap_or(&0) as u64;
+        Poll::Ready(filled)
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access_log::{self, Which};
 use super::answer::{self, Reason};
 use super::body::Body;
+use super::cork::Corked;
 use super::direct;
 use super::exchange::{Exchange, Scheme};
 use super::faults::Faults;
@@ -240,7 +241,8 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
     guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
-    let serving = builder.serve_connection(TokioIo::new(guard), service(connection));
+    let corked = Corked::new(guard, Rc::clone(&connection.client.local.scratch));
+    let serving = builder.serve_connection(TokioIo::new(corked), service(connection));
     let ended = drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
 }

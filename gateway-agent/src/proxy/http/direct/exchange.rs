@@ -1,5 +1,6 @@
 //! A request to a backend and its answer, by a connection that has nothing else.
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -13,6 +14,7 @@ use http::{HeaderMap, Method, StatusCode, Version, request, response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::head::{self, Answer, Framing, Read};
 use super::out::Out;
@@ -22,14 +24,25 @@ use crate::proxy::http::filters::Request;
 use crate::proxy::http::framing::{Chunks, Piece, digits};
 use crate::proxy::http::retry::Outcome;
 use crate::proxy::http::upstream::pool::Lease;
+use crate::proxy::pipes::Pipe;
 
 /// Of the head of an answer, as with hyper.
 const HEAD: usize = 64 << 10;
 
-/// A stream to a backend.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+/// Less of a body is copied: that costs less than a pipe does.
+const PIPED: u64 = 32 << 10;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+/// A stream to a backend.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket that it is, if nothing is between it and the bytes of HTTP.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
+    fn socket(&self) -> Option<&TcpStream> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
 
 /// A connection to a backend.
 pub struct Direct {
@@ -40,6 +53,11 @@ pub struct Direct {
 impl Direct {
     pub fn new(stream: impl Stream + 'static, scratch: Rc<Scratch>) -> Direct {
         Direct { stream: Box::new(stream), scratch }
+    }
+
+    /// Of the stream in the box, which would be one itself.
+    fn socket(&self) -> Option<&TcpStream> {
+        (*self.stream).socket()
     }
 
     /// While it waits for a request: nothing may come, and an end neither. Nobody is woken when that changes.
@@ -169,7 +187,8 @@ impl Exchange {
                     Read::Partial | Read::Other => return Poll::Ready(Err(Outcome::Invalid)),
                 }
             }
-            let more = ready!(self.poll_read(cx)).unwrap_or_default();
+            let more =
+                ready!(self.direct.scratch.poll_answer(cx, Pin::new(&mut self.direct.stream))).unwrap_or_default();
             if more.is_empty() {
                 let is_silent = self.rest.is_empty();
                 return Poll::Ready(Err(if self.lease.reused && is_silent { Outcome::Stale } else { Outcome::Broken }));
@@ -235,6 +254,22 @@ impl Exchange {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         self.direct.scratch.poll_body(cx, Pin::new(&mut self.direct.stream))
+    }
+
+    /// What is left of the answer is so much, of a known length, and comes by a bare socket, that it [may go past](Exchange::poll_fill) the agent.
+    pub fn is_piped(&self) -> bool {
+        let is_large = matches!(self.body, Left::Length(PIPED..)) && self.rest.is_empty();
+        is_large && matches!(self.sending, Sending::Done) && self.direct.socket().is_some()
+    }
+
+    /// The next of the answer into an empty pipe. Says how much.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<io::Result<usize>> {
+        let (Left::Length(left), Some(socket)) = (&mut self.body, self.direct.socket()) else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let filled = ready!(pipe.poll_fill(cx, socket, usize::try_from(*left).unwrap_or(usize::MAX)))?;
+        *left -= filled as u64;
+        Poll::Ready(if filled == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(filled) })
     }
 
     /// Whether all of the answer has been read.

@@ -6,11 +6,13 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::proxy::pipes::Pipes;
 
 /// Heads of requests are read into it, one behind the other, until it is full. Who has a part of one for long has all of it: its client is
 /// slow, and may have many beside it.
@@ -28,6 +30,7 @@ pub struct Scratch {
     bodies: RefCell<Bodies>,
     maps: RefCell<Vec<HeaderMap>>,
     outs: RefCell<Vec<Vec<u8>>>,
+    pub pipes: Pipes,
     date: RefCell<Date>,
 }
 
@@ -55,6 +58,14 @@ impl Scratch {
             heads.reserve(HEADS);
         }
         poll_read(cx, stream, &mut heads)
+    }
+
+    /// What has come of an answer, up to 16 KiB: its head, and all of a small body. What is left of a large one may never be read.
+    pub fn poll_answer(&self, cx: &mut Context<'_>, mut stream: Pin<&mut impl AsyncRead>) -> Poll<io::Result<Bytes>> {
+        let mut bodies = self.bodies.borrow_mut();
+        bodies.make_room();
+        ready!(pin!(stream.read_buf(&mut (&mut bodies.buffer).limit(Bodies::LEAST))).poll(cx))?;
+        Poll::Ready(Ok(bodies.buffer.split().freeze()))
     }
 
     /// What has come, up to 128 KiB; nothing at the end.

@@ -15,6 +15,7 @@ use super::out::Out;
 use super::scratch::Scratch;
 use crate::proxy::http::body::BodyError;
 use crate::proxy::http::guard::Guard;
+use crate::proxy::pipes::Pipe;
 
 pub struct Wire<S> {
     /// `None`: it has ended for whoever still reads a body.
@@ -82,6 +83,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     pub fn poll_write(&self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
         self.poll_guard(cx, |guard, cx| out.poll(cx, guard))
+    }
+
+    /// The client has a socket with nothing between.
+    pub fn is_plain(&self) -> bool
+    where
+        S: 'static,
+    {
+        self.guard.borrow().as_ref().is_some_and(|guard| guard.socket().is_some())
+    }
+
+    /// Of so many bytes in a pipe, those that the client takes.
+    pub fn poll_empty(&self, cx: &mut Context<'_>, pipe: &Pipe, bytes: usize) -> Poll<io::Result<usize>>
+    where
+        S: 'static,
+    {
+        self.poll_guard(cx, |guard, cx| guard.get_mut().poll_empty(cx, pipe, bytes))
     }
 
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

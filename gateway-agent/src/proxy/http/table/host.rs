@@ -27,6 +27,10 @@ struct Entry {
     route: Arc<Route>,
     rule: usize,
     nth: usize,
+    /// Of an HTTPRoute, and of nothing but the path: who found it by that need not look at the match, which is elsewhere in memory.
+    is_plain: bool,
+    /// Bytes of the path that it takes as a prefix.
+    matched_prefix: usize,
 }
 
 /// Where a match is kept.
@@ -43,7 +47,7 @@ impl Host {
         let into = Arc::make_mut(&mut host);
         for (rule, matches) in route.rules.iter().map(|rule| &rule.matches).enumerate() {
             for (nth, one) in matches.iter().enumerate() {
-                let entry = Entry { rank: Rank::of(route, rule, nth), route: Arc::clone(route), rule, nth };
+                let entry = Entry::new(route, rule, nth);
                 into.change(place(one), |bucket| {
                     // Most have one, and a vector would make room for four.
                     if bucket.is_empty() {
@@ -82,10 +86,13 @@ impl Host {
 
     pub fn find(&self, path: &str, request: &Parts) -> Option<Found<'_>> {
         let beside = |bucket: &'_ Bucket| -> Option<usize> {
-            bucket.iter().position(|entry| match &entry.one().path {
-                // `/service` is no call, and not all that begins like one is.
-                PathMatch::Grpc(_) => entry.one().holds(path, request),
-                _ => entry.one().holds_beside_path(request),
+            bucket.iter().position(|entry| {
+                entry.is_plain
+                    || match &entry.one().path {
+                        // `/service` is no call, and not all that begins like one is.
+                        PathMatch::Grpc(_) => entry.one().holds(path, request),
+                        _ => entry.one().holds_beside_path(request),
+                    }
             })
         };
         let exact = self.exact.get(path).into_iter();
@@ -99,7 +106,7 @@ impl Host {
         let (bucket, at) = all.next()?;
         let mut best = &bucket[at];
         // Of gRPC, the buckets are in no order; of HTTP, the first that has one has the best.
-        if best.route.name.kind == RouteKind::Grpc {
+        if !best.is_plain && best.route.name.kind == RouteKind::Grpc {
             best = all
                 .map(|(bucket, at)| &bucket[at])
                 .fold(best, |best, other| if other.rank < best.rank { other } else { best });
@@ -109,16 +116,24 @@ impl Host {
 }
 
 impl Entry {
+    fn new(route: &Arc<Route>, rule: usize, nth: usize) -> Entry {
+        let Match { path, method, headers, query } = &route.rules[rule].matches[nth];
+        Entry {
+            rank: Rank::of(route, rule, nth),
+            route: Arc::clone(route),
+            rule,
+            nth,
+            is_plain: route.name.kind == RouteKind::Http && method.is_none() && headers.is_empty() && query.is_empty(),
+            matched_prefix: if let PathMatch::Prefix(prefix) = path { prefix.len() } else { 0 },
+        }
+    }
+
     fn one(&self) -> &Match {
         &self.route.rules[self.rule].matches[self.nth]
     }
 
     fn found(&self) -> Found<'_> {
-        let matched_prefix = match &self.one().path {
-            PathMatch::Prefix(prefix) => prefix.len(),
-            _ => 0,
-        };
-        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix }
+        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix: self.matched_prefix }
     }
 }
 
