@@ -9,6 +9,7 @@ mod bed;
 mod broken;
 mod deployed;
 mod example;
+mod families;
 mod others;
 mod rights;
 mod rollout;
