@@ -144,7 +144,12 @@ impl Agent {
         self.datapath.is_awaited()
     }
 
-    /// Leaves the kernel side to the other one. Nobody may call anything of this one any more but [`Agent::is_awaited`].
+    /// Whether another agent takes connections in place of this one, which has let go.
+    pub fn is_replaced(&self) -> bool {
+        self.datapath.is_taken() && !self.datapath.is_awaited()
+    }
+
+    /// Leaves the kernel side to the other one. Nobody may call anything of this one any more but [`Agent::is_replaced`].
     pub fn let_go(&mut self) {
         self.datapath.let_go();
     }

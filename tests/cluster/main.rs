@@ -12,6 +12,7 @@ mod chart;
 mod config;
 mod deployed;
 mod example;
+mod families;
 mod others;
 mod rights;
 mod rollout;

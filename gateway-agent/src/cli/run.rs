@@ -430,7 +430,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     if let Some(statuses) = &mut statuses {
         statuses.stop().await;
     }
-    let replaced = agent.borrow().is_awaited();
+    // Who was told to take over is replaced in the same way; the next agent may not have begun yet.
+    let replaced = options.take_over || agent.borrow().is_awaited();
     if replaced {
         if let Some(owning) = &mut owning {
             owning.stop().await;
@@ -475,9 +476,9 @@ async fn take_pins(options: &Options) -> anyhow::Result<(Pins, Option<Successor>
     }
 }
 
-/// Until the agent that has waited takes connections, or has ended.
+/// Until the agent that has waited, or another if that one has ended, takes connections.
 async fn taken_over(agent: &RefCell<Agent>) {
-    while agent.borrow().is_awaited() {
+    while !agent.borrow().is_replaced() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

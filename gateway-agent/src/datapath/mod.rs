@@ -108,7 +108,12 @@ impl Datapath {
                     }
                     sleep(LOOK_AGAIN).await;
                 }
-                taken => return Ok((taken?, successor)),
+                Ok(pins) => {
+                    // One that was to take over may have ended while it waited: the agent before waits for this one now.
+                    let successor = successor.map_or_else(|| Pins::succeed(directory), |known| Ok(Some(known)))?;
+                    return Ok((pins, successor));
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -116,6 +121,11 @@ impl Datapath {
     /// Whether another agent waits to take the place of this one.
     pub fn is_awaited(&self) -> bool {
         self.pins.is_awaited()
+    }
+
+    /// Whether another agent has begun to, after this one has let go.
+    pub fn is_taken(&self) -> bool {
+        self.pins.is_taken()
     }
 
     /// It may from now on: nothing is to be written any more.

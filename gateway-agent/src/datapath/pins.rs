@@ -81,6 +81,11 @@ impl Pins {
         matches!(lock(&self.directory.join(LINKS)), Err(PinError::Held { .. }))
     }
 
+    /// Whether another process holds it, after this one has let go.
+    pub fn is_taken(&self) -> bool {
+        matches!(lock(&self.directory), Err(PinError::Held { .. }))
+    }
+
     /// Another agent may have it from now on.
     pub fn let_go(&mut self) {
         self.lock = None;
@@ -234,8 +239,9 @@ mod tests {
         assert!(pins.is_awaited() && Pins::succeed(&directory).unwrap().is_none());
         assert!(matches!(lock(&directory), Err(PinError::Held { .. })));
         pins.let_go();
+        assert!(!pins.is_taken());
         let _taken = lock(&directory).unwrap();
-        assert!(pins.is_awaited());
+        assert!(pins.is_awaited() && pins.is_taken());
         drop(successor);
         assert!(!pins.is_awaited());
         fs::remove_dir_all(directory).unwrap();
