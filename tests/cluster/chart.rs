@@ -128,7 +128,7 @@ fn it_installs_and_the_example_works() {
     let kustomization = root().join("tests/conformance/deploy").display().to_string();
     let back = Back { bed: &bed, kustomization };
     end_agents(&bed).unwrap();
-    bed.kubectl(&format!("delete -k {} --wait", back.kustomization)).unwrap();
+    bed.kubectl(&format!("delete -k {} --wait --ignore-not-found", back.kustomization)).unwrap();
     let chart = chart();
     let pool = "--set=addressPool={198.18.8.0/24}";
     let words =
