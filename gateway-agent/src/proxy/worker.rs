@@ -103,7 +103,7 @@ async fn run(
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
         backend_tls: Configs::default(),
-        http: Local::new(Arc::clone(&shared.http), number as u64),
+        http: Local::new(Arc::clone(&shared.http), number as u64, shared.options.memory / shared.options.workers),
         stopped: stopped.clone(),
     });
     let mut connections = JoinSet::new();
