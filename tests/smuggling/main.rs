@@ -59,7 +59,7 @@ fn worker(backend: SocketAddr) -> SocketAddr {
         LocalSet::new().block_on(&runtime, async {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             let snapshot = Snapshot::build(&to(backend, address), &Snapshot::default());
-            let local = Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1);
+            let local = Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1, usize::MAX);
             loop {
                 let (stream, peer) = socket.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();

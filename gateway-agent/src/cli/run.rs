@@ -226,6 +226,9 @@ struct ProxyOptions {
     /// At a time; more are refused. Each may need 6 file descriptors.
     #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = connections())]
     proxy_connections: usize,
+    /// MiB that clients of HTTP may make the agent keep, by estimate: what comes when they are reached is answered with 503.
+    #[arg(long, value_name = "MIB", default_value_t = proxy::Options::default().memory >> 20, value_parser = mebibytes())]
+    proxy_memory: usize,
     /// How long a client may take for its ClientHello and the TLS handshake.
     #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().handshake.as_secs())]
     proxy_handshake: u64,
@@ -235,6 +238,11 @@ struct ProxyOptions {
 }
 
 fn connections() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
+}
+
+fn mebibytes() -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser;
     clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
 }
@@ -643,9 +651,10 @@ impl Options {
     }
 
     fn proxy(&self) -> proxy::Options {
-        let ProxyOptions { proxy_connections, proxy_handshake, proxy_drain } = &self.proxy;
+        let ProxyOptions { proxy_connections, proxy_memory, proxy_handshake, proxy_drain } = &self.proxy;
         proxy::Options {
             connections: *proxy_connections,
+            memory: *proxy_memory << 20,
             handshake: Duration::from_secs(*proxy_handshake),
             drain: Duration::from_secs(*proxy_drain),
             workers: std::thread::available_parallelism().map_or(1, usize::from),

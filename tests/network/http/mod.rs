@@ -1,5 +1,6 @@
 //! HTTP, HTTPS and gRPC through the agent.
 
+mod aside;
 mod browser;
 mod change;
 mod checked;

@@ -40,6 +40,12 @@ enum Kind {
     Held(Box<Held>),
 }
 
+impl Default for Body {
+    fn default() -> Body {
+        Body::empty()
+    }
+}
+
 impl Body {
     pub fn empty() -> Body {
         Body(Kind::Own(None))
@@ -88,7 +94,7 @@ impl Body {
     /// As it was before it was held.
     pub fn released(mut self) -> Body {
         match &mut self.0 {
-            Kind::Held(held) => std::mem::replace(&mut held.body, Body::empty()),
+            Kind::Held(held) => std::mem::take(&mut held.body),
             _ => self,
         }
     }

@@ -110,6 +110,7 @@ mod tests {
     use std::task::Waker;
 
     use super::*;
+    use crate::proxy::http::budget::Budget;
 
     /// The writes that come to it. As a socket, it takes only so much at a time.
     struct Writes(Vec<Vec<u8>>, usize);
@@ -139,7 +140,7 @@ mod tests {
     /// The sizes of the writes that become of these.
     fn writes(has_begun: bool, what: &[Do], takes: usize) -> Vec<usize> {
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut corked = Corked::new(Writes(Vec::new(), takes), Rc::default());
+        let mut corked = Corked::new(Writes(Vec::new(), takes), Rc::new(Scratch::new(Budget::new(100))));
         corked.has_begun = has_begun;
         let (mut corked, mut wanted, mut next) = (Pin::new(&mut corked), Vec::new(), 0);
         for one in what {

@@ -24,7 +24,7 @@ use super::{forwarded, path, timeout};
 use crate::ir::http::{Application, Backend, Cluster, Persistence, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: Request, client: &Client, exchange: &mut Exchange) -> Response {
+pub async fn respond(request: Box<Request>, client: &Client, exchange: &mut Exchange) -> Response {
     match route(request, client, exchange).await {
         Ok(response) => response,
         Err(reason) => refuse(reason, exchange),
@@ -40,10 +40,11 @@ pub fn refuse(reason: Reason, exchange: &Exchange) -> Response {
 }
 
 /// To its rule.
-async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
+async fn route(mut request: Box<Request>, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
     let upgrade = upgrade::asked(&mut request, exchange.random)?;
     let version = request.version();
-    let mut request = request.map(|body| exchange.receive(body, version));
+    let body = std::mem::take(request.body_mut());
+    *request.body_mut() = exchange.receive(body, version);
     exchange.requested_host = host(&request)?;
     if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
@@ -52,7 +53,7 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
     exchange.meter.found(listener);
-    let (parts, body) = request.into_parts();
+    let (parts, body) = std::mem::take(&mut *request).into_parts();
     let found = match &client.security {
         Security::Tls { listener: of_connection, .. } if listener.name != *of_connection => Err(Reason::Misdirected),
         _ => listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute),
@@ -65,7 +66,7 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
         exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
     }
     exchange.matched_prefix = matched_prefix;
-    let mut request = Request::from_parts(parts, body);
+    *request = Request::from_parts(parts, body);
     let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
     let response = match step {
@@ -82,7 +83,7 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
 
 /// What goes to a backend.
 struct Ready<'a> {
-    request: Request,
+    request: Box<Request>,
     upgrade: Option<Asked>,
     session: Option<Shown<'a>>,
     snapshot: &'a Seen,
@@ -253,7 +254,7 @@ async fn attempts(
         let pause = retry::pause(retry, outcome, made, random);
         let in_time = || whole.is_none_or(|whole| Instant::now() + pause < whole);
         if retry::again(retry, outcome, &method, made) && in_time() {
-            request = request.or_else(|| spare.as_ref().and_then(Spare::request));
+            request = request.or_else(|| spare.as_ref().and_then(Spare::request).map(Box::new));
             if request.is_some() {
                 if let Ok(sent) = answered {
                     sent.response().into_body().discard();

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
+use super::budget::{Charge, cost};
 use super::exchange::Scheme;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
@@ -50,6 +51,11 @@ pub struct Meter {
     /// Of the request's body, where there is one.
     upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
+    charge: Charge,
+    /// Of it, what is for the request.
+    cost: usize,
+    /// Of the answer, the last piece that was given.
+    piece: usize,
 }
 
 /// The answers of a connection of HTTP/2 that have given a piece and were not asked for the next: so long their clients have taken nothing.
@@ -81,6 +87,9 @@ pub struct Logged {
 impl Meter {
     pub fn new(local: Rc<Local>, signal: Arc<Signal>, came: Instant, logged: Option<Box<Logged>>) -> Box<Meter> {
         Box::new(Meter {
+            charge: local.budget.charge(cost::REQUEST),
+            cost: cost::REQUEST,
+            piece: 0,
             local,
             signal,
             came,
@@ -99,6 +108,8 @@ impl Meter {
     /// The answer goes by a stream of its own.
     pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
         self.takers = Some((takers, request));
+        self.cost = cost::STREAM;
+        self.charge.set(self.cost);
     }
 
     /// The request has a body. `both_ways`: whatever is answered.
@@ -118,6 +129,12 @@ impl Meter {
         if let Some((takers, request)) = &self.takers {
             takers.0.borrow_mut().remove(request);
         }
+    }
+
+    /// Who is given a piece of the answer may still have the one before: hyper does, of HTTP/2.
+    fn hold(&mut self, piece: usize) {
+        self.charge.set(self.cost + cost::PIECE.max(self.piece + piece));
+        self.piece = piece;
     }
 
     /// The request has come further.
@@ -268,7 +285,11 @@ impl HttpBody for Metered {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
         match &frame {
-            Some(Ok(frame)) => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Ok(frame)) => {
+                let piece = frame.data_ref().map_or(0, Bytes::len);
+                self.meter.bytes += piece as u64;
+                self.meter.hold(piece);
+            }
             Some(Err(_)) => {}
             None => self.meter.whole = true,
         }

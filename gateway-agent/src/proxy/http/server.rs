@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access_log::{self, Which};
 use super::answer::{self, Reason};
 use super::body::Body;
+use super::budget::{Budget, cost};
 use super::cork::Corked;
 use super::direct;
 use super::exchange::{Exchange, Scheme};
@@ -62,6 +63,16 @@ pub enum Security {
     },
 }
 
+impl Security {
+    /// Of memory, before there is HTTP.
+    fn cost(&self) -> usize {
+        match self {
+            Security::Clear => cost::CONNECTION,
+            Security::Tls { .. } => cost::CONNECTION + cost::TLS,
+        }
+    }
+}
+
 impl Client {
     pub fn scheme(&self) -> Scheme {
         match self.security {
@@ -92,25 +103,31 @@ where
     client.local.tend();
     client.local.metrics.connections.add(1);
     let present = client.local.places.join(client.place(), &client.local.shared.lives);
-    let too_many = present.number > settings.limits.connections;
+    let refused = if present.number > settings.limits.connections {
+        Some(Reason::TooManyConnections)
+    } else {
+        client.local.budget.is_spent().then_some(Reason::OutOfMemory)
+    };
     let mut ends = Ends { stop, present };
-    if too_many {
+    if refused.is_some() {
         ends.present.leave();
     }
+    let mut charge = client.local.budget.charge(client.security.cost());
     let signal = Arc::new(Signal::default());
     let speaks = match client.security {
         Security::Clear => None,
         Security::Tls { h2: true, .. } => Some(Speaks::Http2),
         Security::Tls { h2: false, .. } => Some(Speaks::Http1),
     };
-    let mut guard = Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal));
-    if too_many && speaks == Some(Speaks::Http2) {
-        client.local.metrics.answer(Reason::TooManyConnections);
-        client.local.metrics.closed.add(1);
-        return;
-    }
-    if too_many {
-        guard.refuse(Reason::TooManyConnections);
+    // By itself: every future that has it in its turn would have the room for it.
+    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal)));
+    if let Some(reason) = refused {
+        if speaks == Some(Speaks::Http2) {
+            client.local.metrics.answer(reason);
+            client.local.metrics.closed.add(1);
+            return;
+        }
+        guard.refuse(reason);
     }
     let local = Rc::clone(&client.local);
     let begun = tokio::select! {
@@ -134,6 +151,11 @@ where
         unread: Cell::new(0),
         tunnels: Tunnels::default(),
     });
+    match begun {
+        Ok(Speaks::Http1) => charge.add(cost::HTTP1),
+        Ok(Speaks::Http2) => charge.add(cost::HTTP2),
+        Ok(Speaks::Nothing) | Err(_) => {}
+    }
     match begun {
         Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
         Ok(Speaks::Http2) => Box::pin(http2(guard, &connection, settings, &mut ends)).await,
@@ -188,7 +210,7 @@ pub struct Connection {
 }
 
 /// hyper has those connections that ask for what is unusual, from then on.
-async fn http1<S>(guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
+async fn http1<S>(guard: Box<Guard<S>>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -225,7 +247,7 @@ const SEND_BUFFER: usize = 64 << 10;
 /// As often as what is allowed, h2 reads of a head before it answers 431 by itself, which nobody counts.
 const COUNTED: usize = 4;
 
-async fn http2<S>(mut guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
+async fn http2<S>(mut guard: Box<Guard<S>>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -259,7 +281,8 @@ fn service(
     let connection = Rc::clone(connection);
     service_fn(move |request| {
         let connection = Rc::clone(&connection);
-        async move { Ok(respond(request.map(Body::incoming), &connection).await) }
+        let request = Box::new(request.map(Body::incoming));
+        async move { Ok(respond(request, &connection).await) }
     })
 }
 
@@ -354,8 +377,8 @@ impl Connection {
     }
 }
 
-/// There is always an answer.
-pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Response<Metered> {
+/// There is always an answer. The request is boxed, or every future on its way would have the room for it.
+pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> Response<Metered> {
     let client = &connection.client;
     let local = &client.local;
     let number = connection.requests.get();
@@ -364,7 +387,12 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
     let random = local.random();
     let came = Instant::now();
     connection.idle_since.set(came);
-    let refused = connection.signal.refused(number).or_else(|| too_large(&request, &connection.limits));
+    let is_busy = connection.signal.answered() < number;
+    let refused = connection
+        .signal
+        .refused(number)
+        .or_else(|| too_large(&request, &connection.limits))
+        .or_else(|| too_much(&local.budget, is_busy));
     let logged = local.snapshot().logged(client.origin.gateway);
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let mut exchange = Exchange {
@@ -413,6 +441,11 @@ fn too_large(request: &Request, limits: &Limits) -> Option<Reason> {
     let is_large = request.headers().len() > limits.headers
         || request.version() == Version::HTTP_2 && list_size(request.headers()) > limits.header_bytes;
     is_large.then_some(Reason::HeadersTooLarge)
+}
+
+/// `is_busy`: the client has a request under way.
+fn too_much(budget: &Budget, is_busy: bool) -> Option<Reason> {
+    (budget.is_spent() || is_busy && budget.is_scarce()).then_some(Reason::OutOfMemory)
 }
 
 /// As HTTP/2 has it (RFC 9113 section 6.5.2), but without what is in the first line of HTTP/1.

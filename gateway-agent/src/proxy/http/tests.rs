@@ -77,6 +77,11 @@ pub(crate) fn serving(rules: Vec<Rule>) -> Rc<Local> {
 }
 
 pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
+    serving_within(usize::MAX, hostname, rules)
+}
+
+/// With so many bytes for what clients make it keep.
+fn serving_within(memory: usize, hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
@@ -92,7 +97,7 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
         settings: Arc::default(),
     };
     let snapshot = snapshot(vec![("http", http), ("other", other)], &Snapshot::default());
-    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
+    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1, memory)
 }
 
 fn snapshot(listeners: Vec<(&str, ir::Listener)>, before: &Snapshot) -> Snapshot {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode, Version, request, response};
+use http::{HeaderMap, Method, StatusCode, Version, response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -137,18 +137,22 @@ struct Chunked {
 #[derive(Debug)]
 pub struct Failed {
     pub outcome: Outcome,
-    /// Without its body, of which nothing may be left.
-    pub head: Option<request::Parts>,
+    /// It had no body, or nothing may be left of that.
+    pub unsent: Option<Box<Request>>,
 }
 
 impl Exchange {
     /// Sends a request that [this way takes](takes), and waits for the head of its answer.
-    pub async fn send(direct: Direct, lease: Lease, request: Request) -> Result<(response::Parts, Exchange), Failed> {
-        let (head, body) = request.into_parts();
+    pub async fn send(
+        direct: Direct,
+        lease: Lease,
+        mut request: Box<Request>,
+    ) -> Result<(response::Parts, Exchange), Failed> {
+        let body = std::mem::take(request.body_mut());
         let length = body.size_hint().exact().unwrap_or(0);
         let mut out = direct.scratch.out();
-        let is_silent = length == 0 || head.headers.contains_key(CONTENT_LENGTH);
-        head::write_request(&mut out, &head, (!is_silent).then_some(length));
+        let is_silent = length == 0 || request.headers().contains_key(CONTENT_LENGTH);
+        head::write_request(&mut out, &request, (!is_silent).then_some(length));
         let sending = match length {
             0 => Sending::Bytes,
             left => Sending::Body { body: Box::new(body), left },
@@ -156,12 +160,12 @@ impl Exchange {
         let (rest, body) = (Bytes::new(), Left::Close);
         let mut exchange =
             Exchange { direct, lease, out: Out::new(out), sending, rest, body, keeps: false, broken: None };
-        match poll_fn(|cx| exchange.poll_head(cx, &head.method)).await {
+        match poll_fn(|cx| exchange.poll_head(cx, request.method())).await {
             Ok(answer) => {
-                exchange.direct.scratch.give_map_back(head.headers);
+                exchange.direct.scratch.give_map_back(std::mem::take(request.headers_mut()));
                 Ok((exchange.begin(answer), exchange))
             }
-            Err(outcome) => Err(Failed { outcome, head: (length == 0).then_some(head) }),
+            Err(outcome) => Err(Failed { outcome, unsent: (length == 0).then_some(request) }),
         }
     }
 

@@ -19,7 +19,7 @@ use crate::proxy::pipes::Pipe;
 
 pub struct Wire<S> {
     /// `None`: it has ended for whoever still reads a body.
-    guard: RefCell<Option<Guard<S>>>,
+    guard: RefCell<Option<Box<Guard<S>>>>,
     /// Read, and not taken.
     rest: RefCell<Bytes>,
     /// Of the body that is under way.
@@ -38,7 +38,7 @@ pub enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub fn new(guard: Guard<S>, scratch: Rc<Scratch>) -> Wire<S> {
+    pub fn new(guard: Box<Guard<S>>, scratch: Rc<Scratch>) -> Wire<S> {
         let (guard, rest) = (RefCell::new(Some(guard)), RefCell::default());
         Wire { guard, rest, left: Cell::new(0), waiting: Cell::default(), scratch }
     }
@@ -129,7 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// With what has been read of it. Bodies under way break off.
-    pub fn take(&self) -> Option<(Bytes, Guard<S>)> {
+    pub fn take(&self) -> Option<(Bytes, Box<Guard<S>>)> {
         let guard = self.guard.borrow_mut().take()?;
         Some((self.rest.take(), guard))
     }
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         poll: impl FnOnce(Pin<&mut Guard<S>>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match self.guard.borrow_mut().as_mut() {
-            Some(guard) => poll(Pin::new(guard), cx),
+            Some(guard) => poll(Pin::new(&mut **guard), cx),
             None => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }

@@ -114,7 +114,7 @@ pub(super) fn tee(request: &mut Request) -> Body {
     if request.body().is_end_stream() {
         return Body::empty();
     }
-    let body = std::mem::replace(request.body_mut(), Body::empty());
+    let body = std::mem::take(request.body_mut());
     let size = body.size_hint();
     let (parts, copied) = unbounded_channel();
     let waiting = Rc::default();

@@ -149,7 +149,7 @@ struct Gateway {
 impl Gateway {
     fn new(rule: Rule) -> Gateway {
         let published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let gateway = Gateway { local: Local::new(Arc::clone(&published), 1), published };
+        let gateway = Gateway { local: Local::new(Arc::clone(&published), 1, usize::MAX), published };
         gateway.publish(rule);
         gateway
     }
