@@ -341,6 +341,7 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
     let logged = local.shared.log.get().map(|_| logged(&mut request, connection, random));
     let mut exchange = Exchange {
         local: Rc::clone(local),
+        snapshot: local.snapshot(),
         connection: Rc::clone(connection),
         origin: client.origin,
         known: Rc::clone(&connection.known),

@@ -10,12 +10,14 @@ use super::metrics::{Labels, Shared};
 use super::places::Place;
 use super::session;
 use super::table::{Hosts, Table};
-use crate::ir::{self, Ir, ListenerName, Traffic};
+use crate::ir::http::Cluster;
+use crate::ir::{self, Endpoint, Ir, ListenerName, Shards, Traffic};
 
 #[derive(Debug, Default)]
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
+    endpoints: Shards<Arc<[Endpoint]>>,
     /// The same for every snapshot that was built upon another.
     pub shared: Arc<Shared>,
     /// Sessions are signed with them; those of the first snapshot, so that no change ends them.
@@ -40,7 +42,8 @@ impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
         let (shared, sessions) = (Arc::clone(&before.shared), before.sessions.clone());
-        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), shared, sessions };
+        let endpoints = ir.endpoints.clone();
+        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), endpoints, shared, sessions };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };
@@ -57,8 +60,8 @@ impl Snapshot {
 
     /// The same, with other keys for sessions.
     pub fn with_sessions(&self, sessions: session::Keys) -> Snapshot {
-        let (ports, listeners) = (self.ports.clone(), self.listeners.clone());
-        Snapshot { ports, listeners, shared: Arc::clone(&self.shared), sessions }
+        let (ports, listeners, endpoints) = (self.ports.clone(), self.listeners.clone(), self.endpoints.clone());
+        Snapshot { ports, listeners, endpoints, shared: Arc::clone(&self.shared), sessions }
     }
 
     fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {
@@ -68,6 +71,11 @@ impl Snapshot {
         }
         let table = Table::build(before.map(|before| (&before.ir.routes, &before.table)), &http.routes);
         Arc::new(Listener { name: name.clone(), ir: Arc::clone(http), table })
+    }
+
+    /// Where requests to a cluster of this snapshot can go.
+    pub fn endpoints(&self, cluster: &Cluster) -> &[Endpoint] {
+        self.endpoints.get(&cluster.service).map(|list| &**list).unwrap_or_default()
     }
 
     /// Whether connections that wanted to go there still would find it.
