@@ -42,13 +42,20 @@ fn neighbour(bed: &Bed, address: IpAddr) -> String {
     bed.world.client.run(&format!("ip neighbour show {address}")).unwrap()
 }
 
+/// As `sluice status` says it.
+fn answered_by(agent: &Agent, address: IpAddr) -> String {
+    let status = agent.sluice("status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{address} ")));
+    line.unwrap_or_else(|| panic!("{address} is not there: {status}")).trim().to_owned()
+}
+
 #[test]
 fn clients_on_the_link_reach_an_address_of_the_pool() {
     let bed = Bed::new();
     publish(&bed, "edge", &[]);
     // The address stands on none of the node's interfaces, whatever the kernel is told to answer for.
     bed.world.gateway.sysctl(&[("ipv4/conf/all/arp_ignore", "1")]).unwrap();
-    let _agent = agent(&bed);
+    let agent = agent(&bed);
     let mac = bed.world.gateway.run("cat /sys/class/net/eth-client/address").unwrap();
     for address in first() {
         tcp_from(&bed.world.client, SocketAddr::new(address, WEB)).unwrap();
@@ -59,6 +66,7 @@ fn clients_on_the_link_reach_an_address_of_the_pool() {
         assert_eq!(code, "404", "{url}");
         let neighbour = neighbour(&bed, address);
         assert!(neighbour.contains(mac.trim()), "{neighbour:?} is not {mac}");
+        assert_eq!(answered_by(&agent, address), "this node");
     }
     // One that no Gateway has is nobody's.
     let free: IpAddr = "198.18.0.101".parse().unwrap();
@@ -114,11 +122,14 @@ fn another_machine_that_claims_the_address_is_seen_and_outlived() {
     .unwrap();
     let [v4, _] = first();
     bed.world.client.ip(&format!("address add {v4}/32 dev c0")).unwrap();
-    bed.world.client.run("ip neighbour flush dev c0").unwrap();
-    // Whoever asks says his own address.
-    bed.world.client.enter(|| UdpSocket::bind((v4, 0)).unwrap().send_to(b"x", (address::NODE[0], 9)).unwrap());
+    eventually("the agent tells of it", || {
+        bed.world.client.run("ip neighbour flush dev c0").unwrap();
+        // Whoever asks says his own address.
+        bed.world.client.enter(|| UdpSocket::bind((v4, 0)).unwrap().send_to(b"x", (address::NODE[0], 9)).unwrap());
+        answered_by(&agent, v4).contains("another machine claims it")
+    });
+    assert!(agent.process().log().contains("another machine says that it has"));
     bed.world.client.ip(&format!("address del {v4}/32 dev c0")).unwrap();
-    eventually("the agent tells of it", || agent.process().log().contains("another machine says that it has"));
     bed.world.client.run("ip neighbour flush dev c0").unwrap();
     tcp_from(&bed.world.client, SocketAddr::new(v4, WEB)).unwrap();
 }

@@ -17,6 +17,7 @@ use super::{BackendName, Snapshot, view};
 use crate::apply::status::Counts;
 use crate::emit::maps::ip;
 use crate::ir::ListenerName;
+use crate::panics;
 use crate::proxy::Refusal;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,6 +58,7 @@ struct Scrape {
     fill: Vec<view::MapFill>,
     memory: Vec<(&'static str, u64)>,
     objects: Vec<(&'static str, usize)>,
+    addresses: Vec<view::PoolAddress>,
     interfaces: usize,
     problems: usize,
     statuses: Counts,
@@ -97,6 +99,7 @@ impl Scrape {
             fill,
             memory: counters.memory()?,
             objects: snapshot.objects,
+            addresses: snapshot.addresses,
             interfaces: snapshot.interfaces,
             problems: snapshot.problems,
             statuses: snapshot.statuses,
@@ -157,7 +160,14 @@ impl Collector for Scrape {
         for (kind, count) in &self.objects {
             ConstGauge::new(*count as i64).encode(objects.encode_family(&[("kind", *kind)])?)?;
         }
+        let count = |counts: fn(&view::PoolAddress) -> bool| self.addresses.iter().filter(|a| counts(a)).count();
+        let help = "Addresses of the pool that this node answers for";
+        single_gauge(&mut encoder, "pool_addresses_held", help, count(|address| address.held))?;
+        let help = "Of these, those that another machine claims";
+        single_gauge(&mut encoder, "pool_addresses_contested", help, count(|address| address.contested))?;
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
+        let help = "Defects of the agent that cost a connection each; the log says where";
+        single_counter(&mut encoder, "panics", help, panics::outlived())?;
         single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
         written(&mut encoder, &self.statuses)?;
         proxy(&mut encoder, &self.proxy, &self.proxy_refused)?;

@@ -54,6 +54,7 @@ pub struct Snapshot {
     pub capacity: Capacity,
     /// Objects in the index, by kind.
     pub objects: Vec<(&'static str, usize)>,
+    pub addresses: Vec<view::PoolAddress>,
     /// Interfaces with programs on them.
     pub interfaces: usize,
     /// Manifests and objects that something is wrong with.

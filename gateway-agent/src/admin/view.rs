@@ -32,9 +32,21 @@ pub struct Status {
     pub proxy: Proxy,
     pub http: Http,
     pub maps: Vec<MapFill>,
+    /// Of the pool.
+    pub addresses: Vec<PoolAddress>,
     #[serde(serialize_with = "interfaces")]
     pub interfaces: Vec<Interface>,
     pub problems: Vec<String>,
+}
+
+/// That a Gateway has.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PoolAddress {
+    pub address: IpAddr,
+    /// This node answers for it on its links.
+    pub held: bool,
+    /// Another machine says that it has it.
+    pub contested: bool,
 }
 
 /// By `namespace/gateway/listener`, then by server name.

@@ -23,6 +23,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
     }
     text += &aligned(rows.table);
     text += &backends(status);
+    text += &addresses(status, coloured);
     text += &interfaces(status, coloured);
     let refused: Vec<_> = fields(&status["refusedPackets"]).map(|(reason, n)| format!("{reason} {n}")).collect();
     if !refused.is_empty() {
@@ -127,6 +128,19 @@ fn backends(status: &Value) -> String {
             row.extend(["bytesIn", "bytesOut"].map(|field| bytes(&counts[field])));
             table.push(row);
         }
+    }
+    if table.len() == 1 { String::new() } else { format!("\n{}", aligned(table)) }
+}
+
+/// Nothing where there is no pool.
+fn addresses(status: &Value, coloured: bool) -> String {
+    let mut table = vec![["ADDRESS", "ANSWERED BY", ""].map(str::to_owned).to_vec()];
+    for address in array(&status["addresses"]) {
+        let is = |field: &str| address[field].as_bool().unwrap_or_default();
+        let by = if is("held") { "this node" } else { "another node" };
+        let problem = if is("contested") { "another machine claims it" } else { "" };
+        let problem = paint(problem, Color::FG_RED, coloured && !problem.is_empty());
+        table.push(vec![cell(&address["address"]), by.to_owned(), problem]);
     }
     if table.len() == 1 { String::new() } else { format!("\n{}", aligned(table)) }
 }

@@ -58,6 +58,11 @@ impl Announcer {
         held.into_iter().for_each(|address| self.begin(address, now));
     }
 
+    /// The addresses that some node answers for, and whether it is this one.
+    pub fn known(&self) -> &BTreeMap<IpAddr, bool> {
+        &self.known
+    }
+
     /// These are the addresses that some node answers for, and whether it is this one.
     pub fn set(&mut self, wanted: &BTreeMap<IpAddr, bool>, map: &Map<Address, Announced>, now: Instant) {
         let gone: Vec<IpAddr> = self.known.keys().filter(|address| !wanted.contains_key(address)).copied().collect();

@@ -137,6 +137,11 @@ impl Datapath {
         self.announcer.set(addresses, &self.maps.announced, Instant::now());
     }
 
+    /// The addresses of the pool that Gateways have, and whether this node answers for them.
+    pub fn announced(&self) -> &BTreeMap<IpAddr, bool> {
+        self.announcer.known()
+    }
+
     /// When [`Datapath::announce_due`] has something to say.
     pub fn announcement(&self) -> Option<Instant> {
         self.announcer.due()

@@ -15,12 +15,13 @@ use http::{Method, StatusCode, Uri, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::access_log::{Identity, Line};
+use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
 use super::exchange::Scheme;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
+use super::snapshot::Listener;
 use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
@@ -65,6 +66,7 @@ impl Takers {
 /// What the access log wants to know beyond that.
 #[derive(Debug)]
 pub struct Logged {
+    pub which: Which,
     pub identity: Identity,
     pub origin: Origin,
     pub scheme: Scheme,
@@ -126,6 +128,13 @@ impl Meter {
         self.course = Some(course);
     }
 
+    /// The request has found its listener, which may have something to say on what is written down.
+    pub fn found(&mut self, listener: &Listener) {
+        if let (Some(logged), Some(log)) = (&mut self.logged, self.local.shared.log.get()) {
+            logged.which = listener.ir.settings.logged.unwrap_or(log.which);
+        }
+    }
+
     /// The agent answers by itself, or breaks off.
     pub fn refused(&self, reason: Reason) {
         self.local.metrics.answer(reason);
@@ -145,9 +154,10 @@ impl Meter {
     }
 
     fn log(&self, logged: &Logged, status: StatusCode, first_byte: Duration, took: Duration) {
-        let Some(log) = self.local.shared.log.get().filter(|log| log.which.takes(status, logged.random)) else {
+        if !logged.which.takes(status, logged.random) {
             return;
-        };
+        }
+        let Some(log) = self.local.shared.log.get() else { return };
         let labels = self.course.as_ref().map(|course| &course.labels);
         let route = labels.and_then(|labels| labels.route.as_ref());
         let line = Line {
