@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -49,7 +50,7 @@ async fn route(mut request: Box<Request>, client: &Client, exchange: &mut Exchan
     if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
     }
-    let snapshot = client.local.snapshot();
+    let snapshot = Rc::clone(&exchange.snapshot);
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
     exchange.meter.found(listener);
@@ -159,7 +160,7 @@ async fn to_backend(
     let shown = ready.session.as_ref().and_then(|session| session.shown);
     let of_session = shown.and_then(|shown| {
         rule.backends.iter().find(|backend| match &backend.target {
-            Target::Cluster(cluster) => balance::at(cluster, shown.endpoint).is_some(),
+            Target::Cluster(cluster) => balance::at(ready.snapshot.endpoints(cluster), shown.endpoint).is_some(),
             Target::Invalid => false,
         })
     });
@@ -216,7 +217,8 @@ async fn attempts(
     rule: &Rule,
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
-    let Ready { mut request, upgrade, session, .. } = ready;
+    let Ready { mut request, upgrade, session, snapshot, .. } = ready;
+    let endpoints = snapshot.endpoints(cluster);
     let method = request.method().clone();
     let retry = rule.retry.as_ref().filter(|retry| retry.attempts > 0 && upgrade.is_none());
     // Kept only where another attempt may want it.
@@ -226,10 +228,10 @@ async fn attempts(
     let mut request = Some(request);
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut fresh = false;
-    let mut wanted = session.as_ref().and_then(|session| balance::at(cluster, session.shown?.endpoint));
+    let mut wanted = session.as_ref().and_then(|session| balance::at(endpoints, session.shown?.endpoint));
     for made in 1.. {
         let random = exchange.random.rotate_left(made);
-        let pick = |tried| balance::endpoint(cluster, &exchange.local.loads, random, tried);
+        let pick = |tried| balance::endpoint((cluster, endpoints), &exchange.local.loads, random, tried);
         // Who wants more attempts than there are endpoints begins with them again.
         let Some(endpoint) = wanted.take().or_else(|| pick(&tried)).or_else(|| retry.and_then(|_| pick(&[]))) else {
             return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });

@@ -397,6 +397,7 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let mut exchange = Exchange {
         local: Rc::clone(local),
+        snapshot: local.snapshot(),
         connection: Rc::clone(connection),
         origin: client.origin,
         known: Rc::clone(&connection.known),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::shards::Shards;
 use super::{Found, Rank};
+use crate::ir::Shards;
 use crate::ir::http::{GrpcMethodMatch, Match, PathMatch, Route, RouteKind, Text};
 use crate::proxy::http::matches::prefixes;
 
@@ -15,7 +15,7 @@ pub struct Host {
     /// Without the slash at the end.
     prefix: Shards<Bucket>,
     /// That are in neither: regular expressions, gRPC methods of any service.
-    others: Bucket,
+    others: Option<Bucket>,
 }
 
 /// Sorted by rank.
@@ -68,20 +68,16 @@ impl Host {
         for one in route.rules.iter().flat_map(|rule| &rule.matches) {
             from.change(place(one), |bucket| bucket.retain(|entry| !Arc::ptr_eq(&entry.route, route)));
         }
-        (from.exact.len() + from.prefix.len() + from.others.len() > 0).then_some(host)
+        (!from.exact.is_empty() || !from.prefix.is_empty() || from.others.is_some()).then_some(host)
     }
 
     fn change(&mut self, place: Place, change: impl FnOnce(&mut Vec<Entry>)) {
         let keyed = match place {
             Place::Exact(path) => (&mut self.exact, path),
             Place::Prefix(path) => (&mut self.prefix, path),
-            Place::Others => return change(Arc::make_mut(&mut self.others)),
+            Place::Others => return self.others = changed(self.others.take(), change),
         };
-        keyed.0.change(&keyed.1, |bucket| {
-            let mut bucket = bucket.unwrap_or_default();
-            change(Arc::make_mut(&mut bucket));
-            Some(bucket).filter(|bucket| !bucket.is_empty())
-        });
+        keyed.0.change(&keyed.1, |bucket| changed(bucket, change));
     }
 
     pub fn find(&self, path: &str, request: &Parts) -> Option<Found<'_>> {
@@ -98,8 +94,8 @@ impl Host {
         let exact = self.exact.get(path).into_iter();
         let keyed = |bucket| Some((bucket, beside(bucket)?));
         let others = || {
-            let at = self.others.iter().position(|entry| entry.one().holds(path, request))?;
-            Some((&self.others, at))
+            let others = self.others.as_ref()?;
+            Some((others, others.iter().position(|entry| entry.one().holds(path, request))?))
         };
         let prefix = prefixes(path).filter_map(|prefix| self.prefix.get(prefix)).filter_map(keyed);
         let mut all = exact.filter_map(keyed).chain(others()).chain(prefix);
@@ -135,6 +131,13 @@ impl Entry {
     fn found(&self) -> Found<'_> {
         Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix: self.matched_prefix }
     }
+}
+
+/// `None`: nothing is left.
+fn changed(bucket: Option<Bucket>, change: impl FnOnce(&mut Vec<Entry>)) -> Option<Bucket> {
+    let mut bucket = bucket.unwrap_or_default();
+    change(Arc::make_mut(&mut bucket));
+    Some(bucket).filter(|bucket| !bucket.is_empty())
 }
 
 fn place(one: &Match) -> Place {

@@ -19,16 +19,18 @@ use crate::proxy::http::direct::{self, Direct, Exchange, Failed};
 use crate::proxy::http::filters::{Request, Response};
 use crate::proxy::http::forwarded;
 use crate::proxy::http::retry::{self, Outcome, Spare};
+use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::http::upgrade::Asked;
 use crate::proxy::http::worker::Local;
 
 /// To any endpoint of a cluster, for filters that have requests of their own. Another one is tried while nothing was sent. `None`: there is none
 /// that serves, or none that answers.
-pub async fn to_any(local: &Rc<Local>, cluster: &Cluster, request: Request) -> Option<Response> {
+pub async fn to_any(local: &Rc<Local>, snapshot: &Snapshot, cluster: &Cluster, request: Request) -> Option<Response> {
+    let endpoints = snapshot.endpoints(cluster);
     let method: Method = request.method().clone();
     let (mut request, mut tried, mut fresh) = (Some(Box::new(request)), Vec::new(), false);
     for made in 1.. {
-        let endpoint = balance::endpoint(cluster, &local.loads, local.random(), &tried)?;
+        let endpoint = balance::endpoint((cluster, endpoints), &local.loads, local.random(), &tried)?;
         match send(local, &Key::new(cluster, endpoint), fresh, None, &mut request).await {
             Ok(sent) => return Some(sent.response()),
             Err(outcome) => {
