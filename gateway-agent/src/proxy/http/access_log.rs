@@ -12,6 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::grpc;
+
 /// Whose requests are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Which {
@@ -19,16 +21,18 @@ pub enum Which {
     All,
     /// One in so many; never 0.
     OneIn(u32),
-    /// With a status of this class (5 for 5xx) or a higher one.
+    /// With a status of this class (5 for 5xx) or a higher one; calls of gRPC by the class that theirs would be of.
     From(u8),
 }
 
 impl Which {
-    pub fn takes(self, status: StatusCode, random: u64) -> bool {
+    pub fn takes(self, status: StatusCode, call: Option<grpc::Status>, random: u64) -> bool {
         match self {
             Which::All => true,
             Which::OneIn(n) => random.is_multiple_of(u64::from(n)),
-            Which::From(class) => status.as_u16() / 100 >= u16::from(class),
+            Which::From(class) => {
+                status.as_u16() / 100 >= u16::from(class) || call.is_some_and(|call| call.class() >= class)
+            }
         }
     }
 }
@@ -67,6 +71,9 @@ pub struct Line<'a> {
     pub host: &'a str,
     pub path: &'a str,
     pub status: u16,
+    /// Of a call of gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// Why the agent answered by itself, or broke off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
@@ -218,10 +225,13 @@ mod tests {
 
     #[test]
     fn lines_are_chosen_by_status_or_chance() {
-        assert!(Which::All.takes(StatusCode::OK, 7));
-        assert!(Which::From(4).takes(StatusCode::BAD_GATEWAY, 1));
-        assert!(!Which::From(4).takes(StatusCode::FOUND, 1));
-        assert_eq!((0..100).filter(|random| Which::OneIn(10).takes(StatusCode::OK, *random)).count(), 10);
+        assert!(Which::All.takes(StatusCode::OK, None, 7));
+        assert!(Which::From(4).takes(StatusCode::BAD_GATEWAY, None, 1));
+        assert!(!Which::From(4).takes(StatusCode::FOUND, None, 1));
+        assert_eq!((0..100).filter(|random| Which::OneIn(10).takes(StatusCode::OK, None, *random)).count(), 10);
+        for (call, taken) in [(grpc::Status::Unavailable, true), (grpc::Status::NotFound, false)] {
+            assert_eq!(Which::From(5).takes(StatusCode::OK, Some(call), 1), taken, "{call:?}");
+        }
         assert_eq!("1/10".parse(), Ok(Which::OneIn(10)));
         assert_eq!("4xx".parse(), Ok(Which::From(4)));
         for wrong in ["1/0", "6xx", "2/10", "", "4x"] {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{Method, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use super::access_log::{Identity, Line};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
 use super::exchange::Scheme;
+use super::grpc;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
 use super::upload::Progress;
@@ -41,6 +42,8 @@ pub struct Meter {
     retries: Cell<u32>,
     /// Status, and when it was known.
     answered: Option<(StatusCode, Duration)>,
+    /// Of a call of gRPC.
+    call: Option<Call>,
     bytes: u64,
     whole: bool,
     /// Of a connection of HTTP/2, with the number of the request there.
@@ -48,6 +51,14 @@ pub struct Meter {
     /// Of the request's body, where there is one.
     upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
+}
+
+/// What is known of how a call of gRPC ends.
+#[derive(Debug, Default)]
+struct Call {
+    told: Option<grpc::Status>,
+    /// Its answer broke off on the backend's side.
+    is_broken: bool,
 }
 
 /// The answers of a connection of HTTP/2 that have given a piece and were not asked for the next: so long their clients have taken nothing.
@@ -76,7 +87,14 @@ pub struct Logged {
 }
 
 impl Meter {
-    pub fn new(local: Rc<Local>, signal: Arc<Signal>, came: Instant, logged: Option<Box<Logged>>) -> Box<Meter> {
+    /// `grpc`: it is a call of gRPC.
+    pub fn new(
+        local: Rc<Local>,
+        signal: Arc<Signal>,
+        came: Instant,
+        grpc: bool,
+        logged: Option<Box<Logged>>,
+    ) -> Box<Meter> {
         Box::new(Meter {
             local,
             signal,
@@ -85,6 +103,7 @@ impl Meter {
             reason: Cell::new(None),
             retries: Cell::new(0),
             answered: None,
+            call: grpc.then(Call::default),
             bytes: 0,
             whole: false,
             takers: None,
@@ -144,8 +163,34 @@ impl Meter {
         if is_late { Some(Reason::RequestTimeout) } else { self.signal.broken() }
     }
 
-    fn log(&self, logged: &Logged, status: StatusCode, first_byte: Duration, took: Duration) {
-        let Some(log) = self.local.shared.log.get().filter(|log| log.which.takes(status, logged.random)) else {
+    fn told(&mut self, fields: &HeaderMap) {
+        if let Some(call) = &mut self.call {
+            call.told = grpc::Status::told(fields).or(call.told);
+        }
+    }
+
+    /// What the caller takes its end for.
+    fn call_status(&self) -> Option<grpc::Status> {
+        let call = self.call.as_ref()?;
+        let of_agent = || self.reason.get().map(Reason::grpc_status);
+        Some(call.told.or_else(of_agent).unwrap_or_else(|| match self.answered {
+            Some((status, _)) if status != StatusCode::OK => grpc::Status::of_http(status),
+            Some(_) if self.whole => grpc::Status::Unknown,
+            Some(_) if call.is_broken => grpc::Status::Internal,
+            // The client has gone.
+            _ => grpc::Status::Cancelled,
+        }))
+    }
+
+    fn log(
+        &self,
+        logged: &Logged,
+        status: StatusCode,
+        call: Option<grpc::Status>,
+        first_byte: Duration,
+        took: Duration,
+    ) {
+        let Some(log) = self.local.shared.log.get().filter(|log| log.which.takes(status, call, logged.random)) else {
             return;
         };
         let labels = self.course.as_ref().map(|course| &course.labels);
@@ -166,6 +211,7 @@ impl Meter {
             host: &logged.host,
             path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
             status: status.as_u16(),
+            grpc_status: call.map(grpc::Status::number),
             reason: self.reason.get().map(Reason::name),
             listener: labels.map(|labels| labels.listener.to_string()),
             route: route.map(|(route, _)| route.to_string()),
@@ -193,7 +239,11 @@ impl Drop for Meter {
         // The client has gone before there was an answer: 499, as others have it.
         let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
         let (status, first_byte) = self.answered.unwrap_or_else(gone);
+        let call = self.call_status();
         if let Some(course) = &self.course {
+            if let Some(call) = call {
+                course.series.call(call);
+            }
             let uploaded = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
             course.series.end(status, [first_byte, took], [uploaded, self.bytes]);
             course.series.retries.add(u64::from(self.retries.get()));
@@ -202,7 +252,7 @@ impl Drop for Meter {
             self.local.metrics.abandoned.add(1);
         }
         if let Some(logged) = &self.logged {
-            self.log(logged, status, first_byte, took);
+            self.log(logged, status, call, first_byte, took);
         }
         self.signal.done();
     }
@@ -226,6 +276,7 @@ impl Metered {
     pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
         meter.answered = Some((response.status(), meter.came.elapsed()));
         meter.local.metrics.responded(response.status());
+        meter.told(response.headers());
         if let Some(upload) = &meter.upload {
             upload.both_ways.set(true);
         }
@@ -243,8 +294,19 @@ impl HttpBody for Metered {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
         match &frame {
-            Some(Ok(frame)) => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(_)) => {}
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                // Nothing comes after them, and not everybody asks.
+                Some(trailers) => {
+                    self.meter.told(trailers);
+                    self.meter.whole = true;
+                }
+                None => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+            },
+            Some(Err(_)) => {
+                if let Some(call) = &mut self.meter.call {
+                    call.is_broken = true;
+                }
+            }
             None => self.meter.whole = true,
         }
         Poll::Ready(frame)

@@ -339,6 +339,7 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
     connection.idle_since.set(came);
     let refused = connection.signal.refused(number).or_else(|| too_large(&request, &connection.limits));
     let logged = local.shared.log.get().map(|_| logged(&mut request, connection, random));
+    let grpc = answer::is_grpc(request.headers());
     let mut exchange = Exchange {
         local: Rc::clone(local),
         connection: Rc::clone(connection),
@@ -349,12 +350,12 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
         requested_host: Box::default(),
         host: None,
         matched_prefix: 0,
-        grpc: answer::is_grpc(request.headers()),
+        grpc,
         random,
         told: Told::default(),
         endpoint: None,
         attempts: 0,
-        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, logged),
+        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, grpc, logged),
     };
     if request.version() == Version::HTTP_2 {
         exchange.meter.watch(Rc::clone(&connection.takers), number);

@@ -1,5 +1,7 @@
 //! Requests that go past hyper, and those that go on with it.
 
+use http_body_util::Full;
+
 use super::*;
 
 async fn run(test: impl Future<Output = ()>) {

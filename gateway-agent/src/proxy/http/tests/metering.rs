@@ -116,3 +116,78 @@ async fn a_client_that_goes_before_its_answer_is_counted() {
     let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
     LocalSet::new().run_until(in_time).await.expect("in time");
 }
+
+/// The lines of a log, when there are so many.
+async fn lines(written: &Written, number: usize) -> Vec<serde_json::Value> {
+    loop {
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        if text.lines().count() >= number {
+            return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Calls of these paths, one after the other, as the log tells them. The backend answers those of `/a.B/` with the status that its path ends with.
+async fn calls(which: Which, paths: &[&str]) -> (Rc<Local>, Vec<serde_json::Value>) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = endpoint(&socket.local_addr().unwrap().to_string());
+    tokio::task::spawn_local(echo_http2(socket));
+    let local = serving(vec![
+        rule("/a.B", vec![speaking(Application::H2c, vec![backend])]),
+        rule("/none", vec![speaking(Application::H2c, Vec::new())]),
+    ]);
+    let written = Written::default();
+    local.shared.log.set(Log::start(which, written.clone()).unwrap()).unwrap();
+    let stream = TokioIo::new(client(&local, Security::Clear).await);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(Executor, stream).await.unwrap();
+    tokio::task::spawn_local(connection);
+    for path in paths {
+        let call = http::Request::post(format!("http://example.com{path}")).header("te", "trailers");
+        let call = call.header("content-type", "application/grpc").body(Body::empty()).unwrap();
+        sender.send_request(call).await.unwrap().into_body().collect().await.unwrap();
+    }
+    let logged = lines(&written, paths.len()).await;
+    (local, logged)
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_trailers_is_whole() {
+    let all = async {
+        let (_, lines) = calls(Which::All, &["/a.B/C"]).await;
+        assert_eq!((&lines[0]["status"], &lines[0]["aborted"]), (&200.into(), &serde_json::Value::Null));
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_call_is_told_by_its_own_status() {
+    let all = async {
+        let (local, lines) = calls(Which::All, &["/a.B/0", "/a.B/9", "/none", "/other"]).await;
+        let told = lines.iter().map(|line| (&line["status"], &line["grpc_status"], &line["reason"]));
+        let told: Vec<_> =
+            told.map(|(status, grpc, reason)| (status.as_u64(), grpc.as_u64(), reason.as_str())).collect();
+        let none = [(Some(200), Some(14), Some("no_endpoint")), (Some(200), Some(12), Some("no_route"))];
+        assert_eq!(told[..2], [(Some(200), Some(0), None), (Some(200), Some(9), None)]);
+        assert_eq!(told[2..], none);
+        let _ = local;
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn calls_that_fail_are_chosen_as_requests_that_do() {
+    let all = async {
+        let chosen = |paths| async move {
+            let (_, lines) = calls(Which::From(5), paths).await;
+            lines.iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        // What was to be left out would come before the last.
+        assert_eq!(chosen(&["/none"]).await, ["/none"]);
+        assert_eq!(chosen(&["/a.B/13"]).await, ["/a.B/13"]);
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
