@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{CONNECTION, TE};
+use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
@@ -361,7 +361,7 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
         exchange.meter.watch(Rc::clone(&connection.takers), number);
     }
     let is_http1 = request.version() < Version::HTTP_2;
-    let takes_trailers = request.version() == Version::HTTP_11 && request.headers().contains_key(TE);
+    let takes_trailers = request.version() == Version::HTTP_11 && forwarded::takes_trailers(request.headers());
     let mut response = match refused {
         Some(reason) => forward::refuse(reason, &exchange),
         None => forward::respond(request, client, &mut exchange).await,
