@@ -27,7 +27,7 @@ use super::exchange::{Exchange, Scheme};
 use super::faults::Faults;
 use super::filters::{Request, Told};
 use super::forwarded::Known;
-use super::guard::{Guard, Signal, Speaks};
+use super::guard::{Guard, LOOK, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
 use super::rarely::Rarely;
@@ -201,7 +201,7 @@ where
         .header_read_timeout(None)
         .max_headers(limits.headers)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 1024).max(128 << 10));
-    let serving = builder.serve_connection(TokioIo::new(stream), service(connection)).with_upgrades();
+    let serving = builder.serve_connection(TokioIo::new(stream), service(connection, true)).with_upgrades();
     let shut = http1::UpgradeableConnection::graceful_shutdown;
     let ended = drive(pin!(serving), shut, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
@@ -229,14 +229,15 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
     guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
-    let serving = builder.serve_connection(TokioIo::new(guard), service(connection));
+    let serving = builder.serve_connection(TokioIo::new(guard), service(connection, false));
     let ended = drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
 }
 
-/// What answers its requests.
+/// What answers its requests. `looks`: whether the client is still there is to be seen without reading.
 fn service(
     connection: &Rc<Connection>,
+    looks: bool,
 ) -> impl Service<
     http::Request<Incoming>,
     Response = Response<Metered>,
@@ -246,8 +247,22 @@ fn service(
     let connection = Rc::clone(connection);
     service_fn(move |request| {
         let connection = Rc::clone(&connection);
-        async move { Ok(respond(request.map(Body::incoming), &connection).await) }
+        async move {
+            let response = respond(request.map(Body::incoming), &connection);
+            Ok(if looks { looking(response, &connection.signal).await } else { response.await })
+        }
     })
+}
+
+/// While hyper has bytes of the next request it reads no more; but it flushes whenever it is woken, and the guard can see there what comes to an end.
+async fn looking<T>(answer: impl Future<Output = T>, signal: &Signal) -> T {
+    let mut answer = pin!(answer);
+    loop {
+        match timeout(LOOK, answer.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => signal.look(),
+        }
+    }
 }
 
 /// To its end: its own, or the one that it is brought to. `None`: it was cut off.

@@ -317,3 +317,34 @@ async fn trailers_of_an_answer_go_to_those_who_take_them() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn clients_that_leave_are_noticed_whatever_they_have_sent_before() {
+    run(async {
+        let next = "GET /next HTTP/1.1\r\nHost: example.com\r\n\r\n";
+        // By hyper: an upload of which the backend knows no more than its head.
+        let by_hyper = "POST / HTTP/1.1\r\nHost: example.com\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody";
+        for first in [GET, by_hyper] {
+            for (behind, reset) in
+                [(next.into(), false), (next.into(), true), (next.repeat(5000), false), ("GET".into(), true)]
+            {
+                let (local, socket) = to_one().await;
+                let mut client = client(&local, Security::Clear).await;
+                client.write_all(first.as_bytes()).await.unwrap();
+                let (mut backend, _) = socket.accept().await.unwrap();
+                read_heads(&mut backend, 1).await;
+                // As much as is taken.
+                let _ = tokio::time::timeout(Duration::from_millis(100), client.write_all(behind.as_bytes())).await;
+                if reset {
+                    client.set_zero_linger().unwrap();
+                }
+                drop(client);
+                let left = async { while backend.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} };
+                let noticed = tokio::time::timeout(Duration::from_secs(5), left).await;
+                assert!(noticed.is_ok(), "{first:?} {} {reset}", behind.len());
+                assert_eq!(local.shared.sums().iter().map(|(_, sum)| sum.active).sum::<u64>(), 0);
+            }
+        }
+    })
+    .await;
+}
