@@ -67,9 +67,16 @@ pub struct Line<'a> {
     pub gateway: SocketAddr,
     pub scheme: &'a str,
     pub protocol: &'a str,
+    /// Version, and the server name that the client asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<&'a str>,
     pub method: &'a str,
     pub host: &'a str,
     pub path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<&'a str>,
     pub status: u16,
     /// Of a call of gRPC.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,6 +93,8 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<&'a str>,
     pub retries: u32,
+    /// Of the request's body, that came from the client.
+    pub request_bytes: u64,
     /// Of the answer's body, that went to the client.
     pub bytes: u64,
     pub first_byte_ms: f64,

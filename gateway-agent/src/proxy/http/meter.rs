@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -22,6 +22,7 @@ use super::exchange::Scheme;
 use super::grpc;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
+use super::server::Session;
 use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
@@ -51,6 +52,8 @@ pub struct Meter {
     /// Of the request's body, where there is one.
     upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
+    /// What tells when the connection that it became is over.
+    upgraded: Option<Rc<Upgraded>>,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -83,6 +86,8 @@ pub struct Logged {
     pub method: Method,
     pub uri: Uri,
     pub host: Box<str>,
+    pub user_agent: Option<HeaderValue>,
+    pub session: Option<Rc<Session>>,
     pub random: u64,
 }
 
@@ -109,7 +114,13 @@ impl Meter {
             takers: None,
             upload: None,
             logged,
+            upgraded: None,
         })
+    }
+
+    /// Its connection becomes another, which is to say when it is over.
+    pub fn upgrade(&mut self) -> Rc<Upgraded> {
+        Rc::clone(self.upgraded.insert(Rc::default()))
     }
 
     /// The answer goes by a stream of its own.
@@ -163,6 +174,11 @@ impl Meter {
         if is_late { Some(Reason::RequestTimeout) } else { self.signal.broken() }
     }
 
+    /// Bytes of the request's body.
+    fn uploaded(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
+    }
+
     fn told(&mut self, fields: &HeaderMap) {
         if let Some(call) = &mut self.call {
             call.told = grpc::Status::told(fields).or(call.told);
@@ -180,51 +196,6 @@ impl Meter {
             // The client has gone.
             _ => grpc::Status::Cancelled,
         }))
-    }
-
-    fn log(
-        &self,
-        logged: &Logged,
-        status: StatusCode,
-        call: Option<grpc::Status>,
-        first_byte: Duration,
-        took: Duration,
-    ) {
-        let Some(log) = self.local.shared.log.get().filter(|log| log.which.takes(status, call, logged.random)) else {
-            return;
-        };
-        let labels = self.course.as_ref().map(|course| &course.labels);
-        let route = labels.and_then(|labels| labels.route.as_ref());
-        let line = Line {
-            time: Line::now(),
-            id: logged.identity.id.to_str().unwrap_or_default(),
-            trace: logged.identity.trace.to_str().unwrap_or_default(),
-            client: logged.origin.client.ip(),
-            gateway: logged.origin.gateway,
-            scheme: logged.scheme.as_str(),
-            protocol: match logged.version {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2",
-                _ => "HTTP/1.1",
-            },
-            method: logged.method.as_str(),
-            host: &logged.host,
-            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            status: status.as_u16(),
-            grpc_status: call.map(grpc::Status::number),
-            reason: self.reason.get().map(Reason::name),
-            listener: labels.map(|labels| labels.listener.to_string()),
-            route: route.map(|(route, _)| route.to_string()),
-            rule: route.map(|(_, rule)| &**rule),
-            backend: labels.and_then(|labels| labels.backend.as_deref()),
-            retries: self.retries.get(),
-            bytes: self.bytes,
-            first_byte_ms: Line::milliseconds(first_byte),
-            took_ms: Line::milliseconds(took),
-            aborted: !self.whole,
-        };
-        let lost = log.write(&line, &mut self.local.lines.borrow_mut());
-        self.local.metrics.lines_lost.add(lost);
     }
 }
 
@@ -244,17 +215,129 @@ impl Drop for Meter {
             if let Some(call) = call {
                 course.series.call(call);
             }
-            let uploaded = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
-            course.series.end(status, [first_byte, took], [uploaded, self.bytes]);
+            course.series.end(status, [first_byte, took], [self.uploaded(), self.bytes]);
             course.series.retries.add(u64::from(self.retries.get()));
         }
         if self.answered.is_none() {
             self.local.metrics.abandoned.add(1);
         }
-        if let Some(logged) = &self.logged {
-            self.log(logged, status, call, first_byte, took);
+        if let Some(logged) = self.logged.take() {
+            let ending = Ending {
+                local: Rc::clone(&self.local),
+                logged,
+                course: self.course.take(),
+                came: self.came,
+                status,
+                call,
+                reason: self.reason.get(),
+                retries: self.retries.get(),
+                first_byte,
+                request_bytes: self.uploaded(),
+                bytes: self.bytes,
+                whole: self.whole,
+            };
+            match self.upgraded.take() {
+                Some(upgraded) => upgraded.meet(Later::Answered(Box::new(ending))),
+                None => ending.write(),
+            }
         }
         self.signal.done();
+    }
+}
+
+/// What is written of a request.
+#[derive(Debug)]
+struct Ending {
+    local: Rc<Local>,
+    logged: Box<Logged>,
+    course: Option<Rc<Course>>,
+    came: Instant,
+    status: StatusCode,
+    call: Option<grpc::Status>,
+    reason: Option<Reason>,
+    retries: u32,
+    first_byte: Duration,
+    request_bytes: u64,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Ending {
+    fn write(&self) {
+        let Ending { local, logged, status, call, .. } = self;
+        let Some(log) = local.shared.log.get().filter(|log| log.which.takes(*status, *call, logged.random)) else {
+            return;
+        };
+        let labels = self.course.as_ref().map(|course| &course.labels);
+        let route = labels.and_then(|labels| labels.route.as_ref());
+        let line = Line {
+            time: Line::now(),
+            id: logged.identity.id.to_str().unwrap_or_default(),
+            trace: logged.identity.trace.to_str().unwrap_or_default(),
+            client: logged.origin.client.ip(),
+            gateway: logged.origin.gateway,
+            scheme: logged.scheme.as_str(),
+            protocol: match logged.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
+            tls: logged.session.as_ref().and_then(|session| session.version),
+            sni: logged.session.as_ref().and_then(|session| session.server_name.as_deref()),
+            method: logged.method.as_str(),
+            host: &logged.host,
+            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
+            user_agent: logged.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            status: status.as_u16(),
+            grpc_status: call.map(grpc::Status::number),
+            reason: self.reason.map(Reason::name),
+            listener: labels.map(|labels| labels.listener.to_string()),
+            route: route.map(|(route, _)| route.to_string()),
+            rule: route.map(|(_, rule)| &**rule),
+            backend: labels.and_then(|labels| labels.backend.as_deref()),
+            retries: self.retries,
+            request_bytes: self.request_bytes,
+            bytes: self.bytes,
+            first_byte_ms: Line::milliseconds(self.first_byte),
+            took_ms: Line::milliseconds(self.came.elapsed()),
+            aborted: !self.whole,
+        };
+        let lost = log.write(&line, &mut local.lines.borrow_mut());
+        local.metrics.lines_lost.add(lost);
+    }
+}
+
+/// The line of a request whose connection was upgraded is written when that ends, whichever of the two is over first.
+#[derive(Debug, Default)]
+pub struct Upgraded(RefCell<Later>);
+
+#[derive(Debug, Default)]
+enum Later {
+    /// Both are under way.
+    #[default]
+    Neither,
+    /// The answer has gone.
+    Answered(Box<Ending>),
+    /// So many bytes went inwards and outwards. Why the agent ended it.
+    Over([u64; 2], Option<Reason>),
+}
+
+impl Upgraded {
+    /// See [`Later::Over`].
+    pub fn is_over(&self, moved: [u64; 2], reason: Option<Reason>) {
+        self.meet(Later::Over(moved, reason));
+    }
+
+    fn meet(&self, later: Later) {
+        let (mut ending, [inwards, outwards], reason) = match (self.0.take(), later) {
+            (Later::Answered(ending), Later::Over(moved, reason)) => (ending, moved, reason),
+            (Later::Over(moved, reason), Later::Answered(ending)) => (ending, moved, reason),
+            (_, first) => return drop(self.0.replace(first)),
+        };
+        ending.request_bytes += inwards;
+        ending.bytes += outwards;
+        ending.reason = ending.reason.or(reason);
+        ending.write();
     }
 }
 

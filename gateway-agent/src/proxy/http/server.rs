@@ -8,7 +8,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::CONNECTION;
+use http::header::{CONNECTION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
@@ -57,7 +57,16 @@ pub enum Security {
         listener: ListenerName,
         /// ALPN has settled on it.
         h2: bool,
+        /// For the access log, where there is one.
+        session: Option<Rc<Session>>,
     },
+}
+
+/// What was agreed on in TLS.
+#[derive(Debug)]
+pub struct Session {
+    pub version: Option<&'static str>,
+    pub server_name: Option<Box<str>>,
 }
 
 impl Client {
@@ -421,6 +430,11 @@ fn logged(request: &mut Request, connection: &Connection, random: u64) -> Box<Lo
         method: request.method().clone(),
         host: host.into(),
         uri: request.uri().clone(),
+        user_agent: request.headers().get(USER_AGENT).cloned(),
+        session: match &client.security {
+            Security::Clear => None,
+            Security::Tls { session, .. } => session.clone(),
+        },
         random,
     })
 }

@@ -255,7 +255,7 @@ async fn a_redirect_says_only_what_changes() {
 async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
     let all = async {
         let local = serving(vec![rule("", Vec::new())]);
-        let tls = |section| Security::Tls { listener: listener_name(section), h2: false };
+        let tls = |section| Security::Tls { listener: listener_name(section), h2: false, session: None };
         let (mut own, mut other) = (client(&local, tls("http")).await, client(&local, tls("other")).await);
         assert!(get(&mut own, "example.com", "/").await.starts_with("HTTP/1.1 500 "));
         assert!(get(&mut other, "example.com", "/").await.starts_with("HTTP/1.1 421 "));

@@ -8,7 +8,7 @@ use crate::proxy::http::access_log::{Log, Which};
 
 /// What a thread writes, and a test reads.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -118,7 +118,7 @@ async fn a_client_that_goes_before_its_answer_is_counted() {
 }
 
 /// The lines of a log, when there are so many.
-async fn lines(written: &Written, number: usize) -> Vec<serde_json::Value> {
+pub(super) async fn lines(written: &Written, number: usize) -> Vec<serde_json::Value> {
     loop {
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         if text.lines().count() >= number {
@@ -187,6 +187,29 @@ async fn calls_that_fail_are_chosen_as_requests_that_do() {
         // What was to be left out would come before the last.
         assert_eq!(chosen(&["/none"]).await, ["/none"]);
         assert_eq!(chosen(&["/a.B/13"]).await, ["/a.B/13"]);
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_line_says_who_asked_and_how() {
+    let all = async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = endpoint(&socket.local_addr().unwrap().to_string());
+        tokio::task::spawn_local(echo(socket));
+        let local = serving(vec![rule("/a", vec![to(vec![backend])])]);
+        let written = Written::default();
+        local.shared.log.set(Log::start(Which::All, written.clone()).unwrap()).unwrap();
+        let session = server::Session { version: Some("TLSv1.3"), server_name: Some("example.com".into()) };
+        let listener = listener_name("http");
+        let mut client = client(&local, Security::Tls { listener, h2: false, session: Some(Rc::new(session)) }).await;
+        let head = "POST /a HTTP/1.1\r\nHost: example.com\r\nUser-Agent: test/1\r\nContent-Length: 4\r\n\r\n";
+        client.write_all(format!("{head}body").as_bytes()).await.unwrap();
+        read_heads(&mut client, 2).await;
+        let line = &lines(&written, 1).await[0];
+        assert_eq!((&line["user_agent"], &line["request_bytes"]), (&"test/1".into(), &4.into()));
+        assert_eq!((&line["tls"], &line["sni"]), (&"TLSv1.3".into(), &"example.com".into()));
     };
     let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
     LocalSet::new().run_until(in_time).await.expect("in time");
