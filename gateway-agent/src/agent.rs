@@ -120,9 +120,6 @@ impl Agent {
 
     /// Gateways have addresses of a pool, which the status of Gateways keeps. Before the first change.
     pub fn follow_addresses(&mut self, pool: Pool) {
-        if pool.is_empty() {
-            self.held = Held::All;
-        }
         *self.index.addressing_mut() = Addressing::new(pool, BTreeMap::new());
         self.index.addressing_mut().set_decides(false);
     }
@@ -131,10 +128,15 @@ impl Agent {
     pub fn decide_addresses(&mut self, decides: bool) {
         if self.index.addressing().decides() != decides {
             self.index.addressing_mut().set_decides(decides);
-            if self.told && !self.index.addressing().pool().is_empty() {
-                self.compile(&Reach::everything());
+            if self.told {
+                self.compile(&Reach { listeners: true, ..Reach::default() });
             }
         }
+    }
+
+    /// Gateways have addresses for which some node must answer.
+    pub fn has_pool_addresses(&self) -> bool {
+        !self.compiled.ir.announced_addresses.is_empty()
     }
 
     pub fn addresses_changed(&self) -> Rc<Notify> {
@@ -167,7 +169,7 @@ impl Agent {
             if self.contested.insert(*address) {
                 let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
                 tracing::warn!(%address, mac, "another machine says that it has an address of the pool; this node goes on to \
-                               claim it: take the address away from that machine, or out of --address-pool");
+                               claim it: take the address away from that machine, or out of the pool");
             }
             self.datapath.take_back(*address);
         }
@@ -175,10 +177,10 @@ impl Agent {
     }
 
     fn announce(&mut self) {
-        if !self.told || self.held == Held::Unknown {
+        let addresses = &self.compiled.ir.announced_addresses;
+        if !self.told || self.held == Held::Unknown && !addresses.is_empty() {
             return;
         }
-        let addresses = &self.compiled.ir.announced_addresses;
         let addresses = addresses.iter().map(|address| (*address, self.held.has(*address))).collect();
         self.datapath.announce(&addresses);
     }
@@ -194,7 +196,7 @@ impl Agent {
 
     /// What was decided on addresses is where the next decision starts from.
     fn remember_addresses(&mut self) {
-        let decided = self.compiled.report.gateways.iter().map(|gateway| (&gateway.subject.name, &*gateway.addresses));
+        let decided = self.compiled.report.gateways.iter().map(|gateway| (&gateway.subject.name, &*gateway.of_pool));
         let addressing = self.index.addressing_mut();
         if !addressing.remember(decided) {
             return;

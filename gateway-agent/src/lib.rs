@@ -11,5 +11,6 @@ pub mod datapath;
 pub mod emit;
 pub mod index;
 pub mod ir;
+mod panics;
 pub mod proxy;
 pub mod source;

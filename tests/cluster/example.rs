@@ -18,13 +18,16 @@ fn get(bed: &Bed, port: u16) -> Result<String> {
 
 #[test]
 fn http_and_tcp_reach_the_pods_of_both_nodes() {
-    let bed = Bed::new();
-    let _applied = bed.apply("example", MANIFESTS);
-    bed.kubectl("rollout status deployment/echo -n example --timeout=60s").unwrap();
+    works(&Bed::new(), "example");
+}
+
+pub fn works(bed: &Bed, namespace: &str) {
+    let _applied = bed.apply(namespace, MANIFESTS);
+    bed.kubectl(&format!("rollout status deployment/echo -n {namespace} --timeout=60s")).unwrap();
     for port in [80, 81] {
         let mut pods = BTreeSet::new();
         bed.wait_for("answers of both pods", || {
-            let answer: serde_json::Value = serde_json::from_str(&get(&bed, port)?)?;
+            let answer: serde_json::Value = serde_json::from_str(&get(bed, port)?)?;
             pods.extend(answer["pod"].as_str().map(str::to_owned));
             ensure!(pods.len() == 2, "port {port}: so far {pods:?}");
             Ok(())

@@ -5,7 +5,11 @@
 
 mod addresses;
 mod bed;
+mod certificates;
+mod chart;
+mod config;
 mod deployed;
 mod example;
 mod rights;
 mod statuses;
+mod texts;

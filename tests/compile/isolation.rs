@@ -172,7 +172,7 @@ fn specificity(hostname: &str) -> Vec<u32> {
 // What compile makes of it.
 
 fn objects(world: &World) -> Vec<Object> {
-    let class = GatewayClass { meta: meta("sluice", None), controller: CONTROLLER.into(), parameters: false };
+    let class = GatewayClass { meta: meta("sluice", None), controller: CONTROLLER.into(), parameters: None };
     let gateways = world.gateways.iter().enumerate().map(|(i, written)| {
         let request = |address: &usize| AddressRequest::Address(ADDRESSES[*address].parse().expect("an address"));
         let gateway = Gateway {
@@ -181,11 +181,10 @@ fn objects(world: &World) -> Vec<Object> {
             class: "sluice".into(),
             listeners: written.listeners.iter().enumerate().map(|(l, listener)| listener.object(l).into()).collect(),
             addresses: written.addresses.iter().map(request).collect(),
-            parameters: false,
+            parameters: None,
             infrastructure: Infrastructure::default(),
             listener_sets: AllowedNamespaces::None,
             tls: GatewayTls::default(),
-            settings: Arc::default(),
         };
         Object::Gateway(gateway.into())
     });

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gateway_tests::client::{Connection, split_tcp};
 use gateway_tests::lab::{Agent, address, eventually, gateway, route, service, slice};
+use rustix::process::Signal;
 
 use crate::bed::{Bed, SERVER, WEB, on_gateway, ready};
 
@@ -163,7 +164,7 @@ fn access_log_tells_of_connections() {
     let bed = Bed::web(&[address::POD_1]);
     let log = bed.manifests.path().join(".access.log");
     let options = ["--access-log", log.to_str().unwrap()];
-    let _agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &options).unwrap();
+    let mut agent = Agent::start_with(&bed.world.gateway, bed.manifests.path(), &options).unwrap();
     let client = bed.tcp(on_gateway(WEB)[0]).unwrap().client;
     bed.tcp(on_gateway(4711)[0]).unwrap_err();
     let lines = || -> Vec<serde_json::Value> {
@@ -177,6 +178,16 @@ fn access_log_tells_of_connections() {
         eventually(&format!("{event} to be told"), || told(event, client.port().to_string()));
     }
     eventually("the refusal to be told", || told("refused", "4711".into()));
+
+    // As logrotate does.
+    let moved = bed.manifests.path().join(".access.log.1");
+    std::fs::rename(&log, &moved).unwrap();
+    agent.process().signal(Signal::HUP).unwrap();
+    eventually("lines to go to a new file", || {
+        let _ = bed.tcp(on_gateway(4712)[0]);
+        told("refused", "4712".into())
+    });
+    assert!(std::fs::read_to_string(&moved).unwrap().contains("4711"));
 }
 
 #[test]

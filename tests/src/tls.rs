@@ -103,6 +103,11 @@ impl Authority {
 }
 
 impl Identity {
+    /// The certificate, DER.
+    pub fn der(&self) -> &[u8] {
+        self.certificate.der()
+    }
+
     /// The SHA-256 of the public key in base64, as browsers and HTTP pin it (RFC 7469 section 2.4).
     pub fn spki_hash(&self) -> String {
         use base64::Engine;

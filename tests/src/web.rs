@@ -133,13 +133,11 @@ impl Web {
         self.manifests.write("both.yaml", &[of("both", WEB), of("both-h2", WEB), of("both-rpc", RPC)])
     }
 
-    /// The Gateway, with annotations: lines of YAML.
-    pub fn publish_gateway(&self, annotations: &str) -> Result<()> {
-        let metadata = format!(
-            "metadata:\n  name: edge\n  namespace: default\n  annotations:\n    example.com/bed: web\n{annotations}"
+    pub fn publish_gateway(&self, settings: &str) -> Result<()> {
+        let config = format!(
+            "apiVersion: sluice.dev/v1alpha1\nkind: SluiceConfig\nmetadata: {{name: edge, namespace: default}}\nspec: {{{settings}}}\n"
         );
-        let gateway = http_gateway().replacen("metadata: {name: edge, namespace: default}", metadata.trim_end(), 1);
-        self.manifests.write("gateway.yaml", &[gateway])
+        self.manifests.write("gateway.yaml", &[http_gateway(), config])
     }
 
     /// The routes, and further ones.
@@ -175,7 +173,7 @@ fn http_gateway() -> String {
     let [v4, v6] = address::GATEWAY;
     format!(
         "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: edge, namespace: default}}\nspec:\n  \
-         gatewayClassName: sluice\n  addresses:\n  - {{type: IPAddress, value: '{v4}'}}\n  - {{type: IPAddress, value: '{v6}'}}\n  \
+         gatewayClassName: sluice\n  infrastructure: {{parametersRef: {{group: sluice.dev, kind: SluiceConfig, name: edge}}}}\n  addresses:\n  - {{type: IPAddress, value: '{v4}'}}\n  - {{type: IPAddress, value: '{v6}'}}\n  \
          listeners:\n  - {{name: http, protocol: HTTP, port: {PORT}}}\n  \
          - {{name: shop, protocol: HTTPS, port: {TLS_PORT}, tls: {{certificateRefs: [{{name: shop}}]}}}}\n  \
          - {{name: app, protocol: HTTPS, port: {TLS_PORT}, hostname: {APP}, tls: {{certificateRefs: [{{name: app}}]}}}}\n"

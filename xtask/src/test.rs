@@ -218,13 +218,14 @@ fn integration(name: &str, arguments: &[&str]) -> Result<Count> {
 
 fn cluster_tests() -> Result<Count> {
     setup::ensure(&[Part::Lab])?;
-    let tools = cluster::tools::ensure()?;
+    let (tools, helm) = (cluster::tools::ensure()?, cluster::tools::helm()?);
     // As it was built for the other stages: a release takes minutes more.
     conformance::with_sluice(true, false, |_, _| {
         let mut cargo = shell::cargo();
         // One at a time: they stop agents, and count what agents do.
         cargo.args(["test", "--workspace", "--locked", "--test", "cluster", "--", "--test-threads=1"]);
         cargo.env("SLUICE_CLUSTER", cluster::folder()).env("SLUICE_CLUSTER_TOOLS", tools.folder());
+        cargo.env("SLUICE_HELM", &helm);
         libtest(cargo.env(build::OBJECT_VARIABLE, build::object()?))
     })
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::rc::Rc;
 
 use super::Pool;
 use crate::index::Name;
@@ -11,6 +10,8 @@ use crate::index::Name;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish<'a> {
     pub gateway: &'a Name,
+    /// Empty: it shares the node's own addresses, and an address that it asks for by name is the operator's to bring here.
+    pub pool: &'a Pool,
     /// Addresses by name; usable ones.
     pub fixed: Vec<IpAddr>,
     /// Any will do: one of each IP version that the pool has.
@@ -22,8 +23,6 @@ pub struct Wish<'a> {
 /// What there is to give.
 #[derive(Clone, Copy, Debug)]
 pub struct Given<'a> {
-    /// Empty: Gateways share the node's own addresses, and an address asked for by name is the operator's to bring here.
-    pub pool: &'a Pool,
     /// The node's own addresses.
     pub node: &'a [IpAddr],
     /// Addresses of Gateways that are not there now: they are given away last.
@@ -56,7 +55,7 @@ pub enum Missing {
     },
     /// Another node assigns, and has not yet.
     NotYet,
-    /// There is no pool, and the node has no address.
+    /// It has no pool, and the node no address.
     Nothing,
 }
 
@@ -65,9 +64,6 @@ pub enum Missing {
 /// What a Gateway has it keeps; then come those that ask for an address by name, then the others. An address that the pool gave to one
 /// Gateway is its alone; several may ask for one by name and share it.
 pub fn assign(given: &Given, wishes: &[Wish]) -> Vec<Assigned> {
-    if given.pool.is_empty() {
-        return wishes.iter().map(|wish| without_pool(given, wish)).collect();
-    }
     let kept = keep(given, wishes);
     let holder: HashMap<IpAddr, &Name> =
         kept.iter().zip(wishes).flat_map(|(kept, wish)| kept.iter().map(|address| (*address, wish.gateway))).collect();
@@ -78,7 +74,7 @@ pub fn assign(given: &Given, wishes: &[Wish]) -> Vec<Assigned> {
         for address in &wish.fixed {
             match holder.get(address) {
                 Some(other) => of_wish.refused.push((*address, Refusal::Held((*other).clone()))),
-                None if given.pool.has(*address) || given.node.contains(address) => {
+                None if wish.pool.is_empty() || wish.pool.has(*address) || given.node.contains(address) => {
                     of_wish.addresses.push(*address);
                     taken.insert(*address);
                 }
@@ -89,32 +85,27 @@ pub fn assign(given: &Given, wishes: &[Wish]) -> Vec<Assigned> {
     }
     let mut free = Free::new(given, taken);
     for (wish, of_wish) in wishes.iter().zip(&mut assigned) {
-        let families = [false, true].into_iter().filter(|v6| wish.any && given.pool.has_family(*v6));
+        let families = [false, true].into_iter().filter(|v6| wish.any && wish.pool.has_family(*v6));
         for v6 in families {
             let is_kept = |address: &IpAddr| address.is_ipv6() == v6 && !wish.fixed.contains(address);
             if of_wish.addresses.iter().any(is_kept) {
                 continue;
             }
-            match free.next(v6) {
+            match free.next(wish.pool, v6) {
                 _ if !given.decides => of_wish.missing.push(Missing::NotYet),
                 Some(address) => of_wish.addresses.push(address),
                 None => of_wish.missing.push(Missing::Exhausted { v6 }),
             }
+        }
+        if wish.any && wish.pool.is_empty() {
+            of_wish.addresses.extend(given.node);
+            of_wish.missing.extend(of_wish.addresses.is_empty().then_some(Missing::Nothing));
         }
         of_wish.missing.dedup();
         of_wish.addresses.sort_unstable();
         of_wish.addresses.dedup();
     }
     assigned
-}
-
-fn without_pool(given: &Given, wish: &Wish) -> Assigned {
-    let shared = if wish.any { given.node } else { &[] };
-    let mut addresses: Vec<IpAddr> = wish.fixed.iter().chain(shared).copied().collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let missing = if addresses.is_empty() && wish.any { vec![Missing::Nothing] } else { Vec::new() };
-    Assigned { addresses, refused: Vec::new(), missing }
 }
 
 /// What each Gateway that takes any address goes on to have: one of each IP version.
@@ -126,9 +117,8 @@ fn keep(given: &Given, wishes: &[Wish]) -> Vec<Vec<IpAddr>> {
     let mut held = BTreeSet::new();
     let of = |wish: &Wish| {
         let mut kept: Vec<IpAddr> = Vec::new();
-        let may_keep = |address: &&IpAddr| {
-            given.pool.has(**address) && !given.node.contains(*address) && !asked.contains(*address)
-        };
+        let may_keep =
+            |address: &&IpAddr| wish.pool.has(**address) && !given.node.contains(*address) && !asked.contains(*address);
         for address in wish.recorded.iter().filter(|_| wish.any).filter(may_keep) {
             if kept.iter().all(|other| other.is_ipv6() != address.is_ipv6()) && held.insert(*address) {
                 kept.push(*address);
@@ -139,28 +129,37 @@ fn keep(given: &Given, wishes: &[Wish]) -> Vec<Vec<IpAddr>> {
     wishes.iter().map(of).collect()
 }
 
-/// Addresses that nobody has, in the order of the pool; those of Gateways that are not there come last.
+/// Addresses that nobody has, in the order of each pool; those of Gateways that are not there come last.
 struct Free<'a> {
-    families: [Box<dyn Iterator<Item = IpAddr> + 'a>; 2],
+    absent: &'a BTreeSet<IpAddr>,
+    taken: BTreeSet<IpAddr>,
+    /// As far as each has been looked through. Pools are few, and may have addresses in common.
+    pools: Vec<(&'a Pool, [Rest<'a>; 2])>,
 }
+
+type Rest<'a> = Box<dyn Iterator<Item = IpAddr> + 'a>;
 
 impl<'a> Free<'a> {
     fn new(given: &Given<'a>, taken: BTreeSet<IpAddr>) -> Free<'a> {
-        let Given { pool, absent, .. } = *given;
-        let taken: Rc<BTreeSet<IpAddr>> = taken.into();
-        let families = [false, true].map(|v6| {
-            let (first, second) = (taken.clone(), taken.clone());
-            let never = pool.addresses(v6).filter(move |a| !first.contains(a) && !absent.contains(a));
-            let again =
-                absent.iter().copied().filter(move |a| a.is_ipv6() == v6 && pool.has(*a) && !second.contains(a));
-            Box::new(never.chain(again)) as Box<dyn Iterator<Item = IpAddr> + 'a>
-        });
-        Free { families }
+        Free { absent: given.absent, taken, pools: Vec::new() }
     }
 
-    fn next(&mut self, v6: bool) -> Option<IpAddr> {
-        self.families[usize::from(v6)].next()
+    fn next(&mut self, pool: &'a Pool, v6: bool) -> Option<IpAddr> {
+        let at = self.pools.iter().position(|(known, _)| *known == pool).unwrap_or_else(|| {
+            self.pools.push((pool, [rest(pool, self.absent, false), rest(pool, self.absent, true)]));
+            self.pools.len() - 1
+        });
+        let rest = &mut self.pools[at].1[usize::from(v6)];
+        let next = rest.find(|address| !self.taken.contains(address))?;
+        self.taken.insert(next);
+        Some(next)
     }
+}
+
+fn rest<'a>(pool: &'a Pool, absent: &'a BTreeSet<IpAddr>, v6: bool) -> Rest<'a> {
+    let never = pool.addresses(v6).filter(|address| !absent.contains(address));
+    let again = absent.iter().copied().filter(move |address| address.is_ipv6() == v6 && pool.has(*address));
+    Box::new(never.chain(again))
 }
 
 #[cfg(test)]
@@ -201,28 +200,29 @@ mod tests {
         Asks { fixed: ips(addresses), any: false, ..wants(of, recorded) }
     }
 
-    fn given(pool: &Pool) -> Given<'_> {
+    fn given() -> Given<'static> {
         static NOBODY: BTreeSet<IpAddr> = BTreeSet::new();
-        Given { pool, node: &[], absent: &NOBODY, decides: true }
+        Given { node: &[], absent: &NOBODY, decides: true }
     }
 
-    fn assigned(given: &Given, asks: &[Asks]) -> Vec<Assigned> {
-        fn wish(Asks { name, fixed, any, recorded }: &Asks) -> Wish<'_> {
-            Wish { gateway: name, fixed: fixed.clone(), any: *any, recorded }
-        }
-        assign(given, &asks.iter().map(wish).collect::<Vec<_>>())
+    fn wish<'a>(Asks { name, fixed, any, recorded }: &'a Asks, pool: &'a Pool) -> Wish<'a> {
+        Wish { gateway: name, pool, fixed: fixed.clone(), any: *any, recorded }
     }
 
-    fn addresses(given: &Given, asks: &[Asks]) -> Vec<Vec<String>> {
+    fn assigned(given: &Given, pool: &Pool, asks: &[Asks]) -> Vec<Assigned> {
+        assign(given, &asks.iter().map(|asks| wish(asks, pool)).collect::<Vec<_>>())
+    }
+
+    fn addresses(given: &Given, pool: &Pool, asks: &[Asks]) -> Vec<Vec<String>> {
         let text = |of: Assigned| of.addresses.iter().map(IpAddr::to_string).collect();
-        assigned(given, asks).into_iter().map(text).collect()
+        assigned(given, pool, asks).into_iter().map(text).collect()
     }
 
     #[test]
     fn a_gateway_has_one_address_of_each_ip_version() {
         let pool = pool(&["198.18.0.0/30", "2001:db8::/126"]);
         assert_eq!(
-            addresses(&given(&pool), &[wants("a", &[]), wants("b", &[])]),
+            addresses(&given(), &pool, &[wants("a", &[]), wants("b", &[])]),
             [["198.18.0.1", "2001:db8::1"], ["198.18.0.2", "2001:db8::2"]]
         );
     }
@@ -231,34 +231,34 @@ mod tests {
     fn what_it_had_it_keeps_whoever_comes_first() {
         let pool = pool(&["198.18.0.0/29"]);
         let asks = [wants("older", &[]), wants("younger", &["198.18.0.1"])];
-        assert_eq!(addresses(&given(&pool), &asks), [["198.18.0.2"], ["198.18.0.1"]]);
+        assert_eq!(addresses(&given(), &pool, &asks), [["198.18.0.2"], ["198.18.0.1"]]);
         // Not out of the pool, though: the operator has taken the address back.
         let asks = [wants("a", &["198.18.5.1", "198.18.0.4"])];
-        assert_eq!(addresses(&given(&pool), &asks), [["198.18.0.4"]]);
+        assert_eq!(addresses(&given(), &pool, &asks), [["198.18.0.4"]]);
     }
 
     #[test]
     fn of_two_that_had_the_same_the_first_keeps_it() {
         let pool = pool(&["198.18.0.0/29"]);
         let asks = [wants("a", &["198.18.0.3"]), wants("b", &["198.18.0.3"])];
-        assert_eq!(addresses(&given(&pool), &asks), [["198.18.0.3"], ["198.18.0.1"]]);
+        assert_eq!(addresses(&given(), &pool, &asks), [["198.18.0.3"], ["198.18.0.1"]]);
         // Unless one asks for it by name, and had it.
         let asks = [wants("a", &["198.18.0.3"]), fixed("b", &["198.18.0.3"], &["198.18.0.3"])];
-        assert_eq!(addresses(&given(&pool), &asks), [["198.18.0.1"], ["198.18.0.3"]]);
+        assert_eq!(addresses(&given(), &pool, &asks), [["198.18.0.1"], ["198.18.0.3"]]);
     }
 
     #[test]
     fn an_address_by_name_is_of_the_pool_or_the_nodes_and_nobody_elses() {
         let pool = pool(&["198.18.0.0/29"]);
         let node = ips(&["198.18.9.9"]);
-        let given = Given { node: &node, ..given(&pool) };
+        let given = Given { node: &node, ..given() };
         let asks = [
             fixed("a", &["198.18.0.1", "198.18.9.9", "198.18.7.7"], &[]),
             wants("b", &["198.18.0.2"]),
             fixed("c", &["198.18.0.2"], &[]),
             fixed("d", &["198.18.0.1"], &[]),
         ];
-        let of = assigned(&given, &asks);
+        let of = assigned(&given, &pool, &asks);
         assert_eq!(of[0].addresses, ips(&["198.18.0.1", "198.18.9.9"]));
         assert_eq!(of[0].refused, [(ip("198.18.7.7"), Refusal::NotInPool)]);
         assert_eq!(of[2].refused, [(ip("198.18.0.2"), Refusal::Held(name("b")))]);
@@ -270,21 +270,21 @@ mod tests {
     fn addresses_by_name_are_not_given_to_others() {
         let pool = pool(&["198.18.0.0/29"]);
         let asks = [wants("a", &[]), fixed("b", &["198.18.0.1"], &[])];
-        assert_eq!(addresses(&given(&pool), &asks), [["198.18.0.2"], ["198.18.0.1"]]);
+        assert_eq!(addresses(&given(), &pool, &asks), [["198.18.0.2"], ["198.18.0.1"]]);
     }
 
     #[test]
     fn the_nodes_own_address_is_given_to_nobody() {
         let pool = pool(&["198.18.0.0/30"]);
         let node = ips(&["198.18.0.1"]);
-        let given = Given { node: &node, ..given(&pool) };
-        assert_eq!(addresses(&given, &[wants("a", &["198.18.0.1"])]), [["198.18.0.2"]]);
+        let given = Given { node: &node, ..given() };
+        assert_eq!(addresses(&given, &pool, &[wants("a", &["198.18.0.1"])]), [["198.18.0.2"]]);
     }
 
     #[test]
     fn an_empty_pool_is_told_by_ip_version() {
         let pool = pool(&["198.18.0.1", "2001:db8::/64"]);
-        let of = assigned(&given(&pool), &[wants("a", &[]), wants("b", &[])]);
+        let of = assigned(&given(), &pool, &[wants("a", &[]), wants("b", &[])]);
         assert_eq!(of[1].addresses, ips(&["2001:db8::2"]));
         assert_eq!(of[1].missing, [Missing::Exhausted { v6: false }]);
     }
@@ -293,15 +293,16 @@ mod tests {
     fn addresses_of_gateways_that_have_gone_are_given_away_last() {
         let pool = pool(&["198.18.0.0/30"]);
         let absent = BTreeSet::from([ip("198.18.0.1")]);
-        let given = Given { absent: &absent, ..given(&pool) };
-        assert_eq!(addresses(&given, &[wants("a", &[]), wants("b", &[])]), [["198.18.0.2"], ["198.18.0.1"]]);
+        let given = Given { absent: &absent, ..given() };
+        assert_eq!(addresses(&given, &pool, &[wants("a", &[]), wants("b", &[])]), [["198.18.0.2"], ["198.18.0.1"]]);
     }
 
     #[test]
     fn who_does_not_decide_waits() {
         let pool = pool(&["198.18.0.0/29"]);
-        let given = Given { decides: false, ..given(&pool) };
-        let of = assigned(&given, &[wants("a", &["198.18.0.4"]), wants("b", &[]), fixed("c", &["198.18.0.2"], &[])]);
+        let given = Given { decides: false, ..given() };
+        let of =
+            assigned(&given, &pool, &[wants("a", &["198.18.0.4"]), wants("b", &[]), fixed("c", &["198.18.0.2"], &[])]);
         assert_eq!(of[0].addresses, ips(&["198.18.0.4"]));
         assert_eq!((&of[1].addresses[..], &of[1].missing[..]), (&[][..], &[Missing::NotYet][..]));
         assert_eq!(of[2].addresses, ips(&["198.18.0.2"]));
@@ -310,9 +311,25 @@ mod tests {
     #[test]
     fn without_a_pool_the_nodes_addresses_are_shared() {
         let (pool, node) = (Pool::default(), ips(&["198.18.9.9"]));
-        let given = Given { node: &node, ..given(&pool) };
+        let given = Given { node: &node, ..given() };
         let asks = [wants("a", &[]), wants("b", &["198.18.0.1"]), fixed("c", &["198.18.0.2"], &[])];
-        assert_eq!(addresses(&given, &asks), [["198.18.9.9"], ["198.18.9.9"], ["198.18.0.2"]]);
+        assert_eq!(addresses(&given, &pool, &asks), [["198.18.9.9"], ["198.18.9.9"], ["198.18.0.2"]]);
+    }
+
+    #[test]
+    fn pools_may_have_addresses_in_common_and_give_each_once() {
+        let (wide, narrow, none) = (pool(&["198.18.0.0/29"]), pool(&["198.18.0.1-198.18.0.2"]), Pool::default());
+        let node = ips(&["198.18.9.9"]);
+        let given = Given { node: &node, ..given() };
+        let asks =
+            [wants("a", &[]), wants("b", &[]), wants("c", &[]), wants("d", &[]), fixed("e", &["198.18.0.3"], &[])];
+        let wishes =
+            [(0, &narrow), (1, &wide), (2, &narrow), (3, &none), (4, &none)].map(|(i, pool)| wish(&asks[i], pool));
+        let of = assign(&given, &wishes);
+        let addresses: Vec<_> = of.iter().map(|of| of.addresses.clone()).collect();
+        assert_eq!(addresses[..2], [ips(&["198.18.0.1"]), ips(&["198.18.0.2"])]);
+        assert_eq!((&addresses[2], &of[2].missing[..]), (&Vec::new(), &[Missing::Exhausted { v6: false }][..]));
+        assert_eq!(addresses[3..], [node.clone(), ips(&["198.18.0.3"])], "who has no pool shares, or brings its own");
     }
 
     /// Some hosts of 198.18.0.0/28, in it and beside it.
@@ -336,9 +353,9 @@ mod tests {
         fn whatever_they_ask(asks in asks(), node in hosts(), absent in hosts()) {
             let pool = pool(&["198.18.0.0/28"]);
             let absent: BTreeSet<IpAddr> = absent.into_iter().collect();
-            let given = Given { node: &node, absent: &absent, ..given(&pool) };
+            let given = Given { node: &node, absent: &absent, ..given() };
             let mut asks = named(asks);
-            let first = assigned(&given, &asks);
+            let first = assigned(&given, &pool, &asks);
             let mut users: HashMap<IpAddr, Vec<&Asks>> = HashMap::new();
             for (of, ask) in first.iter().zip(&asks) {
                 of.addresses.iter().for_each(|address| users.entry(*address).or_default().push(ask));
@@ -358,7 +375,7 @@ mod tests {
             for (of, ask) in first.iter().zip(&mut asks) {
                 ask.recorded.clone_from(&of.addresses);
             }
-            let again: Vec<Vec<IpAddr>> = assigned(&given, &asks).into_iter().map(|of| of.addresses).collect();
+            let again: Vec<Vec<IpAddr>> = assigned(&given, &pool, &asks).into_iter().map(|of| of.addresses).collect();
             let first: Vec<Vec<IpAddr>> = first.into_iter().map(|of| of.addresses).collect();
             prop_assert_eq!(again, first);
         }
@@ -368,13 +385,13 @@ mod tests {
         fn neighbours_do_not_move(asks in asks(), place in 0usize..20, fixed in hosts(), any in any::<bool>()) {
             let pool = pool(&["198.18.0.0/28"]);
             let mut asks = named(asks);
-            let first = assigned(&given(&pool), &asks);
+            let first = assigned(&given(), &pool, &asks);
             for (of, ask) in first.iter().zip(&mut asks) {
                 ask.recorded.clone_from(&of.addresses);
             }
             let place = place.min(asks.len());
             asks.insert(place, Asks { name: name("new"), fixed, any, recorded: Vec::new() });
-            let mut second = assigned(&given(&pool), &asks);
+            let mut second = assigned(&given(), &pool, &asks);
             second.remove(place);
             for (before, after) in first.iter().zip(&second) {
                 for address in &before.addresses {

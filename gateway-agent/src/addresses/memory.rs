@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Pool;
 use crate::index::{Gateway, Name};
 
 #[derive(Clone, Debug, Default)]
 pub struct Addressing {
-    pool: Pool,
+    /// Of Gateways that are told of no other.
+    pool: Arc<Pool>,
     follows: bool,
     /// What this node has decided, also for Gateways that have gone: one that comes back finds its address, unless somebody needed it.
     decided: BTreeMap<Name, Vec<IpAddr>>,
@@ -17,10 +19,10 @@ pub struct Addressing {
 impl Addressing {
     /// This node decides, from what it has decided before.
     pub fn new(pool: Pool, decided: BTreeMap<Name, Vec<IpAddr>>) -> Addressing {
-        Addressing { pool, follows: false, decided }
+        Addressing { pool: pool.into(), follows: false, decided }
     }
 
-    pub fn pool(&self) -> &Pool {
+    pub fn pool(&self) -> &Arc<Pool> {
         &self.pool
     }
 
@@ -51,17 +53,15 @@ impl Addressing {
         &self.decided
     }
 
-    /// Takes in what was decided for every Gateway that is there; says whether that is new.
+    /// Takes in which addresses of its pool every Gateway has that is there; says whether that is new.
     pub fn remember<'a>(&mut self, decided: impl Iterator<Item = (&'a Name, &'a [IpAddr])> + Clone) -> bool {
         /// Of Gateways that have gone.
         const MOST: usize = 1_024;
-        if self.follows || self.pool.is_empty() {
+        // Without any pool what was decided with one is kept for when it comes back.
+        if self.follows || decided.clone().all(|(_, addresses)| addresses.is_empty()) {
             return false;
         }
-        let of_pool = |addresses: &[IpAddr]| -> Vec<IpAddr> {
-            addresses.iter().copied().filter(|address| self.pool.has(*address)).collect()
-        };
-        let now: BTreeMap<&Name, Vec<IpAddr>> = decided.map(|(name, addresses)| (name, of_pool(addresses))).collect();
+        let now: BTreeMap<&Name, Vec<IpAddr>> = decided.map(|(name, addresses)| (name, addresses.to_vec())).collect();
         let held: BTreeSet<IpAddr> = now.values().flatten().copied().collect();
         let mut next: BTreeMap<Name, Vec<IpAddr>> = BTreeMap::new();
         for (name, addresses) in self.decided.iter().filter(|(name, _)| !now.contains_key(name)).take(MOST) {

@@ -1,4 +1,4 @@
-//! The addresses that Gateways are given: `--address-pool`.
+//! The addresses that Gateways are given: `--address-pool`, and `addressPool` of SluiceConfigs.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,7 +35,7 @@ pub enum PoolError {
     TooLarge(&'static str),
     #[error("has {0}, which {1}")]
     Unusable(IpAddr, &'static str),
-    #[error("--address-pool {0} and {1} overlap; leave out what is in both from one of them")]
+    #[error("{0} and {1} overlap; leave out what is in both from one of them")]
     Overlap(Arc<str>, Arc<str>),
 }
 
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn blocks_that_overlap_are_refused_by_name() {
         let error = pool(&["198.18.0.0/28", "2001:db8::/64", "198.18.0.14-198.18.0.20"]).unwrap_err();
-        let text = "--address-pool 198.18.0.0/28 and 198.18.0.14-198.18.0.20 overlap; leave out what is in both from one of them";
+        let text = "198.18.0.0/28 and 198.18.0.14-198.18.0.20 overlap; leave out what is in both from one of them";
         assert_eq!(error.to_string(), text);
         // The last of a network is not in the pool.
         assert!(pool(&["198.18.0.0/28", "198.18.0.15-198.18.0.20"]).is_ok());

@@ -17,6 +17,7 @@ use super::{BackendName, Snapshot, view};
 use crate::apply::status::Counts;
 use crate::emit::maps::ip;
 use crate::ir::ListenerName;
+use crate::panics;
 use crate::proxy::Refusal;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -165,6 +166,8 @@ impl Collector for Scrape {
         let help = "Of these, those that another machine claims";
         single_gauge(&mut encoder, "pool_addresses_contested", help, count(|address| address.contested))?;
         single_gauge(&mut encoder, "interfaces", "Interfaces with programs on them", self.interfaces)?;
+        let help = "Defects of the agent that cost a connection each; the log says where";
+        single_counter(&mut encoder, "panics", help, panics::outlived())?;
         single_gauge(&mut encoder, "problems", "Things that are wrong with manifests or maps", self.problems)?;
         written(&mut encoder, &self.statuses)?;
         proxy(&mut encoder, &self.proxy, &self.proxy_refused)?;

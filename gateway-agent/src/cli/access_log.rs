@@ -4,7 +4,9 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use gateway_common::{Event, event_kind};
@@ -22,13 +24,51 @@ pub struct AccessLog {
 /// Most events written at a time, so that other work goes on.
 const BURST: usize = 4096;
 
+/// That files of logs were moved away is said here (SIGHUP).
+#[derive(Clone, Default)]
+pub struct Moves(Arc<AtomicU64>);
+
+impl Moves {
+    pub fn say(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Where to write; `-` is standard output.
-pub fn open(path: &Path) -> anyhow::Result<Box<dyn Write + Send>> {
-    Ok(if path == Path::new("-") {
-        Box::new(io::stdout())
-    } else {
-        Box::new(append(path).with_context(|| format!("cannot write the access log {}", path.display()))?)
-    })
+pub fn open(path: &Path, moves: &Moves) -> anyhow::Result<Box<dyn Write + Send>> {
+    if path == Path::new("-") {
+        return Ok(Box::new(io::stdout()));
+    }
+    let file = append(path).with_context(|| format!("cannot write the access log {}", path.display()))?;
+    Ok(Box::new(LogFile { path: path.to_owned(), file, moves: moves.clone(), seen: moves.0.load(Ordering::Relaxed) }))
+}
+
+/// When it has been moved away, the next line begins a new one.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    moves: Moves,
+    seen: u64,
+}
+
+impl Write for LogFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let moves = self.moves.0.load(Ordering::Relaxed);
+        if std::mem::replace(&mut self.seen, moves) != moves {
+            match append(&self.path) {
+                Ok(file) => self.file = file,
+                Err(error) => {
+                    let path = self.path.display();
+                    tracing::error!(%path, %error, "cannot open the access log anew; lines go where they went before");
+                }
+            }
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl AccessLog {

@@ -30,6 +30,7 @@ use crate::apply::owners::{self, Leases};
 use crate::apply::status::{Board, Lease};
 use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
 use crate::index::Change;
+use crate::panics;
 use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::{self, Proxy, Tls};
 use crate::source::files::{Batch, Loaded, Watcher};
@@ -56,10 +57,11 @@ pub struct Options {
     /// Write a JSON line a connection opened, closed or refused; `-` is standard output.
     #[arg(long, value_name = "FILE")]
     access_log: Option<PathBuf>,
-    /// Write a JSON line a request of HTTP; `-` is standard output.
+    /// Where a JSON line a request of HTTP is written; `-` is standard output [default: standard output, of Gateways whose SluiceConfig
+    /// says so].
     #[arg(long, value_name = "FILE")]
     http_access_log: Option<PathBuf>,
-    /// Which requests: `all`, one in so many as `1/100`, or from a class of status on as `4xx`.
+    /// Which requests, where no SluiceConfig says another: `none`, `all`, one in so many as `1/100`, or from a class of status on as `4xx`.
     #[arg(long, value_name = "WHICH", default_value = "all", requires = "http_access_log")]
     http_access_log_of: Which,
     #[arg(long, value_enum, default_value_t)]
@@ -259,6 +261,7 @@ pub fn run(options: Options) -> anyhow::Result<ExitCode> {
 async fn serve(options: Options) -> anyhow::Result<()> {
     let mut stop = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
 
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
@@ -266,7 +269,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let Started { loaded, mut batches, origin, mut cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
-    let pool = Pool::new(options.addresses.address_pool.clone())?;
+    let pool = Pool::new(options.addresses.address_pool.clone()).context("--address-pool")?;
     let address_file = cluster.is_none().then(|| AddressFile::open(&options.addresses.address_file)).transpose()?;
     let pins = Datapath::take(&options.pin_dir)?;
     let admin_address = options.admin_address;
@@ -275,8 +278,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
     let (socket, _socket_file) = bind_socket(&options.socket)?;
     let session_keys = options.sessions.read()?;
-    let log = options.access_log.as_deref().map(access_log::open).transpose()?;
-    let http_log = options.http_access_log.as_deref().map(access_log::open).transpose()?;
+    let moves = access_log::Moves::default();
+    let log = options.access_log.as_deref().map(|path| access_log::open(path, &moves)).transpose()?;
+    let http_log = access_log::open(options.http_access_log.as_deref().unwrap_or(Path::new("-")), &moves)?;
 
     let mut datapath = Datapath::open(pins, &options.sizes(), options.attach())?;
     let mut trace = datapath.take_trace();
@@ -284,11 +288,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let gateway_of = Box::new(move |local, peer| origins.gateway(local, peer));
     let mut proxy =
         Proxy::start(options.proxy(), gateway_of).context("cannot listen for connections from the kernel")?;
-    if let Some(to) = http_log {
-        let log = Log::start(options.http_access_log_of, to).context("cannot start the access log of requests")?;
-        // Nobody else sets it.
-        let _ = proxy.handle().http().shared.log.set(log);
-    }
+    let logged = if options.http_access_log.is_some() { options.http_access_log_of } else { Which::None };
+    let http_log = Log::start(logged, http_log).context("cannot start the access log of requests")?;
+    // Nobody else sets it.
+    let _ = proxy.handle().http().shared.log.set(http_log);
     if let Some(keys) = session_keys {
         proxy.handle().sign_sessions(keys);
     }
@@ -300,10 +303,13 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent =
         Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
     let agent = Rc::new(RefCell::new(agent));
-    let mut owning = cluster.as_ref().filter(|_| !pool.is_empty()).map(|(api, cluster)| {
+    let mut others = cluster.clone();
+    let mut settle = |agent: &Rc<RefCell<Agent>>| {
+        let (api, cluster) = others.take()?;
         let restart = Duration::from_secs(options.addresses.address_restart);
-        settle_owners(api.clone(), Rc::clone(cluster), &options.node_name(), restart, Rc::clone(&agent))
-    });
+        Some(settle_owners(api, cluster, &options.node_name(), restart, Rc::clone(agent)))
+    };
+    let mut owning = if pool.is_empty() { None } else { settle(&agent) };
     let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
@@ -334,6 +340,10 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let (mut refresh, mut quiet) = (None::<Instant>, Instant::now());
     loop {
         let announcement = agent.borrow().announcement();
+        // The first pool may be a SluiceConfig's. Until then nobody need ask who lives.
+        if owning.is_none() && agent.borrow().has_pool_addresses() {
+            owning = settle(&agent);
+        }
         tokio::select! {
             batch = batches.recv() => {
                 let batch = batch.with_context(|| format!("{origin} is not watched any more"))?;
@@ -389,6 +399,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                     agent.borrow().configure(&config).context("cannot write map CONFIG")?;
                 }
             }
+            _ = hang_up.recv() => moves.say(),
             _ = stop.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -493,6 +504,7 @@ fn log(format: LogFormat, level: LevelFilter) {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
     }
+    panics::tell();
 }
 
 /// Removes the socket when the agent stops.

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Reason;
-use crate::addresses::{Given, Missing, Pool, Refusal, Wish, assign, why_unusable};
+use crate::addresses::{Assigned, Given, Missing, Pool, Refusal, Wish, assign, why_unusable};
 use crate::index::{AddressRequest, Gateway, Index, Name};
 
 /// What a Gateway gets.
@@ -12,21 +13,24 @@ use crate::index::{AddressRequest, Gateway, Index, Name};
 pub struct Addresses {
     /// Sorted.
     pub all: Vec<IpAddr>,
+    /// Those that its pool has.
+    pub of_pool: Vec<IpAddr>,
     /// Those that are not the node's own.
     pub exclusive: Vec<IpAddr>,
     /// Accepted, but not fully programmed, and why.
     pub missing: Option<(Reason, String)>,
 }
 
-/// Of these Gateways, the first by precedence first.
-pub fn of<'a>(index: &'a Index, gateways: &[&'a Gateway]) -> HashMap<&'a Name, Addresses> {
+/// Of these Gateways with their pools, the first by precedence first.
+pub fn of<'a>(index: &'a Index, gateways: &[(&'a Gateway, Arc<Pool>)]) -> HashMap<&'a Name, Addresses> {
     let (node, addressing) = (&index.node().addresses[..], index.addressing());
-    let asked: Vec<Asked> = gateways.iter().map(|gateway| Asked::of(gateway)).collect();
+    let asked: Vec<Asked> = gateways.iter().map(|(gateway, _)| Asked::of(gateway)).collect();
     let wishes: Vec<Wish> = gateways
         .iter()
         .zip(&asked)
-        .map(|(gateway, asked)| Wish {
+        .map(|((gateway, pool), asked)| Wish {
             gateway: &gateway.meta.name,
+            pool,
             fixed: asked.fixed.iter().map(|(_, address)| *address).collect(),
             any: asked.any,
             recorded: addressing.recorded(gateway),
@@ -34,17 +38,17 @@ pub fn of<'a>(index: &'a Index, gateways: &[&'a Gateway]) -> HashMap<&'a Name, A
         .collect();
     let there: BTreeSet<&Name> = wishes.iter().map(|wish| wish.gateway).collect();
     let absent = addressing.absent(|name| there.contains(name));
-    let given = Given { pool: addressing.pool(), node, absent: &absent, decides: addressing.decides() };
+    let given = Given { node, absent: &absent, decides: addressing.decides() };
     let assigned = assign(&given, &wishes);
-    let of_gateway = |((wish, asked), assigned): ((&Wish<'a>, Asked), crate::addresses::Assigned)| {
+    let of_gateway = |((wish, asked), assigned): ((&Wish, Asked), Assigned)| {
         let mut unusable = asked.unusable;
         for (i, address) in &asked.fixed {
             let Some((_, refusal)) = assigned.refused.iter().find(|(refused, _)| refused == address) else { continue };
-            unusable.push((*i, format!("{address} {}", why_refused(refusal, given.pool))));
+            unusable.push((*i, format!("{address} {}", why_refused(refusal, wish.pool))));
         }
         unusable.sort();
         let unusable: Vec<String> = unusable.iter().map(|(i, why)| format!("spec.addresses[{i}]: {why}")).collect();
-        let missing: Vec<String> = assigned.missing.iter().map(|missing| why_missing(missing, given.pool)).collect();
+        let missing: Vec<String> = assigned.missing.iter().map(|missing| why_missing(missing, wish.pool)).collect();
         let missing = if !unusable.is_empty() {
             Some((Reason::AddressNotUsable, [unusable, missing].concat().join("; ")))
         } else if !missing.is_empty() {
@@ -53,9 +57,11 @@ pub fn of<'a>(index: &'a Index, gateways: &[&'a Gateway]) -> HashMap<&'a Name, A
             None
         };
         let exclusive = assigned.addresses.iter().copied().filter(|address| !node.contains(address)).collect();
-        (wish.gateway, Addresses { all: assigned.addresses, exclusive, missing })
+        let of_pool = assigned.addresses.iter().copied().filter(|address| wish.pool.has(*address)).collect();
+        Addresses { all: assigned.addresses, of_pool, exclusive, missing }
     };
-    wishes.iter().zip(asked).zip(assigned).map(of_gateway).collect()
+    let lots = wishes.iter().zip(asked).zip(assigned).map(of_gateway);
+    gateways.iter().map(|(gateway, _)| &gateway.meta.name).zip(lots).collect()
 }
 
 /// `spec.addresses`, with the places of what stands there.
@@ -98,7 +104,8 @@ fn why_refused(refusal: &Refusal, pool: &Pool) -> String {
 fn why_missing(missing: &Missing, pool: &Pool) -> String {
     match missing {
         Missing::Exhausted { v6 } => format!(
-            "every {} address of the pool ({}) is taken; give `sluice run` another --address-pool, or remove a Gateway",
+            "every {} address of the pool ({}) is taken; add to it (--address-pool of the agents, or spec.addressPool of the SluiceConfig), or \
+             remove a Gateway",
             if *v6 { "IPv6" } else { "IPv4" },
             pool.describe(*v6)
         ),

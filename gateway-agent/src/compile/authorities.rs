@@ -63,7 +63,7 @@ fn follow<'i>(
     let name = Name { namespace: namespace.as_ref().unwrap_or(own).clone(), name: name.clone() };
     if name.namespace != *own && !index.permits(referrer.kind, own, Kind::ConfigMap, &name) {
         let message = format!(
-            "ConfigMap {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it",
+            "ConfigMap {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it; create one there",
             referrer.kind
         );
         return Err((Reason::RefNotPermitted, message));

@@ -63,7 +63,7 @@ pub fn find<'i>(
     let namespace = &route.meta.name.namespace;
     if name.namespace != *namespace && !index.permits(route.of.kind(), namespace, Kind::Service, name) {
         let message = format!(
-            "Service {name} is in another namespace, and no ReferenceGrant there lets a {} of {namespace} refer to it",
+            "Service {name} is in another namespace, and no ReferenceGrant there lets a {} of {namespace} refer to it; create one there",
             route.of
         );
         return Err((Reason::RefNotPermitted, message));

@@ -88,7 +88,7 @@ pub fn follow(index: &Index, owner: Owner, reference: &CertificateRef) -> Result
     let name = Name { namespace: namespace.as_ref().unwrap_or(own).clone(), name: name.clone() };
     if name.namespace != *own && !index.permits(owner.kind, own, Kind::Secret, &name) {
         let message = format!(
-            "Secret {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it",
+            "Secret {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it; create one there",
             owner.kind
         );
         return Err((Reason::RefNotPermitted, message));

@@ -73,7 +73,7 @@ impl Compiled {
             }
             self.set_stage(stage);
             self.make_reports();
-            self.make_listeners(index);
+            self.make_listeners();
         }
         let mut again: BTreeSet<RouteKey> = BTreeSet::new();
         if reach.policies {
@@ -130,7 +130,7 @@ impl Compiled {
         self.attach(index, all, before.routes, &mut errands);
         errands.dirt = Dirt::default();
         self.make_reports();
-        self.make_listeners(index);
+        self.make_listeners();
         self.finish(index, &errands);
         self.tell_slices(index);
         self.report.problems.sort_unstable();
@@ -247,7 +247,7 @@ impl Compiled {
     }
 
     /// The listeners of the IR.
-    fn make_listeners(&mut self, index: &Index) {
+    fn make_listeners(&mut self) {
         let before = mem::take(&mut self.ir);
         let mut listeners = Vec::with_capacity(before.listeners.len());
         for at in self.stage.listeners() {
@@ -264,8 +264,9 @@ impl Compiled {
         exclusive_addresses.dedup();
         let listeners = listeners.into_iter().map(|(_, listener)| listener).collect();
         let gateways = self.stage.gateways(&before.gateways);
-        let pool = index.addressing().pool();
-        let announced_addresses = exclusive_addresses.iter().copied().filter(|address| pool.has(*address)).collect();
+        let mut announced_addresses: Vec<_> = self.stage.plans.iter().flat_map(|plan| plan.pool_addresses()).collect();
+        announced_addresses.sort_unstable();
+        announced_addresses.dedup();
         self.ir = Ir { listeners, gateways, exclusive_addresses, announced_addresses }.into();
     }
 

@@ -9,15 +9,24 @@ use super::backend_tls::{self, Client};
 use super::certificates::{self, Owner};
 use super::listener_sets::{self, SetPlan};
 use super::listeners::{Fate, ListenerPlan};
-use super::version;
 use super::{ClassReport, Condition, ConditionType, GatewayReport, Reason, SetReport, Subject};
+use super::{parameters, version};
+use crate::addresses::Pool;
 use crate::index::{
-    AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, Name, ObjectId, Origin,
+    AddressRequest, AllowedNamespaces, Gateway, Index, Kind, Listener, ListenerSet, Name, ObjectId, Origin, Parameters,
 };
+use crate::ir::http::Settings;
 use crate::source::{Problem, Severity};
 
+/// A GatewayClass of ours.
+pub struct Class {
+    pub report: Arc<ClassReport>,
+    /// `None`: it is not accepted.
+    parameters: Option<Parameters>,
+}
+
 /// Every GatewayClass of this controller, by name.
-pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<Arc<ClassReport>> {
+pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<Class> {
     let (ours, others): (Vec<_>, Vec<_>) = index.classes().partition(|class| &*class.controller == super::CONTROLLER);
     for class in others {
         let id = ObjectId { kind: Kind::GatewayClass, name: class.meta.name.clone() };
@@ -26,15 +35,15 @@ pub fn classes(index: &Index, problems: &mut Vec<Problem>) -> Vec<Arc<ClassRepor
     }
     ours.into_iter()
         .map(|class| {
-            let accepted = if class.parameters {
-                let message =
-                    "spec.parametersRef is not supported: Sluice takes its settings from its command line; remove it";
-                Condition::no(ConditionType::Accepted, Reason::InvalidParameters, message)
-            } else {
-                Condition::yes(ConditionType::Accepted, Reason::Accepted, "Gateways of this class are served by Sluice")
+            let (parameters, accepted) = match parameters::of_class(index, class) {
+                Ok(parameters) => {
+                    let message = "Gateways of this class are served by Sluice";
+                    (Some(parameters), Condition::yes(ConditionType::Accepted, Reason::Accepted, message))
+                }
+                Err(why) => (None, Condition::no(ConditionType::Accepted, Reason::InvalidParameters, why)),
             };
             let conditions = vec![accepted, version::supported(index.bundles())];
-            ClassReport { subject: (&class.meta).into(), conditions }.into()
+            Class { report: ClassReport { subject: (&class.meta).into(), conditions }.into(), parameters }
         })
         .collect()
 }
@@ -44,12 +53,16 @@ pub struct Plan {
     pub gateway: Arc<Gateway>,
     /// The addresses it has, sorted; empty if it is not accepted.
     pub addresses: Vec<IpAddr>,
+    /// Those that a pool has.
+    of_pool: Vec<IpAddr>,
     /// Those of the addresses that are not the node's.
     exclusive: Vec<IpAddr>,
     /// ListenerSets that name it as their parent, the first by precedence first.
     pub sets: Vec<SetPlan>,
     /// Its own, then those of its ListenerSets.
     pub listeners: Vec<ListenerPlan>,
+    /// Of its HTTP and HTTPS listeners.
+    pub settings: Arc<Settings>,
     /// What it shows of itself to backends.
     pub client: Client,
     /// Why the certificate for that does not hold.
@@ -61,16 +74,21 @@ pub struct Plan {
 }
 
 /// All Gateways of our classes, the first by precedence first.
-pub fn plan(index: &Index, classes: &[Arc<ClassReport>], problems: &mut Vec<Problem>) -> Vec<Plan> {
-    let classes: HashMap<&str, &ClassReport> = classes.iter().map(|c| (&*c.subject.name.name, &**c)).collect();
+pub fn plan(index: &Index, classes: &[Class], problems: &mut Vec<Problem>) -> Vec<Plan> {
+    let classes: HashMap<&str, &Class> =
+        classes.iter().map(|class| (&*class.report.subject.name.name, class)).collect();
+    let lots: HashMap<&Name, Lot> = index
+        .gateways()
+        .filter_map(|gateway| Some((&gateway.meta.name, lot(index, gateway, classes.get(&*gateway.class)?))))
+        .collect();
     let mut plans: Vec<Plan> = Vec::new();
     let mut sets = listener_sets::by_gateway(index);
-    let mut addresses = addresses(index, &classes);
+    let mut addresses = addresses(index, &lots);
     for gateway in index.gateways() {
         let sets = sets.remove(&gateway.meta.name).unwrap_or_default();
         let addresses = addresses.remove(&gateway.meta.name).unwrap_or_default();
-        match classes.get(&*gateway.class) {
-            Some(class) => plans.push(Plan::new(gateway, sets, class, addresses, index)),
+        match lots.get(&gateway.meta.name) {
+            Some(lot) => plans.push(Plan::new(gateway, sets, lot, addresses, index)),
             None => problems.push(not_ours(gateway, index)),
         }
     }
@@ -80,13 +98,35 @@ pub fn plan(index: &Index, classes: &[Arc<ClassReport>], problems: &mut Vec<Prob
     plans
 }
 
-/// Of those that are accepted.
-fn addresses<'a>(index: &'a Index, classes: &HashMap<&str, &ClassReport>) -> HashMap<&'a Name, Addresses> {
-    let is_accepted = |gateway: &&&Arc<Gateway>| {
-        classes.get(&*gateway.class).is_some_and(|class| Plan::reason_to_refuse(gateway, class).is_none())
+/// What a Gateway is told; or why it is refused.
+type Lot = Result<Parameters, (Reason, String)>;
+
+fn lot(index: &Index, gateway: &Gateway, class: &Class) -> Lot {
+    let Some(parameters) = &class.parameters else {
+        let message = format!("GatewayClass {} is not accepted; see its conditions", gateway.class);
+        return Err((Reason::Pending, message));
     };
-    let mut accepted: Vec<&Gateway> = index.gateways().filter(|g| is_accepted(&g)).map(|g| &**g).collect();
-    accepted.sort_by_cached_key(|gateway| gateway.meta.precedence());
+    let parameters =
+        parameters::of_gateway(index, gateway, parameters).map_err(|why| (Reason::InvalidParameters, why))?;
+    let odd = gateway.addresses.iter().enumerate().find_map(|(i, address)| {
+        let AddressRequest::Type(kind, value) = address else { return None };
+        let message = format!(
+            "spec.addresses[{i}]: addresses of type {kind} ({value}) are not supported; give it type IPAddress"
+        );
+        Some((Reason::UnsupportedAddress, message))
+    });
+    odd.map_or(Ok(parameters), Err)
+}
+
+/// Of those that are accepted.
+fn addresses<'a>(index: &'a Index, lots: &HashMap<&Name, Lot>) -> HashMap<&'a Name, Addresses> {
+    let pool = |gateway: &Gateway| {
+        let parameters = lots.get(&gateway.meta.name)?.as_ref().ok()?;
+        Some(parameters.pool.clone().unwrap_or_else(|| Arc::clone(index.addressing().pool())))
+    };
+    let mut accepted: Vec<(&Gateway, Arc<Pool>)> =
+        index.gateways().filter_map(|gateway| Some((&**gateway, pool(gateway)?))).collect();
+    accepted.sort_by_cached_key(|(gateway, _)| gateway.meta.precedence());
     addresses::of(index, &accepted)
 }
 
@@ -114,11 +154,11 @@ impl Plan {
     fn new(
         gateway: &Arc<Gateway>,
         sets: Vec<&Arc<ListenerSet>>,
-        class: &ClassReport,
+        lot: &Lot,
         addresses: Addresses,
         index: &Index,
     ) -> Plan {
-        let Addresses { all: addresses, exclusive, missing: addresses_missing } = addresses;
+        let Addresses { all: addresses, of_pool, exclusive, missing: addresses_missing } = addresses;
         let sets: Vec<SetPlan> = sets.into_iter().map(|set| SetPlan::new(set, gateway, index)).collect();
         let (client, bad_client) = match backend_tls::client(index, gateway) {
             Ok(client) => (client, None),
@@ -138,12 +178,14 @@ impl Plan {
         let mut plan = Plan {
             gateway: Arc::clone(gateway),
             addresses,
+            of_pool,
             exclusive,
             sets,
             listeners,
+            settings: lot.as_ref().map(Parameters::settings).unwrap_or_default().into(),
             client,
             bad_client,
-            refused: Plan::reason_to_refuse(gateway, class),
+            refused: lot.as_ref().err().cloned(),
             addresses_missing,
         };
         let nowhere = plan.addresses.is_empty();
@@ -153,29 +195,15 @@ impl Plan {
         plan
     }
 
-    fn reason_to_refuse(gateway: &Gateway, class: &ClassReport) -> Option<(Reason, String)> {
-        // Of CRDs of another version what is known is served.
-        if class.conditions.iter().any(|condition| condition.kind == ConditionType::Accepted && condition.is_bad()) {
-            let message = format!("GatewayClass {} is not accepted; see its conditions", gateway.class);
-            return Some((Reason::Pending, message));
-        }
-        if gateway.parameters {
-            let message = "spec.infrastructure.parametersRef is not supported; remove it";
-            return Some((Reason::InvalidParameters, message.to_owned()));
-        }
-        gateway.addresses.iter().enumerate().find_map(|(i, address)| {
-            let AddressRequest::Type(kind, value) = address else { return None };
-            let message = format!(
-                "spec.addresses[{i}]: addresses of type {kind} ({value}) are not supported; give it type IPAddress"
-            );
-            Some((Reason::UnsupportedAddress, message))
-        })
-    }
-
     /// Addresses that are its own wish, not the node's. A Gateway without any listener holds none.
     pub fn exclusive_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let lives = self.listeners.iter().any(ListenerPlan::holds_its_place);
         self.exclusive.iter().copied().filter(move |_| lives)
+    }
+
+    /// Those of them that a pool has.
+    pub fn pool_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.exclusive_addresses().filter(|address| self.of_pool.contains(address))
     }
 
     /// The object that a listener is written in.
@@ -205,8 +233,8 @@ impl Plan {
             reports.push(listener.report());
         }
         let subject = Subject::from(&self.gateway.meta);
-        let addresses = self.addresses.clone();
-        let gateway = GatewayReport { subject, conditions, addresses, listeners: own, attached_sets };
+        let (addresses, of_pool) = (self.addresses.clone(), self.of_pool.clone());
+        let gateway = GatewayReport { subject, conditions, addresses, of_pool, listeners: own, attached_sets };
         (gateway, sets)
     }
 

@@ -102,7 +102,7 @@ fn http_listener(stage: &Stage, at: At, seat: &Seat) -> http::Listener {
             clients: listener.clients.clone(),
         },
     };
-    let settings = Arc::clone(&plan.gateway.settings);
+    let settings = Arc::clone(&plan.settings);
     http::Listener { hostname: listener.hostname().clone(), security, routes: seat.http.clone(), settings }
 }
 

@@ -83,7 +83,7 @@ pub fn report(plan: &Plan, number: usize) -> SetReport {
     };
     let conditions = if !allowed {
         let message = format!(
-            "Gateway {gateway} takes no ListenerSets of namespace {}; its spec.allowedListeners decides",
+            "Gateway {gateway} takes no ListenerSets of namespace {}; allow it in its spec.allowedListeners",
             set.meta.name.namespace
         );
         no(Reason::NotAllowed, Reason::NotAllowed, message)

@@ -57,7 +57,10 @@ impl ListenerPlan {
         let right: Vec<String> = fits.iter().map(ToString::to_string).collect();
         let bad_kinds = (!fits.is_empty() && !wrong.is_empty()).then(|| {
             let (right, wrong) = (right.join(" or "), wrong.join(", "));
-            format!("allowedRoutes.kinds: a {} listener takes {right}, not {wrong}", described(&spec.protocol))
+            format!(
+                "allowedRoutes.kinds: a {} listener takes {right}, not {wrong}; name no other",
+                described(&spec.protocol)
+            )
         });
         ListenerPlan {
             spec: Arc::clone(spec),

@@ -50,6 +50,7 @@ mod listener_ir;
 mod listener_sets;
 mod listeners;
 mod overlaps;
+mod parameters;
 mod policies;
 mod report;
 mod routes;

@@ -84,6 +84,8 @@ pub struct GatewayReport {
     pub conditions: Vec<Condition>,
     /// The addresses it really has.
     pub addresses: Vec<IpAddr>,
+    /// Those of them that a pool has.
+    pub of_pool: Vec<IpAddr>,
     pub listeners: Vec<ListenerReport>,
     /// Its ListenerSets that are accepted; `None`: it has nothing to do with any.
     pub attached_sets: Option<u32>,

@@ -245,7 +245,9 @@ impl Attachment<'_> {
             AllowedNamespaces::None => false,
         };
         (!allowed).then(|| {
-            format!("listener {section} takes no routes of namespace {namespace}; its allowedRoutes.namespaces decides")
+            format!(
+                "listener {section} takes no routes of namespace {namespace}; allow it in its allowedRoutes.namespaces"
+            )
         })
     }
 

@@ -43,6 +43,7 @@ impl Stage {
         let mut problems = Vec::new();
         let classes = gateways::classes(index, &mut problems);
         let mut plans = gateways::plan(index, &classes, &mut problems);
+        let classes = classes.into_iter().map(|class| class.report).collect();
         let claims = claims::settle(&mut plans);
         overlaps::mark(&mut plans);
         let sections = sections(&plans);

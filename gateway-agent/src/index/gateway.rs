@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{GATEWAY_GROUP, Meta, ParentRef};
-use crate::ir::http::{Settings, Unverified};
+use super::{GATEWAY_GROUP, Meta, ParametersRef, ParentRef};
+use crate::ir::http::Unverified;
 use crate::ir::{HostName, Infrastructure, Protocol};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +17,13 @@ pub struct Gateway {
     pub addresses: Box<[AddressRequest]>,
     /// `status.addresses`: what it had when that was written.
     pub had: Box<[IpAddr]>,
-    /// `infrastructure.parametersRef` is set.
-    pub parameters: bool,
+    /// `infrastructure.parametersRef`.
+    pub parameters: Option<ParametersRef>,
     /// `infrastructure.labels` and `.annotations`.
     pub infrastructure: Infrastructure,
     /// `allowedListeners`: whose ListenerSets it takes.
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
-    /// By annotations of its own.
-    pub settings: Arc<Settings>,
 }
 
 /// `spec.tls`.

@@ -4,6 +4,7 @@
 mod endpoints;
 mod gateway;
 mod objects;
+mod parameters;
 mod route;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use crate::addresses::Addressing;
 pub use endpoints::ServiceEndpoints;
 pub use gateway::*;
 pub use objects::*;
+pub use parameters::*;
 pub use route::*;
 
 /// What the index must know of the node it is for.
@@ -78,6 +80,7 @@ pub struct Index {
     routes_by_precedence: BTreeMap<(Precedence, RouteType), Arc<Route>>,
     policies: BTreeMap<Name, Arc<BackendTlsPolicy>>,
     grants: BTreeMap<Name, Arc<ReferenceGrant>>,
+    configs: BTreeMap<Name, Arc<SluiceConfig>>,
     services: BTreeMap<Name, Arc<Service>>,
     slices: BTreeMap<Name, Arc<EndpointSlice>>,
     config_maps: BTreeMap<Name, Arc<ConfigMap>>,
@@ -195,6 +198,10 @@ impl Index {
         self.listener_sets.get(name)
     }
 
+    pub fn config(&self, name: &Name) -> Option<&Arc<SluiceConfig>> {
+        self.configs.get(name)
+    }
+
     pub fn config_map(&self, name: &Name) -> Option<&Arc<ConfigMap>> {
         self.config_maps.get(name)
     }
@@ -247,6 +254,7 @@ impl Index {
             Object::ListenerSet(o) => put(&mut self.listener_sets, name, o, |is_new| reach.listener_object(is_new)),
             Object::Route(o) => self.set_route(o, reach),
             Object::BackendTlsPolicy(o) => put(&mut self.policies, name, o, |_| reach.policies = true),
+            Object::SluiceConfig(o) => put(&mut self.configs, name, o, |_| reach.listeners = true),
             Object::ConfigMap(o) => put(&mut self.config_maps, name, o, |_| reach.referred_to(Kind::ConfigMap)),
             Object::Secret(o) => put(&mut self.secrets, name, o, |_| reach.referred_to(Kind::Secret)),
             Object::Namespace(o) => put(&mut self.namespaces, name, o, |_| reach.everything = true),
@@ -307,6 +315,7 @@ impl Index {
                 }
             }
             Kind::BackendTLSPolicy => reach.policies |= self.policies.remove(name).is_some(),
+            Kind::SluiceConfig => reach.listeners |= self.configs.remove(name).is_some(),
             Kind::ConfigMap => {
                 if self.config_maps.remove(name).is_some() {
                     reach.referred_to(Kind::ConfigMap);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{BackendTlsPolicy, ConfigMap, Gateway, ListenerSet, Route};
+use super::{BackendTlsPolicy, ConfigMap, Gateway, ListenerSet, ParametersRef, Route, SluiceConfig};
 use crate::ir::http::{Application, Balance};
 use crate::ir::{Certificate, Protocol, as_one_text};
 
@@ -24,6 +24,7 @@ pub enum Kind {
     UDPRoute,
     BackendTLSPolicy,
     ReferenceGrant,
+    SluiceConfig,
     Service,
     EndpointSlice,
     ConfigMap,
@@ -45,6 +46,7 @@ impl Kind {
             | Kind::UDPRoute
             | Kind::BackendTLSPolicy
             | Kind::ReferenceGrant => GATEWAY_GROUP,
+            Kind::SluiceConfig => SLUICE_GROUP,
             Kind::EndpointSlice => "discovery.k8s.io",
             Kind::Service | Kind::ConfigMap | Kind::Secret | Kind::Namespace => "",
         }
@@ -63,6 +65,8 @@ impl fmt::Display for Kind {
 }
 
 pub const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+/// Of kinds of our own.
+pub const SLUICE_GROUP: &str = "sluice.dev";
 
 /// `namespace/name`; the namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -161,6 +165,7 @@ pub enum Object {
     Route(Arc<Route>),
     BackendTlsPolicy(Arc<BackendTlsPolicy>),
     ReferenceGrant(Arc<ReferenceGrant>),
+    SluiceConfig(Arc<SluiceConfig>),
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     ConfigMap(Arc<ConfigMap>),
@@ -177,6 +182,7 @@ impl Object {
             Object::Route(o) => &o.meta,
             Object::BackendTlsPolicy(o) => &o.meta,
             Object::ReferenceGrant(o) => &o.meta,
+            Object::SluiceConfig(o) => &o.meta,
             Object::Service(o) => &o.meta,
             Object::EndpointSlice(o) => &o.meta,
             Object::ConfigMap(o) => &o.meta,
@@ -193,6 +199,7 @@ impl Object {
             Object::Route(o) => o.of.kind(),
             Object::BackendTlsPolicy(_) => Kind::BackendTLSPolicy,
             Object::ReferenceGrant(_) => Kind::ReferenceGrant,
+            Object::SluiceConfig(_) => Kind::SluiceConfig,
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::ConfigMap(_) => Kind::ConfigMap,
@@ -210,8 +217,7 @@ impl Object {
 pub struct GatewayClass {
     pub meta: Meta,
     pub controller: Arc<str>,
-    /// `parametersRef` is set.
-    pub parameters: bool,
+    pub parameters: Option<ParametersRef>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use super::attachments::Attachments;
 use super::{Certificate, Endpoint, HostName, as_one_text};
+pub use crate::proxy::http::access_log::Which;
 pub use crate::proxy::http::filters::Filter;
 pub use crate::proxy::http::matches::{GrpcMethodMatch, HeaderMatch, Match, PathMatch, QueryMatch, Text};
 pub use crate::proxy::http::retry::Retry;
@@ -86,6 +87,8 @@ pub struct Settings {
     /// Connections begin with a PROXY protocol header, version 1 or 2; those without are refused.
     pub proxy_protocol: bool,
     pub drain: Drain,
+    /// Whose requests are written down; `None`: those that the agent was told to.
+    pub logged: Option<Which>,
     pub limits: Limits,
 }
 

@@ -1,6 +1,7 @@
 //! A thread with an event loop of its own: accepts, and has a task for each connection.
 
 use std::future::poll_fn;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
@@ -21,6 +22,7 @@ use super::hello::Room;
 use super::http::worker::Local;
 use super::relay::Pipes;
 use super::{Refusal, Shared, connection, sockets};
+use crate::panics;
 
 /// What a worker accepts from.
 pub struct Listeners<T = StdListener> {
@@ -40,7 +42,7 @@ impl Worker {
         let (stop, stopped) = watch::channel(false);
         let (begin, begun) = mpsc::sync_channel(1);
         let (end, ended) = oneshot::channel();
-        std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || {
+        std::thread::Builder::new().name(format!("{}{number}", panics::THREAD_OF_CONNECTIONS)).spawn(move || {
             let made = runtime(listeners);
             let (begins, ready) = match made {
                 Ok(ready) => (Ok(()), Some(ready)),
@@ -48,8 +50,10 @@ impl Worker {
             };
             // Who started it waits for it.
             let _ = begin.send(begins);
+            // Without it nobody would take its part of the connections.
+            let _needed = panics::Needed;
             if let Some((runtime, listeners)) = ready {
-                runtime.block_on(run(number, listeners, shared, stopped));
+                runtime.block_on(run(listeners, shared, stopped));
             }
             // Whoever waited may have gone.
             let _ = end.send(());
@@ -93,17 +97,12 @@ fn runtime(listeners: Listeners) -> io::Result<(LocalRuntime, Listeners<TcpListe
     Ok((runtime, listeners))
 }
 
-async fn run(
-    number: usize,
-    listeners: Listeners<TcpListener>,
-    shared: Arc<Shared>,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn run(listeners: Listeners<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
         backend_tls: Configs::default(),
-        http: Local::new(Arc::clone(&shared.http), number as u64),
+        http: Local::new(Arc::clone(&shared.http), seed()),
         stopped: stopped.clone(),
     });
     let mut connections = JoinSet::new();
@@ -149,6 +148,11 @@ fn take(client: TcpStream, by: By, shared: &Arc<Shared>, kept: &Rc<Kept>, connec
     }
     let kept = Rc::clone(kept);
     connections.spawn_local(async move { connection::serve(client, by, &live.0, &kept).await });
+}
+
+/// Of ids of requests, and of the choice of backends: another for each worker, start and node.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// From whichever has one first.

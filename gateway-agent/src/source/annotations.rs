@@ -7,7 +7,7 @@ use super::beside::is_file_name;
 use super::read::{self, Fields, Reader};
 use super::yaml::{Node, Position, Value};
 use crate::index::{Kind, Labels};
-use crate::ir::http::{Balance, Drain, Settings};
+use crate::ir::http::Balance;
 
 const PREFIX: &str = "sluice.dev/";
 
@@ -17,8 +17,6 @@ pub struct Annotations {
     pub proxy_protocol: bool,
     /// Of a Service: how its endpoints share requests.
     pub balance: Balance,
-    /// Of a Gateway: for all of its HTTP and HTTPS listeners.
-    pub settings: Settings,
     /// Of a Secret and a ConfigMap: files beside the manifest that stand for their data.
     pub files: Files,
     /// Of an HTTPRoute: for its filters of type ExternalAuth.
@@ -75,14 +73,18 @@ pub fn read(reader: &mut Reader, kind: Kind, node: &Node) -> Option<Annotations>
         let Some(name) = entry.key.strip_prefix(PREFIX) else { continue };
         let known = reader.entry(&entry.key, |r| match kind {
             Kind::Service => of_service(r, name, &entry.value, &mut annotations),
-            Kind::Gateway => of_gateway(r, name, &entry.value, &mut annotations.settings),
             Kind::Secret => of_secret(r, name, &entry.value, &mut annotations.files),
             Kind::ConfigMap => of_config_map(r, name, &entry.value, &mut annotations.files),
             Kind::HTTPRoute => of_route(r, name, &entry.value, &mut annotations.auth),
             _ => None,
         });
         if known.is_none() {
-            let message = format!("Sluice has no such annotation for a {kind}; ignored (a typing error?)");
+            let message = match kind {
+                Kind::Gateway => "Sluice has no annotations for a Gateway; ignored (what can be set for it is in a SluiceConfig, which \
+                                  spec.infrastructure.parametersRef names)"
+                    .to_owned(),
+                _ => format!("Sluice has no such annotation for a {kind}; ignored (a typing error?)"),
+            };
             reader.entry(&entry.key, |r| r.warn(entry.at, message));
         }
     }
@@ -141,27 +143,6 @@ fn of_route(reader: &mut Reader, name: &str, node: &Node, auth: &mut Auth) -> Op
     Some(())
 }
 
-fn of_gateway(reader: &mut Reader, name: &str, node: &Node, settings: &mut Settings) -> Option<()> {
-    let limits = &mut settings.limits;
-    match name {
-        "trusted-hops" => set(&mut settings.trusted_hops, number(reader, node, 0, 255)),
-        "accept-proxy-protocol" => set(&mut settings.proxy_protocol, boolean(reader, node)),
-        "drain-time" => set(&mut settings.drain, read::duration(reader, node).map(Drain)),
-        "max-connections" => set(&mut limits.connections, number(reader, node, 1, 10_000_000)),
-        "max-header-bytes" => set(&mut limits.header_bytes, number(reader, node, 1_024, 1 << 20)),
-        "max-headers" => set(&mut limits.headers, number(reader, node, 1, 1_000)),
-        "max-uri-bytes" => set(&mut limits.uri_bytes, number(reader, node, 128, 1 << 16)),
-        "header-timeout" => set(&mut limits.header_time, time(reader, node)),
-        "body-idle-timeout" => set(&mut limits.body_idle, time(reader, node)),
-        "stream-idle-timeout" => set(&mut limits.stream_idle, time(reader, node)),
-        "idle-timeout" => set(&mut limits.idle, time(reader, node)),
-        "max-streams" => set(&mut limits.streams, number(reader, node, 1, 10_000)),
-        "max-pending-resets" => set(&mut limits.pending_resets, number(reader, node, 1, 10_000)),
-        _ => return None,
-    }
-    Some(())
-}
-
 fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
@@ -187,17 +168,6 @@ fn file(reader: &mut Reader, annotation: &'static str, node: &Node) -> Named {
 
 fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {
     read::one_of(reader, node, &[("true", true), ("false", false)])
-}
-
-/// Annotations are strings, also those that are numbers.
-fn number<T: TryFrom<u64>>(reader: &mut Reader, node: &Node, least: u64, most: u64) -> Option<T> {
-    let text = read::string(reader, node)?;
-    let value =
-        text.parse().ok().filter(|value| (least..=most).contains(value)).and_then(|value| T::try_from(value).ok());
-    if value.is_none() {
-        reader.error(node.at, format!("is \"{text}\"; use a whole number from {least} to {most}, in quotes"));
-    }
-    value
 }
 
 /// Not none: a limit of no time would refuse everything.

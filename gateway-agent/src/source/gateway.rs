@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::config;
 use super::listener::{allowed_namespaces, certificate_ref, listener};
 use super::read::{self, Fields, Reader};
 use super::route::parent_ref;
@@ -16,7 +17,7 @@ pub struct GatewaySpec {
     pub class: Arc<str>,
     pub listeners: Box<[Arc<Listener>]>,
     pub addresses: Box<[AddressRequest]>,
-    pub parameters: bool,
+    pub parameters: Option<ParametersRef>,
     pub infrastructure: Infrastructure,
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
@@ -32,7 +33,7 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
             let labels = f.optional("labels", read::strings).unwrap_or_default();
             let annotations = f.optional("annotations", read::strings).unwrap_or_default();
             let infrastructure = Infrastructure { labels, annotations };
-            Some((f.optional("parametersRef", |_, _| Some(())).is_some(), infrastructure))
+            Some((f.within("parametersRef", |f| config::reference(f, false)), infrastructure))
         });
         let (parameters, infrastructure) = infrastructure.unwrap_or_default();
         let listener_sets = f

@@ -7,7 +7,7 @@ use super::annotations::{self, Annotations};
 use super::gateway::{self, GatewaySpec};
 use super::read::{self, Fields, Reader};
 use super::yaml::{Node, Value};
-use super::{authorities, policy, route, secret};
+use super::{authorities, config, policy, route, secret};
 use crate::index::*;
 use crate::ir::Protocol;
 use crate::ir::http::Application;
@@ -57,13 +57,14 @@ pub fn versions(kind: Kind) -> &'static [&'static str] {
         Kind::TCPRoute | Kind::UDPRoute => &["v1", "v1alpha2"],
         Kind::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
         Kind::EndpointSlice => &["v1", "v1beta1"],
+        Kind::SluiceConfig => &["v1alpha1"],
         Kind::ListenerSet | Kind::Service | Kind::ConfigMap | Kind::Secret | Kind::Namespace => &["v1"],
     }
 }
 
 pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
     use Kind::*;
-    const KINDS: [Kind; 15] = [
+    const KINDS: [Kind; 16] = [
         GatewayClass,
         Gateway,
         ListenerSet,
@@ -74,6 +75,7 @@ pub fn kind_named(group: &str, kind: &str) -> Option<Kind> {
         UDPRoute,
         BackendTLSPolicy,
         ReferenceGrant,
+        SluiceConfig,
         Service,
         EndpointSlice,
         ConfigMap,
@@ -105,21 +107,10 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             Kind::Gateway => {
                 let spec = f.required("spec", gateway::spec);
                 let had = f.optional("status", |_, status| Some(gateway::had(status))).unwrap_or_default();
-                let (Metadata { meta, annotations, .. }, spec) = (metadata?, spec?);
+                let (meta, spec) = (metadata?.meta, spec?);
                 let GatewaySpec { class, listeners, addresses, parameters, infrastructure, listener_sets, tls } = spec;
-                let settings = annotations.settings.into();
-                let gateway = Gateway {
-                    meta,
-                    class,
-                    listeners,
-                    addresses,
-                    had,
-                    parameters,
-                    infrastructure,
-                    listener_sets,
-                    tls,
-                    settings,
-                };
+                let gateway =
+                    Gateway { meta, class, listeners, addresses, had, parameters, infrastructure, listener_sets, tls };
                 Some(Object::Gateway(gateway.into()))
             }
             Kind::ListenerSet => {
@@ -143,6 +134,12 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
                 let spec = f.required("spec", grant_spec);
                 let (meta, (from, to)) = (metadata?.meta, spec?);
                 Some(Object::ReferenceGrant(ReferenceGrant { meta, from, to }.into()))
+            }
+            Kind::SluiceConfig => {
+                let parameters = f.optional("spec", config::spec).unwrap_or_default();
+                let meta = metadata?.meta;
+                let parameters = f.reader().take_errors().map_or(Ok(parameters), Err);
+                Some(Object::SluiceConfig(SluiceConfig { meta, parameters }.into()))
             }
             Kind::Service => {
                 let spec = f.required("spec", service_spec);
@@ -210,11 +207,11 @@ fn timestamp(reader: &mut Reader, node: &Node) -> Option<jiff::Timestamp> {
     time
 }
 
-fn gateway_class_spec(reader: &mut Reader, node: &Node) -> Option<(Arc<str>, bool)> {
+fn gateway_class_spec(reader: &mut Reader, node: &Node) -> Option<(Arc<str>, Option<ParametersRef>)> {
     reader.fields(node, |f| {
         f.known(&["description"]);
         let controller = f.required("controllerName", read::name);
-        let parameters = f.optional("parametersRef", |_, _| Some(())).is_some();
+        let parameters = f.within("parametersRef", |f| config::reference(f, true));
         Some((controller?, parameters))
     })
 }

@@ -6,6 +6,7 @@
 mod annotations;
 mod authorities;
 mod beside;
+mod config;
 pub(crate) mod directory;
 pub mod files;
 mod gateway;

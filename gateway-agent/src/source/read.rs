@@ -79,6 +79,16 @@ impl<'s> Reader<'s> {
         self.errors == 0
     }
 
+    /// What was wrong so far, for those who refer to the object: it is to be there all the same.
+    pub fn take_errors(&mut self) -> Option<Box<str>> {
+        if std::mem::take(&mut self.errors) == 0 {
+            return None;
+        }
+        let errors = self.problems.iter().filter(|problem| problem.severity == Severity::Error);
+        let errors: Vec<String> = errors.map(|problem| format!("{}: {}", problem.field, problem.message)).collect();
+        Some(errors.join("; ").into())
+    }
+
     pub fn into_problems(self) -> Vec<Problem> {
         self.problems
     }

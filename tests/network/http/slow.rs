@@ -50,7 +50,7 @@ fn ten_thousand_slow_clients_cost_little_and_slow_nobody_down() {
     let clients = raise_open_files().unwrap().map_or(CLIENTS, |files| CLIENTS.min(files / FILES));
     for slow in kinds() {
         let web = Web::new().unwrap();
-        web.publish_gateway("    sluice.dev/max-connections: '20000'\n    sluice.dev/header-timeout: 1m\n").unwrap();
+        web.publish_gateway("limits: {maxConnections: 20000, headerTimeout: 1m}").unwrap();
         let agent = web.agent().unwrap();
         let alone = web.world.client.block_on(|| normal(http()[0]));
         let before = agent.resident_kib().unwrap();

@@ -99,9 +99,11 @@ impl Drop for Process {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if std::thread::panicking() {
+        let panicked = self.log().contains("panicked");
+        if std::thread::panicking() || panicked {
             eprintln!("--- log of {} ---\n{}--- end ---", self.name, self.log());
         }
         let _ = std::fs::remove_file(&self.log);
+        assert!(std::thread::panicking() || !panicked, "{} panicked", self.name);
     }
 }

@@ -15,6 +15,9 @@ use crate::shell;
 const KUBERNETES: &str = "kubernetes";
 const MODULES: &[&str] = &["etcd", "containerd", "cni", "pause", KUBERNETES];
 
+const HELM: &str = "helm";
+const HELM_PACKAGE: &str = "helm.sh/helm/v3/cmd/helm";
+
 /// Module, package, and where the program goes.
 const PROGRAMS: &[(&str, &str, &str)] = &[
     ("etcd", "go.etcd.io/etcd/server/v3", "etcd"),
@@ -39,6 +42,18 @@ const TAGS: &str = "no_btrfs,no_zfs,no_devmapper";
 pub fn ensure() -> Result<Tools> {
     setup::ensure(&[Part::Cluster])?;
     Ok(Tools::at(&cached("cluster-tools", &sources_text()?, build)?))
+}
+
+/// The program that installs charts; apart from the others, for a cluster does without.
+pub fn helm() -> Result<PathBuf> {
+    setup::ensure(&[Part::Cluster])?;
+    let module = sources().join(HELM);
+    let flags = helm_flags()?;
+    let sources = module_text(HELM).chain(flags.bytes()).collect::<Vec<u8>>();
+    let build = |folder: &Path| {
+        go_build("go build helm (about a minute on two cores)", &module, HELM_PACKAGE, &flags, &folder.join(HELM))
+    };
+    Ok(cached(HELM, &sources, build)?.join(HELM))
 }
 
 /// The image that every node needs before its first pod.
@@ -81,12 +96,14 @@ fn sources() -> PathBuf {
 /// Other versions, other programs.
 fn sources_text() -> Result<Vec<u8>> {
     let mut all = format!("{PROGRAMS:?} {TAGS}").into_bytes();
-    for file in MODULES.iter().flat_map(|module| ["go.mod", "go.sum", "main.go"].map(|file| format!("{module}/{file}")))
-    {
-        // Not every module has all three.
-        all.extend(fs::read(sources().join(file)).unwrap_or_default());
-    }
+    all.extend(MODULES.iter().flat_map(|module| module_text(module)));
     Ok(all)
+}
+
+/// Not every module has all three.
+fn module_text(module: &str) -> impl Iterator<Item = u8> + use<> {
+    let files = ["go.mod", "go.sum", "main.go"].map(|file| sources().join(module).join(file));
+    files.into_iter().flat_map(|file| fs::read(file).unwrap_or_default())
 }
 
 fn build(folder: &Path) -> Result<()> {
@@ -111,6 +128,25 @@ pub fn go_build(what: &str, module: &Path, package: &str, linker_flags: &str, ta
 
 /// Programs of Kubernetes say the version that their module has: clients look at it.
 fn linker_flags() -> Result<String> {
+    let [version, major, minor] = kubernetes()?;
+    let package = "k8s.io/component-base/version";
+    Ok(format!(
+        "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
+    ))
+}
+
+/// Of which Kubernetes helm takes a chart to be for, where it does not ask an API server.
+fn helm_flags() -> Result<String> {
+    let [_, major, minor] = kubernetes()?;
+    let package = "helm.sh/helm/v3/pkg";
+    let of = |place: &str| {
+        format!("-X {package}/{place}.k8sVersionMajor={major} -X {package}/{place}.k8sVersionMinor={minor}")
+    };
+    Ok(format!("-s -w {} {}", of("lint/rules"), of("chartutil")))
+}
+
+/// Its version, and the first two numbers of it.
+fn kubernetes() -> Result<[String; 3]> {
     let path = sources().join(KUBERNETES).join("go.mod");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let version = text.split_whitespace().skip_while(|word| *word != "k8s.io/kubernetes").nth(1);
@@ -118,8 +154,5 @@ fn linker_flags() -> Result<String> {
     let mut numbers = version.trim_start_matches('v').split('.');
     let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
     ensure!(!minor.is_empty(), "{}: k8s.io/kubernetes has the version {version:?}", path.display());
-    let package = "k8s.io/component-base/version";
-    Ok(format!(
-        "-s -w -X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor} -X {package}.gitTreeState=clean"
-    ))
+    Ok([version.to_owned(), major.to_owned(), minor.to_owned()])
 }

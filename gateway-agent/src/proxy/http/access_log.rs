@@ -17,6 +17,7 @@ use super::grpc;
 /// Whose requests are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Which {
+    None,
     #[default]
     All,
     /// One in so many; never 0.
@@ -28,6 +29,7 @@ pub enum Which {
 impl Which {
     pub fn takes(self, status: StatusCode, call: Option<grpc::Status>, random: u64) -> bool {
         match self {
+            Which::None => false,
             Which::All => true,
             Which::OneIn(n) => random.is_multiple_of(u64::from(n)),
             Which::From(class) => {
@@ -37,14 +39,16 @@ impl Which {
     }
 }
 
-/// `all`, `1/100`, or `4xx` (and above).
+/// `none`, `all`, `1/100`, or `4xx` (and above).
 impl FromStr for Which {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Which, String> {
-        let wrong = || "`all`, one in so many as `1/100`, or from a class of status on as `4xx`".to_owned();
-        if text == "all" {
-            return Ok(Which::All);
+        let wrong = || "none, all, one in so many as 1/100, or from a class of status on as 4xx".to_owned();
+        match text {
+            "none" => return Ok(Which::None),
+            "all" => return Ok(Which::All),
+            _ => {}
         }
         if let Some(n) = text.strip_prefix("1/") {
             return n.parse().ok().filter(|n| *n > 0).map(Which::OneIn).ok_or_else(wrong);
@@ -118,6 +122,7 @@ impl Line<'_> {
 /// Where lines go.
 #[derive(Debug)]
 pub struct Log {
+    /// Whose requests, where their listener has nothing to say on it.
     pub which: Which,
     full: SyncSender<Vec<u8>>,
 }
@@ -241,7 +246,9 @@ mod tests {
         for (call, taken) in [(grpc::Status::Unavailable, true), (grpc::Status::NotFound, false)] {
             assert_eq!(Which::From(5).takes(StatusCode::OK, Some(call), 1), taken, "{call:?}");
         }
+        assert!(!Which::None.takes(StatusCode::BAD_GATEWAY, None, 0));
         assert_eq!("1/10".parse(), Ok(Which::OneIn(10)));
+        assert_eq!("none".parse(), Ok(Which::None));
         assert_eq!("4xx".parse(), Ok(Which::From(4)));
         for wrong in ["1/0", "6xx", "2/10", "", "4x"] {
             assert!(wrong.parse::<Which>().is_err(), "{wrong}");

@@ -81,7 +81,7 @@ impl Body {
     /// Goes when `asked` says so, or after a second: not everybody who should ask does (RFC 9110 section 10.1.1).
     pub fn held(self, asked: oneshot::Receiver<()>) -> Body {
         const PATIENCE: Duration = Duration::from_secs(1);
-        Body(Kind::Held(Box::new(Held { waits: Some((asked, Box::pin(sleep(PATIENCE)))), body: self })))
+        Body(Kind::Held(Box::new(Held { waits: Waits::ToBeAsked(asked, Box::pin(sleep(PATIENCE))), body: self })))
     }
 
     /// As it was before it was held.
@@ -219,20 +219,31 @@ impl Attempt {
 }
 
 struct Held {
-    /// `None`: it goes.
-    waits: Option<(oneshot::Receiver<()>, Pin<Box<Sleep>>)>,
+    waits: Waits,
     body: Body,
+}
+
+enum Waits {
+    ToBeAsked(oneshot::Receiver<()>, Pin<Box<Sleep>>),
+    /// A backend that has gone, or has answered before, asks no more; the connection ends by itself then.
+    InVain(Pin<Box<Sleep>>),
+    /// It goes.
+    No,
 }
 
 impl Held {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some((asked, patience)) = &mut self.waits {
-            let asked = Pin::new(asked).poll(cx).map(|asked| asked.is_ok());
-            // A backend that has gone, or has answered before, asks no more; the connection ends by itself then.
-            if asked != Poll::Ready(true) {
-                ready!(patience.as_mut().poll(cx));
-            }
-            self.waits = None;
+        if let Waits::ToBeAsked(asked, _) = &mut self.waits
+            && let Poll::Ready(asked) = Pin::new(asked).poll(cx)
+        {
+            self.waits = match (asked, std::mem::replace(&mut self.waits, Waits::No)) {
+                (Err(_), Waits::ToBeAsked(_, patience)) => Waits::InVain(patience),
+                _ => Waits::No,
+            };
+        }
+        if let Waits::ToBeAsked(_, patience) | Waits::InVain(patience) = &mut self.waits {
+            ready!(patience.as_mut().poll(cx));
+            self.waits = Waits::No;
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }

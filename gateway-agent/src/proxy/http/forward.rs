@@ -51,6 +51,7 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
     let snapshot = client.local.snapshot();
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
+    exchange.meter.found(listener);
     exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
     if let Security::Tls { listener: of_connection, .. } = &client.security
         && listener.name != *of_connection

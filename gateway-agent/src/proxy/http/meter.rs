@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::access_log::{Identity, Line};
+use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
 use super::exchange::Scheme;
@@ -23,6 +23,7 @@ use super::grpc;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
 use super::server::Session;
+use super::snapshot::Listener;
 use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
@@ -79,6 +80,7 @@ impl Takers {
 /// What the access log wants to know beyond that.
 #[derive(Debug)]
 pub struct Logged {
+    pub which: Which,
     pub identity: Identity,
     pub origin: Origin,
     pub scheme: Scheme,
@@ -154,6 +156,13 @@ impl Meter {
         }
         course.series.begun.add(1);
         self.course = Some(course);
+    }
+
+    /// The request has found its listener, which may have something to say on what is written down.
+    pub fn found(&mut self, listener: &Listener) {
+        if let (Some(logged), Some(log)) = (&mut self.logged, self.local.shared.log.get()) {
+            logged.which = listener.ir.settings.logged.unwrap_or(log.which);
+        }
     }
 
     /// The agent answers by itself, or breaks off.
@@ -265,9 +274,10 @@ struct Ending {
 impl Ending {
     fn write(&self) {
         let Ending { local, logged, status, call, .. } = self;
-        let Some(log) = local.shared.log.get().filter(|log| log.which.takes(*status, *call, logged.random)) else {
+        if !logged.which.takes(*status, *call, logged.random) {
             return;
-        };
+        }
+        let Some(log) = local.shared.log.get() else { return };
         let labels = self.course.as_ref().map(|course| &course.labels);
         let route = labels.and_then(|labels| labels.route.as_ref());
         let line = Line {

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::access_log;
+use super::access_log::{self, Which};
 use super::answer::{self, Reason};
 use super::body::Body;
 use super::direct;
@@ -362,7 +362,8 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
     let came = Instant::now();
     connection.idle_since.set(came);
     let refused = connection.signal.refused(number).or_else(|| too_large(&request, &connection.limits));
-    let logged = local.shared.log.get().map(|_| logged(&mut request, connection, random));
+    let logged = local.snapshot().logged(client.origin.gateway);
+    let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let grpc = answer::is_grpc(request.headers());
     let mut exchange = Exchange {
         local: Rc::clone(local),
@@ -417,12 +418,13 @@ fn list_size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
-fn logged(request: &mut Request, connection: &Connection, random: u64) -> Box<Logged> {
+fn logged_with(which: Which, request: &mut Request, connection: &Connection, random: u64) -> Box<Logged> {
     let client = &connection.client;
     let identity = access_log::identify(request.headers_mut(), connection.trusted, || client.local.random());
     let authority = request.uri().authority().map(|authority| authority.as_str());
     let host = authority.or_else(|| request.headers().get(http::header::HOST)?.to_str().ok()).unwrap_or_default();
     Box::new(Logged {
+        which,
         identity,
         origin: client.origin,
         scheme: client.scheme(),

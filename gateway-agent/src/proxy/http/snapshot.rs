@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::access_log::Which;
 use super::metrics::{Labels, Shared};
 use super::places::Place;
 use super::session;
@@ -16,6 +17,8 @@ use crate::ir::{self, Ir, ListenerName, Traffic};
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
+    /// Listeners have requests written down, whatever the agent was told.
+    is_logged: bool,
     /// The same for every snapshot that was built upon another.
     pub shared: Arc<Shared>,
     /// Sessions are signed with them; those of the first snapshot, so that no change ends them.
@@ -25,7 +28,19 @@ pub struct Snapshot {
 /// The HTTP and HTTPS listeners of an address and port.
 #[derive(Debug, Default)]
 pub struct Port {
+    logged: Logged,
     hosts: Hosts<Arc<Listener>>,
+}
+
+/// What the listeners of a port say of requests that are to be written down.
+#[derive(Debug, Default)]
+struct Logged {
+    /// What the first one says: of requests that find no listener.
+    first: Option<Option<Which>>,
+    /// One wants some.
+    wanted: bool,
+    /// One says nothing.
+    silent: bool,
 }
 
 /// A listener with its table.
@@ -40,7 +55,8 @@ impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
         let (shared, sessions) = (Arc::clone(&before.shared), before.sessions.clone());
-        let mut snapshot = Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), shared, sessions };
+        let mut snapshot =
+            Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), is_logged: false, shared, sessions };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };
@@ -48,6 +64,8 @@ impl Snapshot {
             for ip in &listener.addresses {
                 let port = hosts.entry(SocketAddr::new(*ip, listener.port)).or_default();
                 port.hosts.set(&http.hostname, Arc::clone(&built));
+                port.logged.add(http.settings.logged);
+                snapshot.is_logged |= port.logged.wanted;
             }
             snapshot.listeners.insert(listener.name.clone(), built);
         }
@@ -58,7 +76,7 @@ impl Snapshot {
     /// The same, with other keys for sessions.
     pub fn with_sessions(&self, sessions: session::Keys) -> Snapshot {
         let (ports, listeners) = (self.ports.clone(), self.listeners.clone());
-        Snapshot { ports, listeners, shared: Arc::clone(&self.shared), sessions }
+        Snapshot { ports, listeners, is_logged: self.is_logged, shared: Arc::clone(&self.shared), sessions }
     }
 
     fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {
@@ -94,8 +112,29 @@ impl Snapshot {
         self.listeners.values().map(|listener| &**listener)
     }
 
+    /// Which requests that come in there are written down, as long as no more is known of them. `None`: none of them.
+    pub fn logged(&self, gateway: SocketAddr) -> Option<Which> {
+        let otherwise = self.shared.log.get()?.which;
+        if otherwise == Which::None && !self.is_logged {
+            return None;
+        }
+        let (first, is_logged) = match self.ports.get(&gateway).map(|port| &port.logged) {
+            Some(said) => (said.first.flatten(), said.wanted || said.silent && otherwise != Which::None),
+            None => (None, otherwise != Which::None),
+        };
+        is_logged.then(|| first.unwrap_or(otherwise))
+    }
+
     pub fn port(&self, gateway: SocketAddr) -> Option<&Port> {
         self.ports.get(&gateway).map(|port| &**port)
+    }
+}
+
+impl Logged {
+    fn add(&mut self, said: Option<Which>) {
+        self.first.get_or_insert(said);
+        self.wanted |= said.is_some_and(|which| which != Which::None);
+        self.silent |= said.is_none();
     }
 }
 

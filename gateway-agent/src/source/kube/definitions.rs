@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions of the Gateway API, as far as their metadata goes: which kinds there are, and of which bundle.
+//! The CustomResourceDefinitions of the Gateway API and of Sluice, as far as their metadata goes: which kinds there are, and of which bundle.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::objects::{is_defined_by_crd, plural};
 use super::watch::{Place, Subject};
 use super::{Asked, Cluster, KINDS};
 use crate::complaint::Complaint;
-use crate::index::{Bundles, Change, GATEWAY_GROUP, Kind};
+use crate::index::{Bundles, Change, GATEWAY_GROUP, Kind, SLUICE_GROUP};
 use crate::source::yaml::Node;
 
 /// Definitions are large; their metadata is not.
@@ -49,6 +49,7 @@ impl Known {
         }
     }
 
+    /// Of the Gateway API.
     fn bundles(&self) -> Bundles {
         let read = |plural: &str| {
             KINDS.into_iter().any(|kind| is_defined_by_crd(kind) && super::objects::plural(kind) == plural)
@@ -139,8 +140,8 @@ impl Subject for Definitions {
     }
 }
 
-/// Of a definition of the Gateway API.
+/// Of a definition that may be read.
 fn plural_of<'n>(definition: &'n Node) -> Option<&'n str> {
     let name = definition.text_at(&["metadata", "name"])?;
-    name.split_once('.').filter(|(_, group)| *group == GATEWAY_GROUP).map(|(plural, _)| plural)
+    name.split_once('.').filter(|(_, group)| [GATEWAY_GROUP, SLUICE_GROUP].contains(group)).map(|(plural, _)| plural)
 }

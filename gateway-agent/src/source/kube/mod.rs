@@ -1,7 +1,7 @@
 //! The objects of a cluster: every kind that Sluice reads is watched, and what changes goes to the index as the changes of files do.
 //!
 //! The first batch comes once everything has been listed, so that an agent that starts does not take apart what an earlier one left in
-//! the kernel. Secrets and ConfigMaps are watched one by one, as they are referred to; what refers to a new one waits for it, or
+//! the kernel. Secrets, ConfigMaps and SluiceConfigs are watched one by one, as they are referred to; what refers to a new one waits for it, or
 //! an HTTPS listener would be without its certificate for a moment.
 
 mod api;
@@ -54,7 +54,7 @@ const KINDS: [Kind; 13] = [
     Kind::EndpointSlice,
     Kind::Namespace,
 ];
-/// How long changes wait for Secrets and ConfigMaps that they refer to.
+/// How long changes wait for what is watched one by one and they refer to.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Watches of single objects on a connection.
 const STREAMS: usize = 100;
@@ -145,7 +145,7 @@ impl Drop for Asked {
 struct Source {
     api: Api,
     cluster: Rc<Cluster>,
-    /// Secrets and ConfigMaps that are watched.
+    /// What is watched one by one.
     singles: BTreeMap<ObjectId, AbortHandle>,
     /// More connections for these.
     others: Vec<Api>,

@@ -6,7 +6,7 @@ use super::api::ApiError;
 use super::watch::{Place, Subject};
 use super::{Asked, Cluster};
 use crate::complaint::Complaint;
-use crate::index::{GATEWAY_GROUP, Kind, ObjectId};
+use crate::index::{GATEWAY_GROUP, Kind, ObjectId, SLUICE_GROUP};
 use crate::source::yaml::Node;
 use crate::source::{kinds, manifest};
 
@@ -30,9 +30,13 @@ impl Objects {
     }
 
     pub fn one(cluster: &Rc<Cluster>, id: ObjectId) -> Objects {
-        let path = path(id.kind, "v1", Some(&id.name.namespace));
         let selector = format!("&fieldSelector=metadata.name%3D{}", id.name.name);
-        Objects::new(cluster, id.kind, Some(id), vec![Place { path, selector }])
+        let place = |version: &&str| {
+            let path = path(id.kind, version, Some(&id.name.namespace));
+            Place { path, selector: selector.clone() }
+        };
+        let places = kinds::versions(id.kind).iter().map(place).collect();
+        Objects::new(cluster, id.kind, Some(id), places)
     }
 
     fn new(cluster: &Rc<Cluster>, kind: Kind, single: Option<ObjectId>, places: Vec<Place>) -> Objects {
@@ -129,6 +133,7 @@ pub fn plural(kind: Kind) -> &'static str {
         Kind::UDPRoute => "udproutes",
         Kind::BackendTLSPolicy => "backendtlspolicies",
         Kind::ReferenceGrant => "referencegrants",
+        Kind::SluiceConfig => "sluiceconfigs",
         Kind::Service => "services",
         Kind::EndpointSlice => "endpointslices",
         Kind::ConfigMap => "configmaps",
@@ -139,5 +144,5 @@ pub fn plural(kind: Kind) -> &'static str {
 
 /// Defined by a CRD.
 pub fn is_defined_by_crd(kind: Kind) -> bool {
-    kind.group() == GATEWAY_GROUP
+    [GATEWAY_GROUP, SLUICE_GROUP].contains(&kind.group())
 }

@@ -1,5 +1,5 @@
-//! Which Secrets and ConfigMaps are looked at: those that a Gateway of ours, a ListenerSet of it or a BackendTLSPolicy refers to, and no
-//! others.
+//! Which Secrets, ConfigMaps and SluiceConfigs are looked at: those that a GatewayClass or Gateway of ours, a ListenerSet of it or a
+//! BackendTLSPolicy refers to, and no others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,11 +14,13 @@ pub fn references<'a>(objects: impl Iterator<Item = &'a Object>) -> BTreeSet<Obj
         match object {
             Object::GatewayClass(class) if *class.controller == *CONTROLLER => {
                 found.classes.insert(&class.meta.name.name);
+                found.parameters(&class.meta.name, class.parameters.as_ref());
             }
             Object::Gateway(gateway) if found.classes.contains(&*gateway.class) => {
                 found.gateways.insert(&gateway.meta.name);
                 found.listeners(&gateway.meta.name, &gateway.listeners);
                 found.tls(&gateway.meta.name, &gateway.tls);
+                found.parameters(&gateway.meta.name, gateway.parameters.as_ref());
             }
             Object::ListenerSet(set) => {
                 let namespace = set.parent.namespace.as_ref().unwrap_or(&set.meta.name.namespace);
@@ -65,6 +67,14 @@ impl Found<'_> {
         tls.client.iter().for_each(|certificate| self.certificate(owner, certificate));
     }
 
+    fn parameters(&mut self, owner: &Name, reference: Option<&ParametersRef>) {
+        let Some(ParametersRef { group, kind, namespace, name }) = reference else { return };
+        // A GatewayClass has no namespace of its own.
+        if namespace.is_some() || !owner.namespace.is_empty() {
+            self.add(owner, group, kind, namespace.as_ref(), name);
+        }
+    }
+
     fn certificate(&mut self, owner: &Name, reference: &CertificateRef) {
         let CertificateRef { group, kind, namespace, name } = reference;
         self.add(owner, group, kind, namespace.as_ref(), name);
@@ -80,6 +90,7 @@ impl Found<'_> {
         let kind = match (group, kind) {
             ("", "Secret") => Kind::Secret,
             ("", "ConfigMap") => Kind::ConfigMap,
+            (SLUICE_GROUP, "SluiceConfig") => Kind::SluiceConfig,
             // For the status of whoever refers to it.
             _ => return,
         };

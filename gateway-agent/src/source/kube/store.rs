@@ -12,7 +12,7 @@ use crate::source::read::Reader;
 use crate::source::yaml::{Node, Value};
 use crate::source::{Problem, Severity, Strings, kinds, manifest};
 
-/// Their objects decide which Secrets and ConfigMaps are referred to; in the order in which [`references`] wants them.
+/// Their objects decide what is watched one by one; in the order in which [`references`] wants them.
 const REFERRING: [Kind; 4] = [Kind::GatewayClass, Kind::Gateway, Kind::ListenerSet, Kind::BackendTLSPolicy];
 
 #[derive(Default)]
@@ -133,7 +133,7 @@ impl Store {
         self.changes.push(change);
     }
 
-    /// The Secrets and ConfigMaps that are referred to; `None`: the same as when this was asked last.
+    /// What is to be watched one by one; `None`: the same as when this was asked last.
     pub fn referenced(&mut self) -> Option<BTreeSet<ObjectId>> {
         if !std::mem::take(&mut self.references_changed) {
             return None;

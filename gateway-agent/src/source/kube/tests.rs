@@ -202,11 +202,12 @@ fn an_api_server_that_starts_is_waited_for() {
 }
 
 #[test]
-fn a_secret_comes_with_what_refers_to_it_and_goes_with_it() {
+fn what_a_gateway_refers_to_comes_with_it_and_goes_with_it() {
     run(async {
         let (fake, api) = Fake::start().await;
         let root = "/apis/gateway.networking.k8s.io/v1";
-        let defined = vec![definition("gatewayclasses"), definition("gateways")];
+        let config = json!({ "metadata": { "name": "sluiceconfigs.sluice.dev" } });
+        let defined = vec![definition("gatewayclasses"), definition("gateways"), config];
         fake.say(
             "list /apis/apiextensions.k8s.io/v1/customresourcedefinitions",
             List { version: 1, next: "", items: defined },
@@ -217,9 +218,13 @@ fn a_secret_comes_with_what_refers_to_it_and_goes_with_it() {
         let gateway = |name: &str, class: &str, secret: &str| {
             json!({
                 "metadata": metadata(name, 1),
-                "spec": { "gatewayClassName": class, "listeners": [{
-                    "name": "https", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": secret }] },
-                }] },
+                "spec": {
+                    "gatewayClassName": class,
+                    "infrastructure": { "parametersRef": { "group": "sluice.dev", "kind": "SluiceConfig", "name": "own" } },
+                    "listeners": [{
+                        "name": "https", "port": 443, "protocol": "HTTPS", "tls": { "certificateRefs": [{ "name": secret }] },
+                    }],
+                },
             })
         };
         fake.say(
@@ -231,14 +236,22 @@ fn a_secret_comes_with_what_refers_to_it_and_goes_with_it() {
         let secret = json!({ "metadata": metadata("certificate", 1), "type": "Opaque" });
         fake.say("list /api/v1/namespaces/a/secrets", List { version: 1, next: "", items: vec![secret] });
 
+        let configs = "list /apis/sluice.dev/v1alpha1/namespaces/a/sluiceconfigs";
+        fake.say(configs, List { version: 1, next: "", items: vec![json!({ "metadata": metadata("own", 1) })] });
+
         let (_cluster, mut batches) = start(api, Rc::default());
         assert_eq!(changes(&batches.recv().await.unwrap()), ["+ours", "+theirs", "+other"]);
         gateways.send(event("ADDED", gateway("edge", "ours", "certificate"))).unwrap();
-        assert_eq!(changes(&batches.recv().await.unwrap()), ["+edge", "+certificate"]);
+        let mut came = changes(&batches.recv().await.unwrap());
+        came.sort();
+        assert_eq!(came, ["+certificate", "+edge", "+own"]);
         gateways.send(event("DELETED", gateway("edge", "ours", "certificate"))).unwrap();
-        assert_eq!(changes(&batches.recv().await.unwrap()), ["-edge", "-certificate"]);
+        assert_eq!(changes(&batches.recv().await.unwrap()), ["-edge", "-own", "-certificate"]);
         // Nobody else's, and no more than that one.
-        let asked = fake.asked("list /api/v1/namespaces/a/secrets");
-        assert!(asked.len() == 1 && asked[0].contains("fieldSelector=metadata.name%3Dcertificate"), "{asked:?}");
+        for (of, name) in [("list /api/v1/namespaces/a/secrets", "certificate"), (configs, "own")] {
+            let asked = fake.asked(of);
+            let selector = format!("fieldSelector=metadata.name%3D{name}");
+            assert!(asked.len() == 1 && asked[0].contains(&selector), "{asked:?}");
+        }
     });
 }

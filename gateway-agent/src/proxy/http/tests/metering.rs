@@ -214,3 +214,43 @@ async fn a_line_says_who_asked_and_how() {
     let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
     LocalSet::new().run_until(in_time).await.expect("in time");
 }
+
+#[tokio::test]
+async fn a_listener_says_which_of_its_requests_are_written_down() {
+    let all = async {
+        let local = serving(vec![rule("/none", Vec::new())]);
+        let written = Written::default();
+        local.shared.log.set(Log::start(Which::None, written.clone()).unwrap()).unwrap();
+        let mut client = client(&local, Security::Clear).await;
+        // On a connection that is there, each change counts from the next request on.
+        for (number, logged) in
+            [None, Some(Which::All), Some(Which::From(5)), Some(Which::None), Some(Which::All)].into_iter().enumerate()
+        {
+            say(&local, logged);
+            for path in ["/none", "/other"] {
+                let answer = get(&mut client, "example.com", &format!("{path}/{number}")).await;
+                assert!(answer.starts_with("HTTP/1.1 "), "{answer}");
+            }
+        }
+        let paths = || -> Vec<String> {
+            let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            lines.map(|line| line["path"].as_str().unwrap().to_owned()).collect()
+        };
+        while paths().last().is_none_or(|last| last != "/other/4") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(paths(), ["/none/1", "/other/1", "/none/2", "/none/4", "/other/4"]);
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+/// Publishes the same once more, with another word on what is written down.
+fn say(local: &Local, logged: Option<Which>) {
+    let before = local.snapshot();
+    let settings = Arc::new(ir::Settings { logged, ..ir::Settings::default() });
+    let listener = before.listeners().find(|listener| &*listener.name.section == "http").unwrap();
+    let http = ir::Listener { settings, ..(*listener.ir).clone() };
+    local.publish_for_test(snapshot(vec![("http", http)], &before));
+}

@@ -18,6 +18,7 @@ use tokio::task::LocalSet;
 use tokio::time::{sleep, timeout};
 
 use crate::ir::http::{Application, Backend, Rule, Target};
+use crate::panics;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::filters::Filter;
 use crate::proxy::http::server::{Executor, Security};
@@ -30,7 +31,7 @@ const LONG: Duration = Duration::from_secs(5);
 
 pub fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    LocalSet::new().block_on(&runtime, async { timeout(LONG * 2, test).await.expect("an end") });
+    panics::none_in(|| LocalSet::new().block_on(&runtime, async { timeout(LONG * 2, test).await.expect("an end") }));
 }
 
 /// A request as a server has got it.

@@ -34,6 +34,7 @@ use crate::ir::http::{
     RouteKind, RouteName, Rule, Security, Settings, Target, Timeouts,
 };
 use crate::ir::{self, Endpoint, HostName, Ir, ListenerName, Traffic};
+use crate::panics;
 use crate::proxy::Origin;
 use crate::proxy::http::body::Body;
 use crate::proxy::http::server::{self, Client, Executor};
@@ -48,7 +49,7 @@ const ROOM: u32 = 1 << 20;
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let in_time = async { timeout(Duration::from_secs(60), test).await };
-    LocalSet::new().block_on(&runtime, in_time).expect("within a minute");
+    panics::none_in(|| LocalSet::new().block_on(&runtime, in_time)).expect("within a minute");
 }
 
 /// A backend's socket, where it takes connections, and how many it has taken.
