@@ -220,7 +220,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 self.asked_since = None;
                 if into.filled().len() == before {
                     match self.framing.in_body() {
-                        true => self.break_off(Reason::BadRequest),
+                        true => {
+                            self.signal.leave();
+                            self.break_off(Reason::BadRequest);
+                        }
                         false => self.mode = Mode::Ended,
                     }
                     return Poll::Ready(Ok(false));
@@ -482,6 +485,7 @@ pub struct Signal {
     tunnel: AtomicBool,
     stalled: AtomicBool,
     look: AtomicBool,
+    left: AtomicBool,
     /// Of the guard, where it waits for an answer.
     waker: AtomicWaker,
 }
@@ -496,6 +500,7 @@ impl Default for Signal {
             tunnel: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             look: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -514,6 +519,15 @@ impl Signal {
     /// The client takes nothing.
     pub fn stall(&self) {
         self.stalled.store(true, Relaxed);
+    }
+
+    /// The client has ended in the middle of a body.
+    fn leave(&self) {
+        self.left.store(true, Relaxed);
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(Relaxed)
     }
 
     /// The guard is to look whether the client has left, when it is next asked to flush.

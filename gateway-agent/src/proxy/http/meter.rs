@@ -165,8 +165,11 @@ impl Meter {
         }
     }
 
-    /// The agent answers by itself, or breaks off.
+    /// The agent answers by itself, or breaks off. Nobody does anything to a client that has left.
     pub fn refused(&self, reason: Reason) {
+        if self.signal.has_left() {
+            return;
+        }
         self.local.metrics.answer(reason);
         self.reason.set(Some(reason));
     }
@@ -367,8 +370,10 @@ pub struct Metered {
 
 impl Metered {
     pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
-        meter.answered = Some((response.status(), meter.came.elapsed()));
-        meter.local.metrics.responded(response.status());
+        if !meter.signal.has_left() {
+            meter.answered = Some((response.status(), meter.came.elapsed()));
+            meter.local.metrics.responded(response.status());
+        }
         meter.told(response.headers());
         if let Some(upload) = &meter.upload {
             upload.both_ways.set(true);

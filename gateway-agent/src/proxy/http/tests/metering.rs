@@ -254,3 +254,33 @@ fn say(local: &Local, logged: Option<Which>) {
     let http = ir::Listener { settings, ..(*listener.ir).clone() };
     local.publish_for_test(snapshot(vec![("http", http)], &before));
 }
+
+#[tokio::test]
+async fn a_client_that_goes_in_the_middle_of_its_body_is_not_refused_but_gone() {
+    let all = async {
+        for expect in ["", "Expect: 100-continue\r\n"] {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let backend = endpoint(&socket.local_addr().unwrap().to_string());
+            let local = serving(vec![rule("/a", vec![to(vec![backend])])]);
+            let written = Written::default();
+            local.shared.log.set(Log::start(Which::All, written.clone()).unwrap()).unwrap();
+            let mut client = client(&local, Security::Clear).await;
+            let head = format!("POST /a HTTP/1.1\r\nHost: example.com\r\nContent-Length: 8\r\n{expect}\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let (mut at_backend, _) = socket.accept().await.unwrap();
+            read_heads(&mut at_backend, 1).await;
+            if !expect.is_empty() {
+                at_backend.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+                read_heads(&mut client, 1).await;
+            }
+            client.write_all(b"half").await.unwrap();
+            at_backend.read_exact(&mut [0; 4]).await.unwrap();
+            drop(client);
+            let line = &lines(&written, 1).await[0];
+            assert_eq!((&line["status"], &line["reason"]), (&499.into(), &serde_json::Value::Null), "{expect}");
+            assert_eq!((local.metrics.abandoned.get(), local.metrics.answered(Reason::BadRequest)), (1, 0));
+        }
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
