@@ -139,6 +139,21 @@ impl Agent {
         !self.compiled.ir.announced_addresses.is_empty()
     }
 
+    /// Whether another agent waits to take the place of this one, and has not yet.
+    pub fn is_awaited(&self) -> bool {
+        self.datapath.is_awaited()
+    }
+
+    /// Whether another agent takes connections in place of this one, which has let go.
+    pub fn is_replaced(&self) -> bool {
+        self.datapath.is_taken() && !self.datapath.is_awaited()
+    }
+
+    /// Leaves the kernel side to the other one. Nobody may call anything of this one any more but [`Agent::is_replaced`].
+    pub fn let_go(&mut self) {
+        self.datapath.let_go();
+    }
+
     pub fn addresses_changed(&self) -> Rc<Notify> {
         Rc::clone(&self.addresses_changed)
     }

@@ -18,7 +18,7 @@ fn address(bed: &Bed, gateway: &str) -> Result<IpAddr> {
 }
 
 /// Which node has which address, as it is written down.
-fn owner(bed: &Bed, address: IpAddr) -> Result<String> {
+pub fn owner(bed: &Bed, address: IpAddr) -> Result<String> {
     let line = "get lease sluice-addresses -n sluice-system -o jsonpath={.metadata.annotations.sluice\\.dev/owners}";
     let owners = bed.kubectl(line)?;
     let owner = owners.lines().find_map(|line| line.strip_prefix(&format!("{address} ")));

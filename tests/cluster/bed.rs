@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gateway_tests::cluster::{Cluster, Tools};
+use gateway_tests::cluster::{Cluster, Place, Tools};
 use gateway_tests::lab::wait_for;
 
 /// Says where the state of the cluster is, and where the programs that it is made of.
@@ -46,6 +46,27 @@ impl Bed {
 
     pub fn wait_for(&self, what: &str, ask: impl FnMut() -> Result<()>) {
         wait_for(what, PATIENCE, ask).unwrap();
+    }
+
+    /// Kills the agent of a node, to its end; the kubelet starts another.
+    pub fn kill_agent(&self, node: &Place) -> Result<()> {
+        let pid = node.run("pgrep".as_ref(), &["--exact", "sluice"])?;
+        node.run("kill".as_ref(), &["-KILL", pid.trim()])?;
+        wait_for("the end of the agent", PATIENCE, || {
+            let there = node.run("kill".as_ref(), &["-0", pid.trim()]);
+            ensure!(there.is_err(), "process {pid} is still there");
+            Ok(())
+        })
+    }
+
+    /// Until both nodes have an agent that is ready.
+    pub fn wait_for_agents(&self) {
+        self.wait_for("agents on all nodes", || {
+            let line = "get daemonset sluice -n sluice-system -o jsonpath={.status.numberReady}/{.status.desiredNumberScheduled}";
+            let ready = self.kubectl(line)?;
+            ensure!(ready == format!("{0}/{0}", self.cluster.nodes().len()), "{ready} are ready");
+            Ok(())
+        });
     }
 
     /// A namespace with these objects in it.

@@ -126,8 +126,9 @@ fn values_that_mean_nothing_are_refused() {
 fn it_installs_and_the_example_works() {
     let bed = Bed::new();
     let kustomization = root().join("tests/conformance/deploy").display().to_string();
-    bed.kubectl(&format!("delete -k {kustomization} --wait")).unwrap();
     let back = Back { bed: &bed, kustomization };
+    end_agents(&bed).unwrap();
+    bed.kubectl(&format!("delete -k {} --wait --ignore-not-found", back.kustomization)).unwrap();
     let chart = chart();
     let pool = "--set=addressPool={198.18.8.0/24}";
     let words =
@@ -156,6 +157,11 @@ fn it_installs_and_the_example_works() {
     drop(back);
 }
 
+/// Before their rights go: what they ask for is never to be refused.
+fn end_agents(bed: &Bed) -> Result<()> {
+    bed.kubectl(&format!("delete daemonset sluice -n {NAMESPACE} --cascade=foreground --wait")).map(drop)
+}
+
 struct Back<'a> {
     bed: &'a Bed,
     kustomization: String,
@@ -163,6 +169,7 @@ struct Back<'a> {
 
 impl Drop for Back<'_> {
     fn drop(&mut self) {
+        let _ = end_agents(self.bed);
         let _ = helm(self.bed, &["uninstall", "sluice", "--namespace", NAMESPACE, "--wait"]);
         let applied = self
             .bed

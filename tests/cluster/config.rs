@@ -168,7 +168,10 @@ fn a_gateway_has_an_address_of_the_pool_of_its_config() {
         ensure!(said.starts_with("HTTP/1.1 404 "), "{said}");
         Ok(())
     });
-    let addresses =
-        bed.kubectl(&format!("get gateway pooled -n {namespace} -o jsonpath={{.status.addresses[*].value}}"));
-    assert_eq!(addresses.unwrap(), POOL);
+    bed.wait_for("a status that says so", || {
+        let line = format!("get gateway pooled -n {namespace} -o jsonpath={{.status.addresses[*].value}}");
+        let addresses = bed.kubectl(&line)?;
+        ensure!(addresses == POOL, "{addresses:?}");
+        Ok(())
+    });
 }

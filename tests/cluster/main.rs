@@ -4,12 +4,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, also in its helpers")]
 
 mod addresses;
+mod away;
 mod bed;
+mod broken;
 mod certificates;
 mod chart;
 mod config;
 mod deployed;
 mod example;
+mod families;
+mod others;
 mod rights;
+mod rollout;
 mod statuses;
 mod texts;
+mod traffic;

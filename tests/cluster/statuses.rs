@@ -116,7 +116,7 @@ fn another_agent_writes_when_the_writer_goes() {
 }
 
 /// Statuses of a kind that all agents have written.
-fn writes(bed: &Bed, kind: &str) -> Result<f64> {
+pub fn writes(bed: &Bed, kind: &str) -> Result<f64> {
     let pods = bed.kubectl("get pods -n sluice-system -o jsonpath={.items[*].metadata.name}")?;
     let mut sum = 0.0;
     for pod in pods.split_whitespace() {

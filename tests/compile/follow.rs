@@ -288,7 +288,7 @@ fn an_endpoint_of_one_service_leaves_everything_else_as_it_is() {
     std::fs::write(dir.path().join("slice.yaml"), slice).expect("a file");
     let objects = gateway_agent::source::files::load_dir(dir.path()).expect("manifests").objects;
     let reach = index.apply(objects.into_iter().map(Change::Set));
-    assert_eq!(reach, Reach { services: BTreeSet::from([service]), ..Reach::default() });
+    assert_eq!(reach, Reach { endpoints: BTreeSet::from([service]), ..Reach::default() });
     compiled.follow(&index, &reach);
     let wanted = maps(&compiled.ir, Some((&before, wanted_before.clone())));
     let mut same = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use gateway_agent::ir::Ir;
 use gateway_agent::ir::http::{
     Application, Backend, BackendTls, Balance, Clients, Created, Filter, HeaderMatch, Identity, Listener, Match,
     PathMatch, Persistence, Roots, Rule, Security, Settings, Target, Text, Unverified,
@@ -12,7 +13,7 @@ use gateway_agent::proxy::http::session::{Lifetime, Place};
 
 use crate::render::endpoint_text;
 
-pub fn listener_text(text: &mut String, listener: &Listener) {
+pub fn listener_text(text: &mut String, ir: &Ir, listener: &Listener) {
     if let Security::Https { certificates, clients } = &listener.security {
         for certificate in certificates {
             _ = writeln!(text, "  certificate of {}: {} in the chain", certificate.secret, certificate.chain.len());
@@ -43,16 +44,16 @@ pub fn listener_text(text: &mut String, listener: &Listener) {
             Created::Unknown => String::new(),
         };
         _ = writeln!(text, "  {}{created} for {}", attachment.route.name, hosts.join(", "));
-        attachment.route.rules.iter().for_each(|rule| rule_text(text, rule));
+        attachment.route.rules.iter().for_each(|rule| rule_text(text, ir, rule));
     }
 }
 
-fn rule_text(text: &mut String, rule: &Rule) {
+fn rule_text(text: &mut String, ir: &Ir, rule: &Rule) {
     _ = writeln!(text, "    rule {}", rule.name);
     for matching in &rule.matches {
         _ = writeln!(text, "      if {}", match_text(matching));
     }
-    filters_text(text, "      ", &rule.filters);
+    filters_text(text, ir, "      ", &rule.filters);
     if let Some(time) = rule.timeouts.request {
         _ = writeln!(text, "      in {time:?}");
     }
@@ -67,8 +68,8 @@ fn rule_text(text: &mut String, rule: &Rule) {
         _ = writeln!(text, "      {}", persistence_text(persistence));
     }
     for Backend { weight, filters, target } in &rule.backends {
-        _ = writeln!(text, "      {weight:>5} {}", target_text(target));
-        filters_text(text, "              ", filters);
+        _ = writeln!(text, "      {weight:>5} {}", target_text(ir, target));
+        filters_text(text, ir, "              ", filters);
     }
 }
 
@@ -97,13 +98,13 @@ fn value_text(value: &Text) -> String {
     }
 }
 
-fn filters_text(text: &mut String, indent: &str, filters: &[Filter]) {
+fn filters_text(text: &mut String, ir: &Ir, indent: &str, filters: &[Filter]) {
     for filter in filters {
-        _ = writeln!(text, "{indent}{}", filter_text(filter));
+        _ = writeln!(text, "{indent}{}", filter_text(ir, filter));
     }
 }
 
-fn filter_text(filter: &Filter) -> String {
+fn filter_text(ir: &Ir, filter: &Filter) -> String {
     match filter {
         Filter::RequestHeaders(changes) => format!("request headers: {:?}", changes.0),
         Filter::ResponseHeaders(changes) => format!("response headers: {:?}", changes.0),
@@ -118,7 +119,7 @@ fn filter_text(filter: &Filter) -> String {
             format!("rewrite:{host}{}", path_text(rewrite.path.as_ref()))
         }
         Filter::Mirror(mirror) => {
-            format!("mirror {} of {}: {}", mirror.share.of, mirror.share.out_of, target_text(&mirror.target))
+            format!("mirror {} of {}: {}", mirror.share.of, mirror.share.out_of, target_text(ir, &mirror.target))
         }
         Filter::ExternalAuth(auth) => {
             let how = match &auth.protocol {
@@ -132,7 +133,7 @@ fn filter_text(filter: &Filter) -> String {
                 "auth by {how} in {:?}{open}, {} of the body: {}",
                 auth.timeout,
                 auth.body,
-                target_text(&auth.target)
+                target_text(ir, &auth.target)
             )
         }
         Filter::Cors(cors) => format!("{cors:?}"),
@@ -158,7 +159,7 @@ fn persistence_text(persistence: &Persistence) -> String {
     format!("sessions by {place} {name}, {absolute:?} in all, {idle:?} idle")
 }
 
-fn target_text(target: &Target) -> String {
+fn target_text(ir: &Ir, target: &Target) -> String {
     let Target::Cluster(cluster) = target else { return "500".to_owned() };
     let application = match cluster.application {
         Application::Http => "",
@@ -167,7 +168,8 @@ fn target_text(target: &Target) -> String {
     };
     let tls = cluster.tls.as_deref().map(backend_tls_text);
     let balance = if cluster.balance == Balance::RoundRobin { " in turn" } else { "" };
-    let endpoints: Vec<String> = cluster.endpoints.iter().map(endpoint_text).collect();
+    let endpoints = ir.endpoints.get(&cluster.service).expect("endpoints of what is sent to");
+    let endpoints: Vec<String> = endpoints.iter().map(endpoint_text).collect();
     format!("{}{application}{balance}{}: [{}]", cluster.service, tls.unwrap_or_default(), endpoints.join(", "))
 }
 

@@ -134,7 +134,7 @@ fn ir_text(ir: &Ir) -> String {
                 certificates_text(&mut text, mode);
                 names.iter().for_each(|name| name_text(&mut text, name));
             }
-            Traffic::Http(http) => http::listener_text(&mut text, http),
+            Traffic::Http(http) => http::listener_text(&mut text, ir, http),
         }
     }
     for address in &ir.exclusive_addresses {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use gateway_agent::compile::{Compiled, compile};
 use gateway_agent::index::{Change, EndpointSlice, Index, Kind, Name, Object, ObjectId, Reach, Route, Rules, Service};
-use gateway_agent::ir::http::Listener;
+use gateway_agent::ir::http::{Balance, Listener};
 use gateway_agent::ir::{Endpoint, Ir, Target, TlsMode, Traffic};
 use gateway_agent::source::Strings;
 use gateway_agent::source::files::load_dir;
@@ -223,15 +223,43 @@ fn one_changed_route_is_the_only_new_one() {
 }
 
 #[test]
-fn endpoints_change_the_routes_that_lead_to_them_only() {
+fn endpoints_change_one_list_and_no_route() {
     let mut index = many_routes(3);
     let mut compiled = Compiled::of(&index);
-    let slice = objects(&service("s2", "198.18.9.9")).into_iter().filter(|o| o.kind() == Kind::EndpointSlice);
-    let before = change(&mut index, &mut compiled, slice.map(Change::Set));
-    assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r2"]);
+    let slice = |address: &str| {
+        let all = objects(&service("s2", address)).into_iter();
+        all.filter(|o| o.kind() == Kind::EndpointSlice).map(Change::Set).collect::<Vec<_>>()
+    };
+    let before = change(&mut index, &mut compiled, slice("198.18.9.9"));
+    assert!(before.listeners.iter().zip(&compiled.ir.listeners).all(|(before, after)| Arc::ptr_eq(before, after)));
+    let changed_lists = |before: &Ir, after: &Ir| -> Vec<usize> {
+        let list = |ir: &Ir, i: &usize| ir.endpoints.get(&format!("default/s{i}:80")).expect("a list").clone();
+        (0..3).filter(|i| !Arc::ptr_eq(&list(before, i), &list(after, i))).collect()
+    };
+    assert_eq!(changed_lists(&before, &compiled.ir), [2]);
+    let list = compiled.ir.endpoints.get("default/s2:80").expect("a list");
+    assert_eq!(list[0].address.to_string(), "198.18.9.9");
     let gone = ObjectId { kind: Kind::Service, name: Name { namespace: "default".into(), name: "s0".into() } };
     let before = change(&mut index, &mut compiled, [Change::Remove(gone)]);
     assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r0"]);
+    assert!(compiled.ir.endpoints.get("default/s0:80").is_none());
+}
+
+#[test]
+fn lists_are_of_what_http_routes_send_to() {
+    let mut index = many_routes(2);
+    let mut compiled = Compiled::of(&index);
+    // Nobody sends there.
+    change(&mut index, &mut compiled, objects(&service("other", "198.18.9.9")).into_iter().map(Change::Set));
+    assert_eq!(compiled.ir.endpoints.len(), 2);
+    let first = index.routes().next().expect("a route").id();
+    change(&mut index, &mut compiled, [Change::Remove(first)]);
+    assert!(compiled.ir.endpoints.get("default/s0:80").is_none());
+    let by_tcp = "{apiVersion: gateway.networking.k8s.io/v1, kind: TCPRoute, metadata: {name: t}, spec: {parentRefs: [{name: edge}], \
+                  rules: [{backendRefs: [{name: other, port: 80}]}]}}";
+    change(&mut index, &mut compiled, objects(by_tcp).into_iter().map(Change::Set));
+    assert_eq!(compiled.ir.endpoints.len(), 1);
+    assert_eq!(*compiled.ir, compile(&index).0);
 }
 
 #[test]
@@ -252,13 +280,15 @@ fn what_was_compiled_before_does_not_show() {
 
 /// Not a benchmark: it notices when a change costs the square of what there is.
 #[test]
-fn one_changed_route_of_5000_costs_little() {
+fn one_changed_service_of_5000_costs_little() {
     let mut index = many_routes(5_000);
     let start = Instant::now();
     let mut compiled = Compiled::of(&index);
     let first = start.elapsed();
     let start = Instant::now();
-    let changes = objects(&service("s42", "198.18.9.9")).into_iter().map(Change::Set);
+    let mut changes: Vec<_> = objects(&service("s42", "198.18.9.9")).into_iter().map(Change::Set).collect();
+    let Some(Change::Set(Object::Service(service))) = changes.first_mut() else { panic!("a Service") };
+    Arc::make_mut(service).balance = Balance::RoundRobin;
     let before = change(&mut index, &mut compiled, changes);
     let again = start.elapsed();
     println!("5,000 routes: {first:?} at first, {again:?} with one changed");

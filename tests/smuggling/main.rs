@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use gateway_agent::ir::http::{
     self as ir, Application, Attachment, Backend, Cluster, Match, PathMatch, Route, Rule, Target,
 };
-use gateway_agent::ir::{Duty, Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
+use gateway_agent::ir::{Duty, Endpoint, HostName, Ir, Listener, ListenerName, Shards, Traffic};
 use gateway_agent::proxy::Origin;
 use gateway_agent::proxy::http::server::{self, Client, Security};
 use gateway_agent::proxy::http::snapshot::Snapshot;
@@ -59,7 +59,7 @@ fn worker(backend: SocketAddr) -> SocketAddr {
         LocalSet::new().block_on(&runtime, async {
             let socket = tokio::net::TcpListener::from_std(socket).unwrap();
             let snapshot = Snapshot::build(&to(backend, address), &Snapshot::default());
-            let local = Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1);
+            let local = Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1, usize::MAX);
             loop {
                 let (stream, peer) = socket.accept().await.unwrap();
                 stream.set_nodelay(true).unwrap();
@@ -75,6 +75,9 @@ fn worker(backend: SocketAddr) -> SocketAddr {
     address
 }
 
+/// As clusters name the port of a Service.
+const RECORDER: &str = "default/recorder:80";
+
 fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
     let endpoint = Endpoint {
         address: backend.ip(),
@@ -83,9 +86,10 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
         proxy_protocol: false,
         duty: Duty::Serving,
     };
+    let mut endpoints = Shards::default();
+    endpoints.set(RECORDER, Some(Arc::from([endpoint])));
     let cluster = Cluster {
-        service: "default/recorder:80".into(),
-        endpoints: [endpoint].into(),
+        service: RECORDER.into(),
         application: Application::Http,
         balance: ir::Balance::default(),
         tls: None,
@@ -110,5 +114,5 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
     let name = ListenerName { namespace: "default".into(), gateway: "gw".into(), section: "http".into() };
     let traffic = Traffic::Http(Arc::new(http));
     let listener = Listener { name, addresses: vec![at.ip()], port: at.port(), traffic };
-    Ir { listeners: vec![listener.into()], ..Ir::default() }
+    Ir { listeners: vec![listener.into()], endpoints, ..Ir::default() }
 }

@@ -9,4 +9,5 @@ pub mod server;
 pub mod smuggling;
 pub mod soak;
 pub mod tls;
+pub mod traffic;
 pub mod web;

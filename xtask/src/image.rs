@@ -26,16 +26,14 @@ pub fn run(options: &Options) -> Result<()> {
 /// Makes the archive and says where it is.
 pub fn make(dev: bool) -> Result<PathBuf> {
     let object = build::object()?;
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let profile = if dev { "dev" } else { "release" };
     let mut cargo = shell::cargo();
-    // With a target named, build scripts and macros are not linked statically.
-    cargo.args(["build", "--locked", "--package", "gateway-agent", "--bin", "sluice", "--target", &target]);
-    cargo.args(["--profile", profile]).env(build::OBJECT_VARIABLE, object);
-    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols");
+    // Only the program itself is told to be static: what it is made of is what every other build has.
+    cargo.args(["rustc", "--locked", "--package", "gateway-agent", "--bin", "sluice", "--profile", profile, "--"]);
+    cargo.args(["-C", "target-feature=+crt-static", "-C", "strip=symbols"]).env(build::OBJECT_VARIABLE, object);
     shell::run(&mut cargo).context("the static sluice was not built")?;
     let target_directory = build::target_directory()?;
-    let built = target_directory.join(target).join(if dev { "debug" } else { "release" }).join("sluice");
+    let built = target_directory.join(if dev { "debug" } else { "release" }).join("sluice");
     let folder = target_directory.join("image");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let program = folder.join("sluice");

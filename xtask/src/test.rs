@@ -220,7 +220,8 @@ fn cluster_tests() -> Result<Count> {
     setup::ensure(&[Part::Lab])?;
     let (tools, helm) = (cluster::tools::ensure()?, cluster::tools::helm()?);
     // As it was built for the other stages: a release takes minutes more.
-    conformance::with_sluice(true, false, |_, _| {
+    let ground = conformance::Ground { dual_stack: true, deploy: "tests/cluster/deploy" };
+    conformance::with_sluice(&ground, true, false, |_, _| {
         let mut cargo = shell::cargo();
         // One at a time: they stop agents, and count what agents do.
         cargo.args(["test", "--workspace", "--locked", "--test", "cluster", "--", "--test-threads=1"]);

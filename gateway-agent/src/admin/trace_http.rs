@@ -115,7 +115,7 @@ impl Asked {
         trace.rules = self.candidates(listener, found);
         trace.outcome = match found {
             None => "404: no rule takes it".to_owned(),
-            Some(found) => outcome(found.rule),
+            Some(found) => outcome(snapshot, found.rule),
         };
         trace
     }
@@ -177,7 +177,7 @@ fn path_of(path: &PathMatch) -> String {
 }
 
 /// Filters may answer before.
-fn outcome(rule: &Rule) -> String {
+fn outcome(snapshot: &Snapshot, rule: &Rule) -> String {
     let weights: u64 = rule.backends.iter().map(|backend| u64::from(backend.weight)).sum();
     if weights == 0 {
         return if rule.filters.is_empty() { "500: the rule has no backend" } else { "its filters answer, or 500" }
@@ -186,7 +186,7 @@ fn outcome(rule: &Rule) -> String {
     let share = |weight: u32| f64::from(weight) / weights as f64 * 100.0;
     let backends = rule.backends.iter().filter(|backend| backend.weight > 0).map(|backend| match &backend.target {
         Target::Invalid => format!("{:.1}% 500, an invalid backendRef", share(backend.weight)),
-        Target::Cluster(cluster) if cluster.endpoints.is_empty() => {
+        Target::Cluster(cluster) if snapshot.endpoints(cluster).is_empty() => {
             format!("{:.1}% 503, {} has no endpoint", share(backend.weight), cluster.service)
         }
         Target::Cluster(cluster) => format!("{:.1}% {}", share(backend.weight), cluster.service),

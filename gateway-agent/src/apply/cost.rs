@@ -46,6 +46,12 @@ fn cost_of_an_endpoint_of_http() {
 
 #[test]
 #[ignore = "measures"]
+fn cost_of_an_endpoint_that_all_http_routes_share() {
+    measure(HTTP, |_, i| set(objects(&slice(0, 1 + (i % 200) as u8))));
+}
+
+#[test]
+#[ignore = "measures"]
 fn cost_of_a_changed_http_route() {
     measure(HTTP, |_, i| set(objects(&route(HTTP, i, ROUTES).replace("a.n", "c.n"))));
 }
@@ -66,6 +72,12 @@ fn cost_of_a_deleted_http_route() {
 #[ignore = "measures"]
 fn cost_of_an_endpoint() {
     measure(TLS, |_, i| set(objects(&slice(i, 250))));
+}
+
+#[test]
+#[ignore = "measures"]
+fn cost_of_an_endpoint_that_all_share() {
+    measure(TLS, |_, i| set(objects(&slice(0, 1 + (i % 200) as u8))));
 }
 
 #[test]

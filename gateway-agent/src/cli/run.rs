@@ -28,13 +28,13 @@ use crate::apply;
 use crate::apply::address_file::AddressFile;
 use crate::apply::owners::{self, Leases};
 use crate::apply::status::{Board, Lease};
-use crate::datapath::{AttachOptions, Datapath, Monitor, Sizes, XdpMode, memory};
+use crate::datapath::{AttachOptions, Datapath, Monitor, Pins, Sizes, Successor, XdpMode, memory};
 use crate::index::Change;
 use crate::panics;
 use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::{self, Proxy, Tls};
-use crate::source::files::{Batch, Loaded, Watcher};
-use crate::source::kube::{self, Api, Cluster};
+use crate::source::files::{Batch, Watcher};
+use crate::source::kube::{self, Api, Cluster, Following};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -48,6 +48,9 @@ pub struct Options {
     /// Where programs, maps and links are pinned; one directory a network namespace.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
     pin_dir: PathBuf,
+    /// If an agent runs already, wait until it is told to stop, and take its place: it takes connections until this one does.
+    #[arg(long)]
+    take_over: bool,
     /// Address of /metrics, /healthz and /readyz.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9464")]
     admin_address: SocketAddr,
@@ -101,6 +104,10 @@ struct ClusterOptions {
     /// The namespace of the Lease whose holder writes statuses [default: that of the pod, or of the kubeconfig].
     #[arg(long, value_name = "NAME", conflicts_with = "manifests")]
     namespace: Option<String>,
+    /// Where the objects are kept as they were last, Secrets that Gateways refer to included: an agent that starts serves by them until
+    /// the API server answers. Best on a file system in memory, like the pinned maps.
+    #[arg(long, value_name = "FILE", default_value = "/run/sluice/objects.jsonl", conflicts_with = "manifests")]
+    objects_file: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
@@ -219,6 +226,9 @@ struct ProxyOptions {
     /// At a time; more are refused. Each may need 6 file descriptors.
     #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = connections())]
     proxy_connections: usize,
+    /// MiB that clients of HTTP may make the agent keep, by estimate: what comes when they are reached is answered with 503.
+    #[arg(long, value_name = "MIB", default_value_t = proxy::Options::default().memory >> 20, value_parser = mebibytes())]
+    proxy_memory: usize,
     /// How long a client may take for its ClientHello and the TLS handshake.
     #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().handshake.as_secs())]
     proxy_handshake: u64,
@@ -228,6 +238,11 @@ struct ProxyOptions {
 }
 
 fn connections() -> impl clap::builder::TypedValueParser<Value = usize> {
+    use clap::builder::TypedValueParser;
+    clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
+}
+
+fn mebibytes() -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser;
     clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
 }
@@ -245,6 +260,10 @@ const LOG_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long an agent that stops waits for the API server.
 const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// How long an agent that stops waits for one that takes over.
+const TAKE_OVER: Duration = Duration::from_secs(10);
+const ON_THE_WAY: Duration = Duration::from_millis(500);
 
 pub fn run(options: Options) -> anyhow::Result<ExitCode> {
     memory::share_heap();
@@ -266,17 +285,22 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     // From here on no change is missed.
     let mut network = Monitor::new().context("cannot listen to changes of the network")?;
     let board = Rc::default();
+    // Before the file that another agent keeps is touched.
+    let (pins, mut successor) = tokio::select! {
+        taken = take_pins(&options) => taken?,
+        _ = stop.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let Started { loaded, mut batches, origin, mut cluster } = start(&options, &board).await?;
 
     // What can fail for a wrong option comes before anything in the kernel is touched.
     let pool = Pool::new(options.addresses.address_pool.clone()).context("--address-pool")?;
     let address_file = cluster.is_none().then(|| AddressFile::open(&options.addresses.address_file)).transpose()?;
-    let pins = Datapath::take(&options.pin_dir)?;
     let admin_address = options.admin_address;
     let http = TcpListener::bind(admin_address)
         .await
         .with_context(|| format!("cannot listen on {admin_address}; give another --admin-address"))?;
-    let (socket, _socket_file) = bind_socket(&options.socket)?;
+    let (socket, socket_file) = bind_socket(&options.socket)?;
     let session_keys = options.sessions.read()?;
     let moves = access_log::Moves::default();
     let log = options.access_log.as_deref().map(|path| access_log::open(path, &moves)).transpose()?;
@@ -303,6 +327,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent =
         Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
     let agent = Rc::new(RefCell::new(agent));
+    let kept = cluster.as_ref().map(|(_, cluster)| Rc::clone(cluster));
     let mut others = cluster.clone();
     let mut settle = |agent: &Rc<RefCell<Agent>>| {
         let (api, cluster) = others.take()?;
@@ -317,18 +342,21 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         Some((file, decided)) => agent.borrow_mut().assign_addresses(Addressing::new(pool, decided), file),
         None => agent.borrow_mut().follow_addresses(pool),
     }
-    tokio::task::spawn_local(admin::serve_http(http, Rc::clone(&agent)));
-    tokio::task::spawn_local(admin::serve_socket(socket, Rc::clone(&agent)));
+    let doors = [
+        spawn_local(admin::serve_http(http, Rc::clone(&agent))),
+        spawn_local(admin::serve_socket(socket, Rc::clone(&agent))),
+    ];
 
-    // Of a cluster nothing is known yet: until it is, what an earlier agent left in the kernel goes on.
+    // Of a cluster perhaps nothing is known yet: until it is, what an earlier agent left in the kernel goes on.
     let mut ready = match loaded {
         Some(loaded) => {
-            agent.borrow_mut().change(loaded.objects.into_iter().map(Change::Set), loaded.problems.into());
+            agent.borrow_mut().change(loaded.changes, loaded.problems);
             true
         }
         None => false,
     };
     if ready {
+        drop(successor.take());
         say_ready(&origin, &options.pin_dir);
     }
 
@@ -350,9 +378,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow_mut().change(batch.changes, batch.problems);
                 agent.borrow().changed(batch.heard);
                 if !std::mem::replace(&mut ready, true) {
+                    // New connections come here now.
+                    drop(successor.take());
                     say_ready(&origin, &options.pin_dir);
                 }
-                // Not before: it would take away what it does not know of.
+                // Not before, nor by what was kept: it would take away what it does not know of.
                 if let Some((api, cluster)) = cluster.take() {
                     let (agent, board) = (Rc::clone(&agent), Rc::clone(&board));
                     statuses = Some(write_statuses(api, cluster, &options.node_name(), agent, board));
@@ -408,23 +438,63 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     if let Some(statuses) = &mut statuses {
         statuses.stop().await;
     }
+    // Who was told to take over is replaced in the same way; the next agent may not have begun yet.
+    let replaced = options.take_over || agent.borrow().is_awaited();
+    if replaced {
+        if let Some(owning) = &mut owning {
+            owning.stop().await;
+        }
+        for door in doors {
+            door.abort();
+            // It was aborted.
+            let _ = door.await;
+        }
+        drop(socket_file);
+        if let Some(cluster) = kept {
+            cluster.leave_kept();
+        }
+        agent.borrow_mut().let_go();
+    }
+    let end = async {
+        if replaced {
+            tracing::info!("another agent takes over; until it does, connections are taken as before");
+            let _ = timeout(TAKE_OVER, taken_over(&agent)).await;
+            // A client that had asked for this one may not have heard yet that it is connected.
+            tokio::time::sleep(ON_THE_WAY).await;
+        }
+        proxy.drain().await;
+    };
     tokio::select! {
-        () = proxy.drain() => {}
+        () = end => {}
         // Told twice: at once.
         _ = stop.recv() => {}
         _ = interrupt.recv() => {}
     }
     // Until here this node lives for the others.
-    if let Some(owning) = &mut owning {
+    if let Some(owning) = owning.as_mut().filter(|_| !replaced) {
         owning.stop().await;
     }
     Ok(())
 }
 
+async fn take_pins(options: &Options) -> anyhow::Result<(Pins, Option<Successor>)> {
+    match options.take_over {
+        true => Ok(Datapath::take_over(&options.pin_dir).await?),
+        false => Ok((Datapath::take(&options.pin_dir)?, None)),
+    }
+}
+
+/// Until the agent that has waited, or another if that one has ended, takes connections.
+async fn taken_over(agent: &RefCell<Agent>) {
+    while !agent.borrow().is_replaced() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A source of objects.
 struct Started {
     /// What is known at once.
-    loaded: Option<Loaded>,
+    loaded: Option<Batch>,
     batches: mpsc::Receiver<Batch>,
     /// For people.
     origin: String,
@@ -435,6 +505,8 @@ struct Started {
 async fn start(options: &Options, board: &Rc<Board>) -> anyhow::Result<Started> {
     if let Some(manifests) = &options.source.manifests {
         let (loaded, batches) = Watcher::start(manifests.clone())?;
+        let changes = loaded.objects.into_iter().map(Change::Set).collect();
+        let loaded = Batch { heard: Instant::now(), changes, problems: loaded.problems.into() };
         return Ok(Started { loaded: Some(loaded), batches, origin: manifests.display().to_string(), cluster: None });
     }
     let mut api = Api::new(options.source.kubeconfig.as_deref()).await?;
@@ -442,18 +514,30 @@ async fn start(options: &Options, board: &Rc<Board>) -> anyhow::Result<Started> 
         api.live_in(namespace.clone());
     }
     let origin = api.url();
-    let (cluster, batches) = kube::start(api.clone(), Rc::clone(board));
-    Ok(Started { loaded: None, batches, origin, cluster: Some((api, cluster)) })
+    let keep = Some(&*options.cluster.objects_file);
+    let Following { cluster, kept, batches } = kube::start(api.clone(), Rc::clone(board), keep);
+    if let Some(kept) = &kept {
+        tracing::info!(
+            objects = kept.changes.len(),
+            "the objects are those that an earlier agent has seen, until {origin} answers"
+        );
+    }
+    Ok(Started { loaded: kept, batches, origin, cluster: Some((api, cluster)) })
 }
 
 /// A task that has something to say to the API server before it ends.
 struct LastWord {
     stop: Rc<Notify>,
     task: JoinHandle<()>,
+    /// Goes on for as long as nothing is said.
+    also: Option<JoinHandle<()>>,
 }
 
 impl LastWord {
     async fn stop(&mut self) {
+        if let Some(also) = &self.also {
+            also.abort();
+        }
         self.stop.notify_one();
         // If the API server is away, what was said before runs out by itself.
         let _ = timeout(GIVE_BACK, &mut self.task).await;
@@ -467,7 +551,7 @@ fn write_statuses(api: Api, cluster: Rc<Cluster>, node: &str, agent: Rc<RefCell<
     let task = spawn_local(lease.run(Rc::clone(&stop)));
     spawn_local(decide_addresses(Rc::clone(&agent), holding.clone()));
     spawn_local(apply::status::write(api, cluster, agent, board, holding));
-    LastWord { stop, task }
+    LastWord { stop, task, also: None }
 }
 
 /// Whoever writes statuses also gives Gateways their addresses, which are kept there.
@@ -488,8 +572,8 @@ fn settle_owners(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, 
     let (leases, heard) = Leases::start(api, cluster, node);
     let task = spawn_local(owners::give_signs(Rc::clone(&leases), restart, Rc::clone(&stop)));
     let changed = agent.borrow().addresses_changed();
-    spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
-    LastWord { stop, task }
+    let also = spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
+    LastWord { stop, task, also: Some(also) }
 }
 
 fn say_ready(origin: &str, pins: &Path) {
@@ -567,9 +651,10 @@ impl Options {
     }
 
     fn proxy(&self) -> proxy::Options {
-        let ProxyOptions { proxy_connections, proxy_handshake, proxy_drain } = &self.proxy;
+        let ProxyOptions { proxy_connections, proxy_memory, proxy_handshake, proxy_drain } = &self.proxy;
         proxy::Options {
             connections: *proxy_connections,
+            memory: *proxy_memory << 20,
             handshake: Duration::from_secs(*proxy_handshake),
             drain: Duration::from_secs(*proxy_drain),
             workers: std::thread::available_parallelism().map_or(1, usize::from),

@@ -117,7 +117,7 @@ impl Board {
         }
         let dirty = dirt.seats.entry(at).or_default();
         let same_hosts = old_hosts == new_hosts && was_attached == is_attached;
-        if self.http_and_grpc && !same_hosts && matches!(key.1, RouteType::Http | RouteType::Grpc) {
+        if self.http_and_grpc && !same_hosts && key.1.is_http() {
             let wishes = seat.wishes.entry(key.1).or_default();
             old_hosts.iter().for_each(|host| wishes.remove(host, key));
             new_hosts.iter().for_each(|host| wishes.add(host, key, is_attached));

@@ -88,7 +88,9 @@ impl Claims {
             }
             (Claim::Whole(holder), _) => (Reason::ProtocolConflict, String::new(), holder, "port or address"),
             (Claim::Names { names, .. }, _) => {
-                let first = names.values().min_by_key(|h| (h.gateway.meta.precedence(), h.listener.name.clone()))?;
+                let of_set = |h: &Holder| h.set.as_ref().map(|set| set.meta.precedence());
+                let order = |h: &&Holder| (h.gateway.meta.precedence(), of_set(h), h.listener.name.clone());
+                let first = names.values().min_by_key(order)?;
                 (Reason::ProtocolConflict, String::new(), first, "port or address")
             }
         };

@@ -14,7 +14,7 @@ use super::services::{self, Services};
 use super::stage::{At, Stage};
 use super::{ListenerReport, Report, RouteReport};
 use crate::index::{Index, Name, ObjectId, Reach, Route, RouteType};
-use crate::ir::Ir;
+use crate::ir::{Ir, Shards};
 use crate::source::Problem;
 
 /// The IR and the report of an index.
@@ -86,6 +86,11 @@ impl Compiled {
             again.extend(self.services.users(service).iter().cloned());
             errands.policies |= self.policies.are_for(service);
         }
+        for service in &reach.endpoints {
+            // HTTP routes name the list, and do not have it.
+            let users = self.services.users(service).iter();
+            again.extend(users.filter(|(_, of)| !of.is_http()).cloned());
+        }
         let by_grants = reach.grants.iter().flat_map(|namespace| self.services.users_in(namespace));
         again.extend(by_grants.cloned());
         let mut before = BTreeMap::new();
@@ -99,7 +104,7 @@ impl Compiled {
             again.extend(now);
         }
         self.attach(index, again, before, &mut errands);
-        errands.services.extend(reach.services.iter().cloned());
+        errands.services.extend(reach.services.union(&reach.endpoints).cloned());
         self.finish(index, &errands);
         if reach.unread_slices {
             self.tell_slices(index);
@@ -131,6 +136,8 @@ impl Compiled {
         errands.dirt = Dirt::default();
         self.make_reports();
         self.make_listeners();
+        // Those that no route sends to any more are not asked for.
+        Arc::make_mut(&mut self.ir).endpoints = Shards::default();
         self.finish(index, &errands);
         self.tell_slices(index);
         self.report.problems.sort_unstable();
@@ -229,6 +236,11 @@ impl Compiled {
         for at in &errands.dirt.counts {
             self.count(*at);
         }
+        let changes = self.services.endpoints(index, &errands.services, &self.ir.endpoints);
+        if !changes.is_empty() {
+            let lists = &mut Arc::make_mut(&mut self.ir).endpoints;
+            changes.into_iter().for_each(|(name, list)| lists.set(&name, list));
+        }
         let (problems, is_settled) = (&mut self.report.problems, self.is_settled);
         self.services.look_again(index, &errands.services, |old, new| replace(problems, is_settled, old, new));
         if errands.policies {
@@ -267,7 +279,8 @@ impl Compiled {
         let mut announced_addresses: Vec<_> = self.stage.plans.iter().flat_map(|plan| plan.pool_addresses()).collect();
         announced_addresses.sort_unstable();
         announced_addresses.dedup();
-        self.ir = Ir { listeners, gateways, exclusive_addresses, announced_addresses }.into();
+        let endpoints = before.endpoints.clone();
+        self.ir = Ir { listeners, gateways, exclusive_addresses, announced_addresses, endpoints }.into();
     }
 
     /// The reports of Gateways and ListenerSets.

@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::backend_tls::{Client, ClientKey, TlsKey};
 use super::policies::Policies;
 use super::services::Uses;
-use super::{Condition, ConditionType, Reason, backends};
+use super::{Condition, ConditionType, Reason, backends, services};
 use crate::index::{AppProtocol, BackendRef, Created, HttpFilter, HttpRule, Index, Name, Route, RouteType};
 use crate::ir::http::{self, Application, Backend, BackendTls, Cluster, Filter, RouteKind, RouteName, Rule, Target};
 use crate::proxy::http::filters::external_auth::{AuthProtocol, ExternalAuth};
@@ -88,7 +88,8 @@ impl<'a> Resolver<'a> {
             messages: Vec::new(),
         };
         walk.rules(rules);
-        let Walk { targets, reason, messages, .. } = walk;
+        let Walk { mut targets, reason, messages, .. } = walk;
+        targets.shrink_to_fit();
         let condition = match reason {
             Some(reason) => Condition::no(ConditionType::ResolvedRefs, reason, messages.join("; ")),
             None => backends::resolved(),
@@ -210,14 +211,12 @@ impl<'a> Walk<'_, 'a> {
         let client = if tls.is_some() { self.client.key() } else { ClientKey::Nothing };
         let key = ClusterKey { service: backend.name.clone(), port: port.port, application, client };
         let old = self.resolver.memo.clusters.get(&key);
-        let is_same =
-            |old: &&Arc<Cluster>| old.endpoints == *found.endpoints && old.balance == found.balance && old.tls == tls;
+        let is_same = |old: &&Arc<Cluster>| old.balance == found.balance && old.tls == tls;
         if let Some(same) = old.filter(is_same) {
             return Ok(Target::Cluster(Arc::clone(same)));
         }
-        let service = format!("{}:{}", found.service, port.port).into();
-        let (endpoints, balance) = (Arc::clone(found.endpoints), found.balance);
-        let cluster = Arc::new(Cluster { service, endpoints, application, balance, tls });
+        let service = services::port_of(&backend.name, port.port).into();
+        let cluster = Arc::new(Cluster { service, application, balance: found.balance, tls });
         self.resolver.memo.clusters.insert(key, Arc::clone(&cluster));
         Ok(Target::Cluster(cluster))
     }

@@ -87,7 +87,11 @@ pub fn attach<'a>(
     }
     let report = Arc::new(RouteReport { id: route.id(), subject: (&route.meta).into(), parents: of_parents });
     resolver.uses.is_plain = attachment.has_plain_listener();
-    let Resolver { uses, made, .. } = resolver;
+    let Resolver { mut uses, mut made, .. } = resolver;
+    // They stay as long as the route does, and there are thousands.
+    uses.shrink();
+    made.shrink_to_fit();
+    attachment.takings.shrink_to_fit();
     Outcome { report: Some(report), problems, takings: attachment.takings, uses, made }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::board::RouteKey;
 use crate::index::{Index, Kind, Name, ObjectId, Route};
-use crate::ir::Protocol;
+use crate::ir::{Endpoint, Protocol, Shards};
 use crate::source::{Problem, Severity};
 
 /// Of a Service.
@@ -29,6 +29,12 @@ impl Uses {
         }
     }
 
+    /// Nothing more is noted.
+    pub fn shrink(&mut self) {
+        self.ports.shrink_to_fit();
+        self.with_policies.shrink_to_fit();
+    }
+
     pub fn note_policy(&mut self, service: &Name, port: &Arc<str>, gateway: &Name) {
         let is_it = |(other, (of_port, of_gateway)): &(Name, (Arc<str>, Name))| {
             other == service && of_port == port && of_gateway == gateway
@@ -46,11 +52,19 @@ pub struct Services(BTreeMap<Name, Used>);
 struct Used {
     /// Routes that name it, sorted.
     by: Vec<RouteKey>,
-    /// Its ports that they send to, with the number of routes.
-    ports: Vec<(Port, u32)>,
+    /// Its ports that they send to, and those that they did since somebody looked.
+    ports: Vec<UsedPort>,
     /// Of routes at listeners that forward without looking inside.
     plain: u32,
     problems: Vec<Problem>,
+}
+
+#[derive(PartialEq, Eq)]
+struct UsedPort {
+    port: Port,
+    routes: u32,
+    /// Of these, routes of HTTP.
+    http: u32,
 }
 
 impl Services {
@@ -71,11 +85,12 @@ impl Services {
         }
         for (name, port) in &uses.ports {
             let Some(used) = self.0.get_mut(name) else { continue };
-            match used.ports.iter_mut().find(|(known, _)| known == port) {
-                Some((_, count)) => *count += 1,
+            let http = u32::from(key.1.is_http());
+            match used.ports.iter_mut().find(|known| known.port == *port) {
+                Some(known) => (known.routes, known.http) = (known.routes + 1, known.http + http),
                 None => {
                     used.ports.reserve_exact(1);
-                    used.ports.push((*port, 1));
+                    used.ports.push(UsedPort { port: *port, routes: 1, http });
                 }
             }
         }
@@ -92,10 +107,10 @@ impl Services {
         }
         for (name, port) in &uses.ports {
             let Some(used) = self.0.get_mut(name) else { continue };
-            if let Some((_, count)) = used.ports.iter_mut().find(|(known, _)| known == port) {
-                *count -= 1;
+            if let Some(known) = used.ports.iter_mut().find(|known| known.port == *port) {
+                known.routes -= 1;
+                known.http -= u32::from(key.1.is_http());
             }
-            used.ports.retain(|(_, count)| *count > 0);
         }
     }
 
@@ -109,6 +124,33 @@ impl Services {
         let first = Name { namespace: namespace.clone(), name: "".into() };
         let there = self.0.range(first..).take_while(move |(name, _)| name.namespace == *namespace);
         there.flat_map(|(_, used)| &used.by)
+    }
+
+    /// What is other than in `lists`, of these: the endpoints of ports that HTTP routes send to.
+    pub fn endpoints(
+        &self,
+        index: &Index,
+        services: &BTreeSet<Name>,
+        lists: &Shards<Arc<[Endpoint]>>,
+    ) -> Vec<(String, Option<Arc<[Endpoint]>>)> {
+        let mut changes = Vec::new();
+        for name in services {
+            let Some(used) = self.0.get(name) else { continue };
+            let endpoints = index.endpoints(name);
+            for UsedPort { port, http, .. } in used.ports.iter().filter(|used| used.port.1 == Protocol::Tcp) {
+                let list = endpoints.filter(|_| *http > 0).and_then(|endpoints| endpoints.port(port.0, port.1));
+                let of_port = port_of(name, port.0);
+                let is_same = match (lists.get(&of_port), list) {
+                    (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                    (None, None) => true,
+                    _ => false,
+                };
+                if !is_same {
+                    changes.push((of_port, list.cloned()));
+                }
+            }
+        }
+        changes
     }
 
     /// Says anew what is wrong with these.
@@ -125,11 +167,17 @@ impl Services {
                 replace(&used.problems, &problems);
                 used.problems = problems;
             }
+            used.ports.retain(|port| port.routes > 0);
             if used.by.is_empty() {
                 self.0.remove(name);
             }
         }
     }
+}
+
+/// As [`http::Cluster::service`](crate::ir::http::Cluster) names it.
+pub fn port_of(service: &Name, port: u16) -> String {
+    format!("{service}:{port}")
 }
 
 impl Used {
@@ -140,7 +188,8 @@ impl Used {
             Problem::of_object(Severity::Warning, id, &service.meta.origin, field, message)
         };
         let endpoints = |port: &Port| index.endpoints(name)?.port(port.0, port.1);
-        let is_empty = self.ports.iter().filter_map(|(port, _)| endpoints(port)).any(|endpoints| endpoints.is_empty());
+        let used = self.ports.iter().filter(|port| port.routes > 0);
+        let is_empty = used.filter_map(|used| endpoints(&used.port)).any(|endpoints| endpoints.is_empty());
         let leads_nowhere = is_empty.then(|| {
             let message = "no EndpointSlice gives it endpoints (by the label kubernetes.io/service-name, and ports of the same \
                            name and protocol), so its share of connections is refused";

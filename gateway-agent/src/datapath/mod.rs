@@ -25,11 +25,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gateway_common::{
     Backend, BackendSet, Config, CookieKey, Flow, FlowKey, Handshake, Hello, Listener, ListenerKey, SniKey, SniName,
 };
+use tokio::time::sleep;
 
 use crate::apply::{Applied, Applier, StoreError};
 use crate::emit::maps::{Wanted, address};
@@ -43,7 +44,8 @@ use maps::{Maps, Store};
 pub use netlink::Monitor;
 use network::Network;
 pub use origins::Origins;
-use pins::{PinError, Pins};
+use pins::PinError;
+pub use pins::{Pins, Successor};
 use programs::{LoadError, Programs};
 pub use trace::Trace;
 
@@ -67,6 +69,9 @@ pub enum DatapathError {
     Adopt(#[from] StoreError),
 }
 
+/// How often a successor looks whether it may begin.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// The programs and maps of this node, held by this process. Dropping it leaves everything attached and forwarding.
 pub struct Datapath {
     pins: Pins,
@@ -88,6 +93,44 @@ impl Datapath {
             return Err(DatapathError::Capabilities(missing));
         }
         Ok(Pins::take(directory)?)
+    }
+
+    /// As [`Datapath::take`], after the agent that holds the pins has let them go. As long as the successor lives, that agent still takes
+    /// connections.
+    pub async fn take_over(directory: &Path) -> Result<(Pins, Option<Successor>), DatapathError> {
+        let mut successor = None;
+        loop {
+            match Datapath::take(directory) {
+                Err(DatapathError::Pins(held @ PinError::Held { .. })) => {
+                    if successor.is_none() {
+                        successor = Pins::succeed(directory)?;
+                        tracing::info!("{}", held.waited_for());
+                    }
+                    sleep(LOOK_AGAIN).await;
+                }
+                Ok(pins) => {
+                    // One that was to take over may have ended while it waited: the agent before waits for this one now.
+                    let successor = successor.map_or_else(|| Pins::succeed(directory), |known| Ok(Some(known)))?;
+                    return Ok((pins, successor));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Whether another agent waits to take the place of this one.
+    pub fn is_awaited(&self) -> bool {
+        self.pins.is_awaited()
+    }
+
+    /// Whether another agent has begun to, after this one has let go.
+    pub fn is_taken(&self) -> bool {
+        self.pins.is_taken()
+    }
+
+    /// It may from now on: nothing is to be written any more.
+    pub fn let_go(&mut self) {
+        self.pins.let_go();
     }
 
     /// Loads the programs, adopts what an earlier agent left, and attaches.

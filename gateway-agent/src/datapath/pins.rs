@@ -30,15 +30,30 @@ pub enum PinError {
     Io { action: &'static str, path: String, source: io::Error },
 }
 
+impl PinError {
+    /// For a log: whose end is waited for.
+    pub fn waited_for(&self) -> String {
+        match self {
+            PinError::Held { directory, holder } => format!("waiting until {holder} lets go of {directory}"),
+            other => other.to_string(),
+        }
+    }
+}
+
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PinError {
     let path = path.display().to_string();
     move |source| PinError::Io { action, path, source }
 }
 
-/// The pin directory, held by this process as long as this lives.
+/// The pin directory, held by this process as long as this lives, or until it lets go.
 #[derive(Debug)]
 pub struct Pins {
     directory: PathBuf,
+    lock: Option<OwnedFd>,
+}
+
+/// As long as it lives, who holds the directory knows that another agent is to take its place, and that it has not yet.
+pub struct Successor {
     _lock: OwnedFd,
 }
 
@@ -49,7 +64,31 @@ impl Pins {
         for part in [directory.to_owned(), directory.join(LINKS), directory.join(PROGRAMS)] {
             fs::create_dir_all(&part).map_err(failed("make the directory", &part))?;
         }
-        Ok(Pins { directory: directory.to_owned(), _lock: lock(directory)? })
+        Ok(Pins { directory: directory.to_owned(), lock: Some(lock(directory)?) })
+    }
+
+    /// For whoever found it held. `None`: another waits already.
+    pub fn succeed(directory: &Path) -> Result<Option<Successor>, PinError> {
+        match lock(&directory.join(LINKS)) {
+            Ok(lock) => Ok(Some(Successor { _lock: lock })),
+            Err(PinError::Held { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is a [`Successor`].
+    pub fn is_awaited(&self) -> bool {
+        matches!(lock(&self.directory.join(LINKS)), Err(PinError::Held { .. }))
+    }
+
+    /// Whether another process holds it, after this one has let go.
+    pub fn is_taken(&self) -> bool {
+        matches!(lock(&self.directory), Err(PinError::Held { .. }))
+    }
+
+    /// Another agent may have it from now on.
+    pub fn let_go(&mut self) {
+        self.lock = None;
     }
 
     /// As [`Pins::take`], if there is anything to take.
@@ -57,7 +96,7 @@ impl Pins {
         if !directory.is_dir() || !is_bpffs(directory) {
             return Ok(None);
         }
-        Ok(Some(Pins { directory: directory.to_owned(), _lock: lock(directory)? }))
+        Ok(Some(Pins { directory: directory.to_owned(), lock: Some(lock(directory)?) }))
     }
 
     pub fn map(&self, name: &str) -> PathBuf {
@@ -189,6 +228,24 @@ fn holder_in(locks: &str, major: u32, minor: u32, inode: u64) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_successor_is_seen_until_it_has_taken_over() {
+        let directory = std::env::temp_dir().join(format!("sluice-pins-{}", std::process::id()));
+        fs::create_dir_all(directory.join(LINKS)).unwrap();
+        let mut pins = Pins { directory: directory.clone(), lock: Some(lock(&directory).unwrap()) };
+        assert!(!pins.is_awaited());
+        let successor = Pins::succeed(&directory).unwrap().unwrap();
+        assert!(pins.is_awaited() && Pins::succeed(&directory).unwrap().is_none());
+        assert!(matches!(lock(&directory), Err(PinError::Held { .. })));
+        pins.let_go();
+        assert!(!pins.is_taken());
+        let _taken = lock(&directory).unwrap();
+        assert!(pins.is_awaited() && pins.is_taken());
+        drop(successor);
+        assert!(!pins.is_awaited());
+        fs::remove_dir_all(directory).unwrap();
+    }
 
     #[test]
     fn the_holder_is_found_in_proc_locks() {

@@ -119,10 +119,9 @@ impl Programs {
             trace: None,
         };
         let Programs { tc, egress, xdp, steer, sweep, .. } = &programs;
-        let infos = [tc.info(), egress.info(), xdp.info(), steer.info(), sweep.info()];
         let mut used = Vec::new();
-        for info in infos {
-            used.extend(info.ok()?.map_ids().ok()??);
+        for program in [tc.fd(), egress.fd(), xdp.fd(), steer.fd(), sweep.fd()] {
+            used.extend(raw::maps_of(program.ok()?.as_fd()).ok()?);
         }
         let is_used = |shape: &Shape| MapInfo::from_pin(pins.map(shape.name)).is_ok_and(|map| used.contains(&map.id()));
         shapes.iter().all(is_used).then_some(programs)

@@ -83,6 +83,26 @@ struct LinkInfo {
     attach_type: u32,
 }
 
+/// The start of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+    tag: u64,
+    jited_length: u32,
+    length: u32,
+    jited: u64,
+    instructions: u64,
+    load_time: u64,
+    user: u32,
+    maps: u32,
+    map_ids: u64,
+}
+
+/// Maps of a program; those of ours are fewer.
+const MOST_MAPS: usize = 64;
+
 fn bpf<T>(command: Command, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: `attributes` is the part of `union bpf_attr` that this command reads and writes, and lives over the call;
     // what its pointers point to is the caller's.
@@ -265,6 +285,20 @@ pub fn link_target(link: BorrowedFd<'_>) -> io::Result<u32> {
     let mut attributes = InfoByFd { bpf_fd, length, info: std::ptr::from_mut(&mut info) as u64 };
     bpf(Command::InfoByFd, &mut attributes)?;
     Ok(info.target)
+}
+
+/// The ids of the maps that a program uses. aya asks by the program's id, which takes CAP_SYS_ADMIN.
+pub fn maps_of(program: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0; MOST_MAPS];
+    // SAFETY: plain integers.
+    let mut info: ProgramInfo = unsafe { zeroed() };
+    (info.maps, info.map_ids) = (MOST_MAPS as u32, ids.as_mut_ptr() as u64);
+    let length = size_of::<ProgramInfo>() as u32;
+    let bpf_fd = program.as_raw_fd() as u32;
+    let mut attributes = InfoByFd { bpf_fd, length, info: std::ptr::from_mut(&mut info) as u64 };
+    bpf(Command::InfoByFd, &mut attributes)?;
+    ids.truncate(info.maps as usize);
+    Ok(ids)
 }
 
 /// Puts another program behind a link; no packet finds none in between.

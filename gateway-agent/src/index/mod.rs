@@ -52,8 +52,10 @@ pub struct Reach {
     pub policies: bool,
     /// Namespaces of ReferenceGrants.
     pub grants: BTreeSet<Arc<str>>,
-    /// Services that have changed, or whose EndpointSlices have.
+    /// Services that have changed.
     pub services: BTreeSet<Name>,
+    /// Services whose EndpointSlices have.
+    pub endpoints: BTreeSet<Name>,
     /// EndpointSlices that belong to no Service.
     pub unread_slices: bool,
     /// Routes, as they were before; `None`: they were not.
@@ -111,7 +113,7 @@ impl Index {
                 }
             }
         }
-        for service in &reach.services {
+        for service in reach.services.union(&reach.endpoints) {
             self.gather_endpoints(service);
         }
         reach
@@ -279,7 +281,7 @@ impl Index {
                             slices.reserve_exact(1);
                             slices.insert(place, name.clone());
                         }
-                        reach.services.insert(service.clone());
+                        reach.endpoints.insert(service.clone());
                     }
                 }
                 self.slices.insert(name, o);
@@ -349,7 +351,7 @@ impl Index {
                 self.slices_of.remove(&service);
             }
         }
-        reach.services.insert(service);
+        reach.endpoints.insert(service);
     }
 
     fn gather_endpoints(&mut self, name: &Name) {

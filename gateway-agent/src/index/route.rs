@@ -30,6 +30,11 @@ impl RouteType {
         }
     }
 
+    /// The agent reads what comes by it.
+    pub fn is_http(self) -> bool {
+        matches!(self, RouteType::Http | RouteType::Grpc)
+    }
+
     /// Of the backends.
     pub fn protocol(self) -> Protocol {
         match self {

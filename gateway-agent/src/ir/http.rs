@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use super::attachments::Attachments;
-use super::{Certificate, Endpoint, HostName, as_one_text};
+use super::{Certificate, HostName, as_one_text};
 pub use crate::proxy::http::access_log::Which;
 pub use crate::proxy::http::filters::Filter;
 pub use crate::proxy::http::matches::{GrpcMethodMatch, HeaderMatch, Match, PathMatch, QueryMatch, Text};
@@ -152,7 +152,7 @@ pub struct Attachment {
     pub route: Arc<Route>,
 }
 
-/// An HTTPRoute or GRPCRoute. While nothing of it changes (its objects, the endpoints and policies it leads to), every compile
+/// An HTTPRoute or GRPCRoute. While nothing of it changes (its objects, the Services and policies it leads to), every compile
 /// has the same `Arc`: `Arc::ptr_eq` says "nothing to do here", and is all that the proxy's tables ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
@@ -254,10 +254,8 @@ pub enum Target {
 /// A port of a Service, as the agent speaks to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
-    /// `namespace/name:port`, for people and metrics.
+    /// `namespace/name:port`: its endpoints are in [`super::Ir::endpoints`] by that.
     pub service: Arc<str>,
-    /// As [`super::Target::Endpoints`] has them, shared with the index; both IP families will do, for the agent connects anew.
-    pub endpoints: Arc<[Endpoint]>,
     pub application: Application,
     pub balance: Balance,
     /// BackendTLSPolicy. One that is broken makes the target [`Target::Invalid`].

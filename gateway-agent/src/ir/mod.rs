@@ -3,11 +3,14 @@
 
 mod attachments;
 pub mod http;
+mod shards;
 
 use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+pub use shards::Shards;
 
 /// The whole data plane of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,9 @@ pub struct Ir {
     pub announced_addresses: Vec<IpAddr>,
     /// Those that are accepted. Sorted by name.
     pub gateways: Vec<Arc<Gateway>>,
+    /// Of what HTTP routes send to, by [`http::Cluster::service`]: routes name it, so that another endpoint changes one list and no route.
+    /// Sorted, one entry an (address, port), of both IP families, for the agent connects anew; shared with the index.
+    pub endpoints: Shards<Arc<[Endpoint]>>,
 }
 
 /// What a Gateway wants of things that somebody makes on its behalf (`infrastructure`); packets and requests do not ask. A ListenerSet has

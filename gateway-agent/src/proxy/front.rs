@@ -38,10 +38,11 @@ pub async fn secure(
     shared: &Shared,
     kept: &Kept,
 ) -> Result<(), (Refused, Option<TcpStream>)> {
+    // Both by themselves: what TLS needs is more than a kilobyte, which each future below would have the room for.
     let accept = TlsAcceptor::from(Arc::clone(&terminator.config)).accept(Rewound::new(read, stream)).into_fallible();
     drop(terminator);
-    let stream = match timeout_at(deadline, accept).await {
-        Ok(Ok(stream)) => stream,
+    let stream = match timeout_at(deadline, Box::pin(accept)).await {
+        Ok(Ok(stream)) => Box::new(stream),
         Ok(Err((error, stream))) => {
             tracing::debug!(%error, client = %origin.client, "a TLS handshake failed");
             let refused = Refused { reason: Refusal::HandshakeFailed, answer: Answer::End };

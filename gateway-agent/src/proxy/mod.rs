@@ -15,6 +15,7 @@ mod counters;
 mod front;
 mod hello;
 pub mod http;
+mod pipes;
 mod preface;
 mod relay;
 mod rewound;
@@ -62,6 +63,8 @@ pub struct Options {
     pub drain: Duration,
     /// At a time.
     pub connections: usize,
+    /// Bytes that clients of HTTP may make all workers keep; each has its part.
+    pub memory: usize,
     /// Of ClientHellos over 16 KiB that are under way, of a worker.
     pub hello_bytes: usize,
     /// Threads.
@@ -74,6 +77,7 @@ impl Default for Options {
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(10),
             connections: 10_000,
+            memory: 192 << 20,
             hello_bytes: 32 << 20,
             workers: 1,
         }

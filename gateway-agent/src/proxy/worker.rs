@@ -20,7 +20,7 @@ use super::backend_tls::Configs;
 use super::connection::By;
 use super::hello::Room;
 use super::http::worker::Local;
-use super::relay::Pipes;
+use super::pipes::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 use crate::panics;
 
@@ -102,7 +102,7 @@ async fn run(listeners: Listeners<TcpListener>, shared: Arc<Shared>, mut stopped
         room: Room::new(shared.options.hello_bytes),
         pipes: Pipes::default(),
         backend_tls: Configs::default(),
-        http: Local::new(Arc::clone(&shared.http), seed()),
+        http: Local::new(Arc::clone(&shared.http), seed(), shared.options.memory / shared.options.workers),
         stopped: stopped.clone(),
     });
     let mut connections = JoinSet::new();

@@ -22,10 +22,11 @@ import (
 func main() {
 	log.SetFlags(0)
 	if len(os.Args) < 2 {
-		log.Fatal("usage: clients ask|serve|web|socket|bodies|rpc|rpc-serve OPTIONS")
+		log.Fatal("usage: clients ask|serve|web|socket|bodies|rpc|rpc-serve|authz OPTIONS")
 	}
 	run := map[string]func([]string) error{
 		"ask": ask, "serve": serve, "web": web, "socket": socket, "bodies": bodies, "rpc": rpc, "rpc-serve": rpcServe,
+		"authz": authz,
 	}[os.Args[1]]
 	if run == nil {
 		log.Fatalf("%q is none of them", os.Args[1])

@@ -1,5 +1,6 @@
 //! HTTP, HTTPS and gRPC through the agent.
 
+mod aside;
 mod browser;
 mod change;
 mod checked;
@@ -13,6 +14,7 @@ mod rpc;
 mod sessions;
 mod slow;
 mod smuggling;
+mod take_over;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@ mod cgroups;
 mod control;
 mod life;
 mod node;
+mod outage;
 mod place;
 pub mod plan;
 mod state;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 pub use node::PAUSE;
+pub use outage::Outage;
 pub use place::Place;
 
 use crate::lab::wait_for;

@@ -219,5 +219,7 @@ fn kubelet_config() -> Value {
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
         "maxPods": 200,
+        // Tests kill agents, and want them back.
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     })
 }

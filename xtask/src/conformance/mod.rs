@@ -69,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Runs the suite and shows what came out.
 pub fn count(options: &Options) -> Result<Sum> {
     ensure!(setup::is_root(), "a cluster needs root: run it with sudo");
-    let outcomes = with_sluice(options.dev, options.keep, |cluster, suite| play(cluster, suite, options))?;
+    let outcomes = with_sluice(&GROUND, options.dev, options.keep, |cluster, suite| play(cluster, suite, options))?;
     // Those that were asked for.
     let wanted = |outcome: &&Outcome| match &options.test {
         Some(test) => outcome.test == *test,
@@ -81,17 +81,31 @@ pub fn count(options: &Options) -> Result<Sum> {
     Ok(Sum { passed: of("passed"), failed: of("failed"), skipped: of("skipped") })
 }
 
+/// What a cluster is like, and what of deploy/ is put into it.
+pub struct Ground {
+    pub dual_stack: bool,
+    /// A kustomization.
+    pub deploy: &'static str,
+}
+
+const GROUND: Ground = Ground { dual_stack: false, deploy: "tests/conformance/deploy" };
+
 /// Does something with a cluster that Sluice is deployed in: the one that is up, or one that ends afterwards.
-pub fn with_sluice<T>(dev: bool, keep: bool, work: impl FnOnce(&Cluster, &Suite) -> Result<T>) -> Result<T> {
+pub fn with_sluice<T>(
+    ground: &Ground,
+    dev: bool,
+    keep: bool,
+    work: impl FnOnce(&Cluster, &Suite) -> Result<T>,
+) -> Result<T> {
     let suite = Suite::ensure()?;
     let agent = image::make(dev)?;
     let running = cluster::running()?;
     let was_up = running.is_some();
     let cluster = match running {
         Some(cluster) => cluster,
-        None => cluster::up(Shape { nodes: 2, dual_stack: false })?,
+        None => cluster::up(Shape { nodes: 2, dual_stack: ground.dual_stack })?,
     };
-    let done = deploy(&cluster, &suite, &agent).and_then(|()| work(&cluster, &suite));
+    let done = deploy(&cluster, &suite, &agent, ground).and_then(|()| work(&cluster, &suite));
     if !was_up && !keep {
         cluster::down()?;
     }
@@ -99,7 +113,7 @@ pub fn with_sluice<T>(dev: bool, keep: bool, work: impl FnOnce(&Cluster, &Suite)
 }
 
 /// Puts the API, the images and the agent into the cluster.
-fn deploy(cluster: &Cluster, suite: &Suite, agent: &Path) -> Result<()> {
+fn deploy(cluster: &Cluster, suite: &Suite, agent: &Path, ground: &Ground) -> Result<()> {
     let step = Step::begin("Sluice as a DaemonSet");
     let deployed = (|| {
         for image in suite.images().iter().map(PathBuf::as_path).chain([agent]) {
@@ -110,7 +124,7 @@ fn deploy(cluster: &Cluster, suite: &Suite, agent: &Path) -> Result<()> {
         kubectl(&["apply", "--server-side", "-k", definitions.to_str().context("its path is no text")?])?;
         kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"])?;
         let was_there = kubectl(&["-n", "sluice-system", "get", "daemonset", "sluice"]).is_ok();
-        let deploy = shell::root().join("tests/conformance/deploy");
+        let deploy = shell::root().join(ground.deploy);
         kubectl(&["apply", "-k", deploy.to_str().context("its path is no text")?])?;
         if was_there {
             // Its image has the same name, and may be another one.

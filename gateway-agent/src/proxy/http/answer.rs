@@ -75,6 +75,8 @@ reasons! {
     /// No endpoint serves.
     NoEndpoint "no_endpoint" SERVICE_UNAVAILABLE Unavailable,
     TooManyConnections "too_many_connections" SERVICE_UNAVAILABLE Unavailable,
+    /// Clients make the agent keep as much as they may.
+    OutOfMemory "out_of_memory" SERVICE_UNAVAILABLE Unavailable,
     /// It takes no connection, or breaks off before its answer.
     Unreachable "unreachable" BAD_GATEWAY Unavailable,
     /// It answers with what is no HTTP.

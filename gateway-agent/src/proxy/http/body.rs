@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::direct::{Exchange, Received};
 use super::upstream::pool::Lease;
+use crate::proxy::pipes::Pipe;
 
 pub type BodyError = Box<dyn Error + Send + Sync>;
 
@@ -37,6 +38,12 @@ enum Kind {
     Attempt(Attempt),
     /// Not before the other side asks for it.
     Held(Box<Held>),
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::empty()
+    }
 }
 
 impl Body {
@@ -87,7 +94,7 @@ impl Body {
     /// As it was before it was held.
     pub fn released(mut self) -> Body {
         match &mut self.0 {
-            Kind::Held(held) => std::mem::replace(&mut held.body, Body::empty()),
+            Kind::Held(held) => std::mem::take(&mut held.body),
             _ => self,
         }
     }
@@ -95,6 +102,24 @@ impl Body {
     /// Whether it has ended before it began.
     pub fn is_empty(&self) -> bool {
         self.is_end_stream()
+    }
+
+    /// What is left may go by a pipe. See [`Exchange::is_piped`].
+    pub fn is_piped(&self) -> bool {
+        matches!(&self.0, Kind::Exchange(Some(exchange)) if exchange.is_piped())
+    }
+
+    /// The next of it into an empty pipe, instead of a frame. Says how much.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
+        let Kind::Exchange(slot) = &mut self.0 else { return Poll::Ready(Err("no body of a backend".into())) };
+        let Some(exchange) = slot else { return Poll::Ready(Ok(0)) };
+        let filled = ready!(exchange.poll_fill(cx, pipe));
+        match (&filled, slot.take_if(|exchange| exchange.has_ended())) {
+            (Ok(_), Some(ended)) => ended.finish(),
+            (Err(_), _) => *slot = None,
+            (Ok(_), None) => {}
+        }
+        Poll::Ready(filled.map_err(BodyError::from))
     }
 
     /// Of an answer that nobody wants: what is left is read if it is little and comes soon, so that its connection can be used again.

@@ -13,12 +13,14 @@ use super::forwarded::Known;
 use super::meter::Meter;
 use super::server::Connection;
 use super::upload::Upload;
-use super::worker::Local;
+use super::worker::{Local, Seen};
 use crate::proxy::Origin;
 
 #[derive(Debug)]
 pub struct Exchange {
     pub local: Rc<Local>,
+    /// All that is decided of it is decided by this one.
+    pub snapshot: Rc<Seen>,
     /// Of the client.
     pub connection: Rc<Connection>,
     pub origin: Origin,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -24,7 +25,7 @@ use super::{forwarded, path, timeout};
 use crate::ir::http::{Application, Backend, Cluster, Persistence, Route, Rule, Target};
 
 /// There is always an answer.
-pub async fn respond(request: Request, client: &Client, exchange: &mut Exchange) -> Response {
+pub async fn respond(request: Box<Request>, client: &Client, exchange: &mut Exchange) -> Response {
     match route(request, client, exchange).await {
         Ok(response) => response,
         Err(reason) => refuse(reason, exchange),
@@ -40,30 +41,33 @@ pub fn refuse(reason: Reason, exchange: &Exchange) -> Response {
 }
 
 /// To its rule.
-async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
+async fn route(mut request: Box<Request>, client: &Client, exchange: &mut Exchange) -> Result<Response, Reason> {
     let upgrade = upgrade::asked(&mut request, exchange.random)?;
     let version = request.version();
-    let mut request = request.map(|body| exchange.receive(body, version));
+    let body = std::mem::take(request.body_mut());
+    *request.body_mut() = exchange.receive(body, version);
     exchange.requested_host = host(&request)?;
     if let Cow::Owned(normal) = path::normalize(request.uri().path()).ok_or(Reason::BadRequest)? {
         replace_path(&mut request, &normal)?;
     }
-    let snapshot = client.local.snapshot();
+    let snapshot = Rc::clone(&exchange.snapshot);
     let port = snapshot.port(client.origin.gateway).ok_or(Reason::NoRoute)?;
     let listener = port.listener(&exchange.requested_host).ok_or(Reason::NoRoute)?;
     exchange.meter.found(listener);
-    exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
-    if let Security::Tls { listener: of_connection, .. } = &client.security
-        && listener.name != *of_connection
-    {
-        return Err(Reason::Misdirected);
+    let (parts, body) = std::mem::take(&mut *request).into_parts();
+    let found = match &client.security {
+        Security::Tls { listener: of_connection, .. } if listener.name != *of_connection => Err(Reason::Misdirected),
+        _ => listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute),
+    };
+    let Found { route, rule, matched_prefix } = found.inspect_err(|_| {
+        exchange.meter.follow(snapshot.course(&client.local, listener, None, None));
+    })?;
+    // Where nothing waits before a backend is picked, it need not be said that it came so far.
+    if !rule.filters.is_empty() {
+        exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
     }
-    let (parts, body) = request.into_parts();
-    let Found { route, rule, matched_prefix } =
-        listener.table.find(&exchange.requested_host, parts.uri.path(), &parts).ok_or(Reason::NoRoute)?;
-    exchange.meter.follow(snapshot.course(&client.local, listener, Some((route, rule)), None));
     exchange.matched_prefix = matched_prefix;
-    let mut request = Request::from_parts(parts, body);
+    *request = Request::from_parts(parts, body);
     let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
     let response = match step {
@@ -80,7 +84,7 @@ async fn route(mut request: Request, client: &Client, exchange: &mut Exchange) -
 
 /// What goes to a backend.
 struct Ready<'a> {
-    request: Request,
+    request: Box<Request>,
     upgrade: Option<Asked>,
     session: Option<Shown<'a>>,
     snapshot: &'a Seen,
@@ -156,11 +160,17 @@ async fn to_backend(
     let shown = ready.session.as_ref().and_then(|session| session.shown);
     let of_session = shown.and_then(|shown| {
         rule.backends.iter().find(|backend| match &backend.target {
-            Target::Cluster(cluster) => balance::at(cluster, shown.endpoint).is_some(),
+            Target::Cluster(cluster) => balance::at(ready.snapshot.endpoints(cluster), shown.endpoint).is_some(),
             Target::Invalid => false,
         })
     });
     let picked = of_session.or_else(|| balance::backend(&rule.backends, exchange.random));
+    let (snapshot, route) = (ready.snapshot, ready.route);
+    let course =
+        |exchange: &Exchange, cluster| snapshot.course(&exchange.local, listener, Some((route, rule)), cluster);
+    if picked.is_none_or(|backend| !backend.filters.is_empty() || matches!(backend.target, Target::Invalid)) {
+        exchange.meter.follow(course(exchange, None));
+    }
     let Backend { filters: own, target, .. } = picked.ok_or(Reason::InvalidBackend)?;
     let (seen, step) = filters::on_request(own, exchange, &mut ready.request).await;
     let response = match (step, target) {
@@ -168,7 +178,7 @@ async fn to_backend(
         (Step::Refuse(reason), _) => Err(reason),
         (Step::Continue, Target::Invalid) => Err(Reason::InvalidBackend),
         (Step::Continue, Target::Cluster(cluster)) => {
-            let course = ready.snapshot.course(&exchange.local, listener, Some((ready.route, rule)), Some(cluster));
+            let course = course(exchange, Some(cluster));
             exchange.meter.follow(course);
             prepare(&mut ready.request, listener, exchange)?;
             attempts(ready, cluster, rule, exchange).await
@@ -207,7 +217,8 @@ async fn attempts(
     rule: &Rule,
     exchange: &mut Exchange,
 ) -> Result<Response, Reason> {
-    let Ready { mut request, upgrade, session, .. } = ready;
+    let Ready { mut request, upgrade, session, snapshot, .. } = ready;
+    let endpoints = snapshot.endpoints(cluster);
     let method = request.method().clone();
     let retry = rule.retry.as_ref().filter(|retry| retry.attempts > 0 && upgrade.is_none());
     // Kept only where another attempt may want it.
@@ -217,10 +228,10 @@ async fn attempts(
     let mut request = Some(request);
     let mut tried: Vec<SocketAddr> = Vec::new();
     let mut fresh = false;
-    let mut wanted = session.as_ref().and_then(|session| balance::at(cluster, session.shown?.endpoint));
+    let mut wanted = session.as_ref().and_then(|session| balance::at(endpoints, session.shown?.endpoint));
     for made in 1.. {
         let random = exchange.random.rotate_left(made);
-        let pick = |tried| balance::endpoint(cluster, &exchange.local.loads, random, tried);
+        let pick = |tried| balance::endpoint((cluster, endpoints), &exchange.local.loads, random, tried);
         // Who wants more attempts than there are endpoints begins with them again.
         let Some(endpoint) = wanted.take().or_else(|| pick(&tried)).or_else(|| retry.and_then(|_| pick(&[]))) else {
             return Err(if tried.is_empty() { Reason::NoEndpoint } else { Reason::Unreachable });
@@ -245,7 +256,7 @@ async fn attempts(
         let pause = retry::pause(retry, outcome, made, random);
         let in_time = || whole.is_none_or(|whole| Instant::now() + pause < whole);
         if retry::again(retry, outcome, &method, made) && in_time() {
-            request = request.or_else(|| spare.as_ref().and_then(Spare::request));
+            request = request.or_else(|| spare.as_ref().and_then(Spare::request).map(Box::new));
             if request.is_some() {
                 if let Ok(sent) = answered {
                     sent.response().into_body().discard();

@@ -18,7 +18,10 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// Takes out what is for this hop (RFC 9110 section 7.6.1), both ways. `te: trailers` stays: gRPC asks for it.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most requests have none of them.
+    // Most requests have none of them, and a look at each is cheaper than one search for each.
+    if !headers.keys().any(is_of_one_hop) {
+        return;
+    }
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
@@ -99,6 +102,13 @@ pub fn may_trail(name: &HeaderName) -> bool {
     !is_forbidden
 }
 
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    match *name {
+        CONNECTION | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION | TE | TRANSFER_ENCODING | UPGRADE => true,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+    }
+}
+
 /// Of an answer to a client of HTTP/1.1 that takes trailers. A backend of HTTP/2 may tell the length beside them: here only chunks have
 /// room for trailers behind them (RFC 9112 section 7.1.2).
 pub fn make_room_for_trailers(headers: &mut HeaderMap) {
@@ -116,14 +126,13 @@ pub fn announce(headers: &mut HeaderMap, exchange: &Exchange, trusted: u8) {
         let first = all.len().saturating_sub(usize::from(trusted));
         all[first..].join(", ")
     });
-    if trusted == 0 {
-        for name in [PROTO, PORT, FORWARDED_HOST] {
-            headers.remove(name);
-        }
-    }
     // Nobody here adds to it, so that it would say less than the others.
     headers.remove(FORWARDED);
     let Known { client, port } = &*exchange.known;
+    let host = &*exchange.requested_host;
+    let as_sent = headers.get(HOST).filter(|sent| sent.as_bytes() == host.as_bytes()).cloned();
+    // A host has nothing that a header may not have.
+    let host = as_sent.unwrap_or_else(|| HeaderValue::try_from(host).unwrap_or_else(|_| HeaderValue::from_static("")));
     let all = match before {
         Some(before) if !before.is_empty() => {
             HeaderValue::try_from(format!("{before}, {}", exchange.origin.client.ip()))
@@ -133,13 +142,15 @@ pub fn announce(headers: &mut HeaderMap, exchange: &Exchange, trusted: u8) {
     if let Ok(all) = all {
         headers.insert(FOR, all);
     }
-    headers.entry(PROTO).or_insert_with(|| HeaderValue::from_static(exchange.scheme.as_str()));
-    headers.entry(PORT).or_insert_with(|| port.clone());
-    let host = &*exchange.requested_host;
-    let as_sent = headers.get(HOST).filter(|sent| sent.as_bytes() == host.as_bytes()).cloned();
-    if let Ok(host) = as_sent.map_or_else(|| HeaderValue::try_from(host), Ok) {
-        headers.entry(FORWARDED_HOST).or_insert(host);
-    }
+    let mut say = |name, value| {
+        // What a client says of itself is replaced.
+        if trusted == 0 || !headers.contains_key(&name) {
+            headers.insert(name, value);
+        }
+    };
+    say(PROTO, HeaderValue::from_static(exchange.scheme.as_str()));
+    say(PORT, port.clone());
+    say(FORWARDED_HOST, host);
 }
 
 /// What is the same for all requests of a connection.

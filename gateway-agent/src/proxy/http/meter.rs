@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
+use super::budget::{Charge, cost};
 use super::exchange::Scheme;
 use super::grpc;
 use super::guard::Signal;
@@ -27,6 +28,7 @@ use super::snapshot::Listener;
 use super::upload::Progress;
 use super::worker::Local;
 use crate::proxy::Origin;
+use crate::proxy::pipes::Pipe;
 
 /// How far requests come: the same one for all that come as far, on one worker and by one snapshot.
 #[derive(Debug)]
@@ -55,6 +57,11 @@ pub struct Meter {
     logged: Option<Box<Logged>>,
     /// What tells when the connection that it became is over.
     upgraded: Option<Rc<Upgraded>>,
+    charge: Charge,
+    /// Of it, what is for the request.
+    cost: usize,
+    /// Of the answer, the last piece that was given.
+    piece: usize,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -103,6 +110,9 @@ impl Meter {
         logged: Option<Box<Logged>>,
     ) -> Box<Meter> {
         Box::new(Meter {
+            charge: local.budget.charge(cost::REQUEST),
+            cost: cost::REQUEST,
+            piece: 0,
             local,
             signal,
             came,
@@ -128,6 +138,8 @@ impl Meter {
     /// The answer goes by a stream of its own.
     pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
         self.takers = Some((takers, request));
+        self.cost = cost::STREAM;
+        self.charge.set(self.cost);
     }
 
     /// The request has a body. `both_ways`: whatever is answered.
@@ -147,6 +159,12 @@ impl Meter {
         if let Some((takers, request)) = &self.takers {
             takers.0.borrow_mut().remove(request);
         }
+    }
+
+    /// Who is given a piece of the answer may still have the one before: hyper does, of HTTP/2.
+    fn hold(&mut self, piece: usize) {
+        self.charge.set(self.cost + cost::PIECE.max(self.piece + piece));
+        self.piece = piece;
     }
 
     /// The request has come further.
@@ -383,6 +401,20 @@ impl Metered {
     }
 }
 
+impl Metered {
+    /// See [`Body::is_piped`].
+    pub fn is_piped(&self) -> bool {
+        self.body.is_piped()
+    }
+
+    /// See [`Body::poll_fill`].
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
+        let filled = ready!(self.body.poll_fill(cx, pipe));
+        self.meter.bytes += *filled.as_ref().unwrap_or(&0) as u64;
+        Poll::Ready(filled)
+    }
+}
+
 impl HttpBody for Metered {
     type Data = Bytes;
     type Error = BodyError;
@@ -398,7 +430,11 @@ impl HttpBody for Metered {
                     self.meter.told(trailers);
                     self.meter.whole = true;
                 }
-                None => self.meter.bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                None => {
+                    let piece = frame.data_ref().map_or(0, Bytes::len);
+                    self.meter.bytes += piece as u64;
+                    self.meter.hold(piece);
+                }
             },
             Some(Err(_)) => {
                 if let Some(call) = &mut self.meter.call {

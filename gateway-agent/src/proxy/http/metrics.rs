@@ -190,10 +190,10 @@ impl Series {
             classes: Default::default(),
             calls: OnceLock::new(),
             retries: Tally::default(),
-            first_byte: Distribution::new(TIMES),
-            whole: Distribution::new(TIMES),
-            request_size: Distribution::new(SIZES),
-            response_size: Distribution::new(SIZES),
+            first_byte: Distribution::default(),
+            whole: Distribution::default(),
+            request_size: Distribution::default(),
+            response_size: Distribution::default(),
         }
     }
 
@@ -204,10 +204,10 @@ impl Series {
         if let Some(class) = self.classes.get(usize::from(status.as_u16() / 100)) {
             class.add(1);
         }
-        self.first_byte.observe(micros(first_byte));
-        self.whole.observe(micros(whole));
-        self.request_size.observe(request);
-        self.response_size.observe(response);
+        self.first_byte.observe(micros(first_byte), &TIMES);
+        self.whole.observe(micros(whole), &TIMES);
+        self.request_size.observe(request, &SIZES);
+        self.response_size.observe(response, &SIZES);
     }
 
     /// It was a call of gRPC.
@@ -235,23 +235,25 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Values by size.
+/// Values by size. There is one of each kind a rule, so that the bounds, which are the same for all, are not among it.
 #[derive(Debug)]
 struct Distribution<const N: usize> {
-    bounds: [u64; N],
     buckets: [Tally; N],
     beyond: Tally,
     sum: Tally,
 }
 
-impl<const N: usize> Distribution<N> {
-    fn new(bounds: [u64; N]) -> Distribution<N> {
+impl<const N: usize> Default for Distribution<N> {
+    fn default() -> Distribution<N> {
         let buckets = std::array::from_fn(|_| Tally::default());
-        Distribution { bounds, buckets, beyond: Tally::default(), sum: Tally::default() }
+        Distribution { buckets, beyond: Tally::default(), sum: Tally::default() }
     }
+}
 
-    fn observe(&self, value: u64) {
-        let bucket = self.bounds.iter().position(|bound| value <= *bound);
+impl<const N: usize> Distribution<N> {
+    /// `bounds`: the same at all times.
+    fn observe(&self, value: u64, bounds: &[u64; N]) {
+        let bucket = bounds.iter().position(|bound| value <= *bound);
         bucket.map_or(&self.beyond, |bucket| &self.buckets[bucket]).add(1);
         self.sum.add(value);
     }

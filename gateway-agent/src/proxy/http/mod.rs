@@ -9,6 +9,8 @@
 pub mod access_log;
 pub mod answer;
 pub mod body;
+pub mod budget;
+mod cork;
 pub mod direct;
 pub mod exchange;
 mod faults;

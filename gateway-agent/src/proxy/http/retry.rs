@@ -97,7 +97,7 @@ impl Spare {
         if request.body().is_empty() {
             return Spare { head, body: SpareBody::Empty };
         }
-        let kept = Kept::new(std::mem::replace(request.body_mut(), Body::empty()), KEPT_BODY);
+        let kept = Kept::new(std::mem::take(request.body_mut()), KEPT_BODY);
         *request.body_mut() = kept.again().unwrap_or_else(Body::empty);
         Spare { head, body: SpareBody::Kept(kept) }
     }

@@ -7,6 +7,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{CONNECTION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
@@ -22,6 +23,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access_log::{self, Which};
 use super::answer::{self, Reason};
 use super::body::Body;
+use super::budget::{Budget, cost};
+use super::cork::Corked;
 use super::direct;
 use super::exchange::{Exchange, Scheme};
 use super::faults::Faults;
@@ -69,6 +72,16 @@ pub struct Session {
     pub server_name: Option<Box<str>>,
 }
 
+impl Security {
+    /// Of memory, before there is HTTP.
+    fn cost(&self) -> usize {
+        match self {
+            Security::Clear => cost::CONNECTION,
+            Security::Tls { .. } => cost::CONNECTION + cost::TLS,
+        }
+    }
+}
+
 impl Client {
     pub fn scheme(&self) -> Scheme {
         match self.security {
@@ -86,6 +99,10 @@ impl Client {
     }
 }
 
+/// A client whose connection is to end may have sent a request already when it hears of that, or be about to: so long one is waited for, and
+/// its answer says that it was the last.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// Until the connection ends. After `stop` was set, or its listener has gone, requests under way have the time that the listener gives them.
 /// In the clear, HTTP/2 is what begins with its preface (RFC 9113 section 3.3).
 pub async fn serve<S>(stream: S, client: Client, settings: &Settings, stop: watch::Receiver<bool>)
@@ -95,30 +112,39 @@ where
     client.local.tend();
     client.local.metrics.connections.add(1);
     let present = client.local.places.join(client.place(), &client.local.shared.lives);
-    let too_many = present.number > settings.limits.connections;
+    let refused = if present.number > settings.limits.connections {
+        Some(Reason::TooManyConnections)
+    } else {
+        client.local.budget.is_spent().then_some(Reason::OutOfMemory)
+    };
     let mut ends = Ends { stop, present };
-    if too_many {
+    if refused.is_some() {
         ends.present.leave();
     }
+    let mut charge = client.local.budget.charge(client.security.cost());
     let signal = Arc::new(Signal::default());
     let speaks = match client.security {
         Security::Clear => None,
         Security::Tls { h2: true, .. } => Some(Speaks::Http2),
         Security::Tls { h2: false, .. } => Some(Speaks::Http1),
     };
-    let mut guard = Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal));
-    if too_many && speaks == Some(Speaks::Http2) {
-        client.local.metrics.answer(Reason::TooManyConnections);
-        client.local.metrics.closed.add(1);
-        return;
-    }
-    if too_many {
-        guard.refuse(Reason::TooManyConnections);
+    // By itself: every future that has it in its turn would have the room for it.
+    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal)));
+    if let Some(reason) = refused {
+        if speaks == Some(Speaks::Http2) {
+            client.local.metrics.answer(reason);
+            client.local.metrics.closed.add(1);
+            return;
+        }
+        guard.refuse(reason);
     }
     let local = Rc::clone(&client.local);
     let begun = tokio::select! {
         begun = poll_fn(|cx| guard.poll_begun(cx)) => begun,
-        () = ends.come() => Ok(Speaks::Nothing),
+        () = async {
+            ends.come().await;
+            tokio::time::sleep(LAST_CALL.min(settings.drain.0)).await;
+        } => Ok(Speaks::Nothing),
     };
     let connection = Rc::new(Connection {
         known: Rc::new(Known::of(&client.origin)),
@@ -128,11 +154,17 @@ where
         limits: settings.limits.clone(),
         requests: Cell::new(0),
         ends: Cell::new(false),
+        leaves: Cell::new(false),
         idle_since: Cell::new(Instant::now()),
         takers: Rc::default(),
         unread: Cell::new(0),
         tunnels: Tunnels::default(),
     });
+    match begun {
+        Ok(Speaks::Http1) => charge.add(cost::HTTP1),
+        Ok(Speaks::Http2) => charge.add(cost::HTTP2),
+        Ok(Speaks::Nothing) | Err(_) => {}
+    }
     match begun {
         Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
         Ok(Speaks::Http2) => Box::pin(http2(guard, &connection, settings, &mut ends)).await,
@@ -177,6 +209,8 @@ pub struct Connection {
     requests: Cell<u64>,
     /// The request that is under way is the last.
     ends: Cell<bool>,
+    /// Nor is a next one waited for.
+    leaves: Cell<bool>,
     idle_since: Cell<Instant>,
     takers: Rc<Takers>,
     /// Bodies by streams of HTTP/2 that nobody asks for more.
@@ -185,7 +219,7 @@ pub struct Connection {
 }
 
 /// hyper has those connections that ask for what is unusual, from then on.
-async fn http1<S>(guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
+async fn http1<S>(guard: Box<Guard<S>>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -222,7 +256,7 @@ const SEND_BUFFER: usize = 64 << 10;
 /// As often as what is allowed, h2 reads of a head before it answers 431 by itself, which nobody counts.
 const COUNTED: usize = 4;
 
-async fn http2<S>(mut guard: Guard<S>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
+async fn http2<S>(mut guard: Box<Guard<S>>, connection: &Rc<Connection>, settings: &Settings, ends: &mut Ends)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -238,7 +272,8 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol();
     guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
-    let serving = builder.serve_connection(TokioIo::new(guard), service(connection, false));
+    let corked = Corked::new(guard, Rc::clone(&connection.client.local.scratch));
+    let serving = builder.serve_connection(TokioIo::new(corked), service(connection, false));
     let ended = drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
 }
@@ -256,8 +291,9 @@ fn service(
     let connection = Rc::clone(connection);
     service_fn(move |request| {
         let connection = Rc::clone(&connection);
+        let request = Box::new(request.map(Body::incoming));
         async move {
-            let response = respond(request.map(Body::incoming), &connection);
+            let response = respond(request, &connection);
             Ok(if looks { looking(response, &connection.signal).await } else { response.await })
         }
     })
@@ -297,7 +333,16 @@ async fn drive<C: Future>(
     };
     tracing::trace!(idle = ended, "a connection is brought to its end");
     shut(serving.as_mut());
-    timeout(settings.drain.0, serving).await.ok()
+    let mut left = settings.drain.0;
+    if !ended {
+        let call = LAST_CALL.min(left);
+        if let Ok(ended) = timeout(call, serving.as_mut()).await {
+            return Some(ended);
+        }
+        left -= call;
+    }
+    connection.leaves.set(true);
+    timeout(left, serving).await.ok()
 }
 
 /// Until nothing has been asked for too long, or a stream of HTTP/2 has been taken nothing of: that is cut off.
@@ -330,6 +375,11 @@ impl Connection {
         self.ends.get()
     }
 
+    /// Without a request it ends.
+    pub fn is_leaving(&self) -> bool {
+        self.leaves.get()
+    }
+
     fn ended_by_hyper(&self, ended: Option<hyper::Result<()>>) {
         let Some(Err(error)) = ended else { return };
         // hyper has answered that.
@@ -344,15 +394,15 @@ impl Connection {
     }
 
     /// When it will have been without a request for so long.
-    fn unused_until(&self, idle: std::time::Duration) -> Instant {
+    fn unused_until(&self, idle: Duration) -> Instant {
         let is_used = self.signal.answered() < self.requests.get() || self.tunnels.are_open();
         let since = if is_used { Instant::now() } else { self.idle_since.get() };
         since + idle
     }
 }
 
-/// There is always an answer.
-pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Response<Metered> {
+/// There is always an answer. The request is boxed, or every future on its way would have the room for it.
+pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> Response<Metered> {
     let client = &connection.client;
     let local = &client.local;
     let number = connection.requests.get();
@@ -361,12 +411,18 @@ pub async fn respond(mut request: Request, connection: &Rc<Connection>) -> Respo
     let random = local.random();
     let came = Instant::now();
     connection.idle_since.set(came);
-    let refused = connection.signal.refused(number).or_else(|| too_large(&request, &connection.limits));
+    let is_busy = connection.signal.answered() < number;
+    let refused = connection
+        .signal
+        .refused(number)
+        .or_else(|| too_large(&request, &connection.limits))
+        .or_else(|| too_much(&local.budget, is_busy));
     let logged = local.snapshot().logged(client.origin.gateway);
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let grpc = answer::is_grpc(request.headers());
     let mut exchange = Exchange {
         local: Rc::clone(local),
+        snapshot: local.snapshot(),
         connection: Rc::clone(connection),
         origin: client.origin,
         known: Rc::clone(&connection.known),
@@ -411,6 +467,11 @@ fn too_large(request: &Request, limits: &Limits) -> Option<Reason> {
     let is_large = request.headers().len() > limits.headers
         || request.version() == Version::HTTP_2 && list_size(request.headers()) > limits.header_bytes;
     is_large.then_some(Reason::HeadersTooLarge)
+}
+
+/// `is_busy`: the client has a request under way.
+fn too_much(budget: &Budget, is_busy: bool) -> Option<Reason> {
+    (budget.is_spent() || is_busy && budget.is_scarce()).then_some(Reason::OutOfMemory)
 }
 
 /// As HTTP/2 has it (RFC 9113 section 6.5.2), but without what is in the first line of HTTP/1.

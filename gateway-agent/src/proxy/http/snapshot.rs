@@ -11,12 +11,14 @@ use super::metrics::{Labels, Shared};
 use super::places::Place;
 use super::session;
 use super::table::{Hosts, Table};
-use crate::ir::{self, Ir, ListenerName, Traffic};
+use crate::ir::http::Cluster;
+use crate::ir::{self, Endpoint, Ir, ListenerName, Shards, Traffic};
 
 #[derive(Debug, Default)]
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
+    endpoints: Shards<Arc<[Endpoint]>>,
     /// Listeners have requests written down, whatever the agent was told.
     is_logged: bool,
     /// The same for every snapshot that was built upon another.
@@ -55,8 +57,9 @@ impl Snapshot {
     /// For this IR, with what is the same as `before`: the cost is that of what has changed, and of a look at each listener.
     pub fn build(ir: &Ir, before: &Snapshot) -> Snapshot {
         let (shared, sessions) = (Arc::clone(&before.shared), before.sessions.clone());
-        let mut snapshot =
-            Snapshot { ports: HashMap::new(), listeners: BTreeMap::new(), is_logged: false, shared, sessions };
+        let endpoints = ir.endpoints.clone();
+        let (ports, listeners, is_logged) = (HashMap::new(), BTreeMap::new(), false);
+        let mut snapshot = Snapshot { ports, listeners, endpoints, is_logged, shared, sessions };
         let mut hosts: HashMap<SocketAddr, Port> = HashMap::new();
         for listener in &ir.listeners {
             let Traffic::Http(http) = &listener.traffic else { continue };
@@ -75,8 +78,9 @@ impl Snapshot {
 
     /// The same, with other keys for sessions.
     pub fn with_sessions(&self, sessions: session::Keys) -> Snapshot {
-        let (ports, listeners) = (self.ports.clone(), self.listeners.clone());
-        Snapshot { ports, listeners, is_logged: self.is_logged, shared: Arc::clone(&self.shared), sessions }
+        let (ports, listeners, endpoints) = (self.ports.clone(), self.listeners.clone(), self.endpoints.clone());
+        let (is_logged, shared) = (self.is_logged, Arc::clone(&self.shared));
+        Snapshot { ports, listeners, endpoints, is_logged, shared, sessions }
     }
 
     fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {
@@ -86,6 +90,11 @@ impl Snapshot {
         }
         let table = Table::build(before.map(|before| (&before.ir.routes, &before.table)), &http.routes);
         Arc::new(Listener { name: name.clone(), ir: Arc::clone(http), table })
+    }
+
+    /// Where requests to a cluster of this snapshot can go.
+    pub fn endpoints(&self, cluster: &Cluster) -> &[Endpoint] {
+        self.endpoints.get(&cluster.service).map(|list| &**list).unwrap_or_default()
     }
 
     /// Whether connections that wanted to go there still would find it.

@@ -40,7 +40,7 @@ use crate::ir::http::{
 };
 use crate::ir::{Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
 use crate::proxy::Origin;
-use crate::proxy::tests::ir::endpoint;
+use crate::proxy::tests::ir::{endpoint, service, services};
 
 pub(super) const GATEWAY: &str = "198.18.0.1:80";
 
@@ -61,13 +61,7 @@ pub(super) fn to(endpoints: Vec<Endpoint>) -> Backend {
 }
 
 pub(super) fn speaking(application: Application, endpoints: Vec<Endpoint>) -> Backend {
-    let cluster = Cluster {
-        service: "default/web:80".into(),
-        endpoints: endpoints.into(),
-        application,
-        balance: Balance::default(),
-        tls: None,
-    };
+    let cluster = Cluster { service: service(endpoints), application, balance: Balance::default(), tls: None };
     Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }
 }
 
@@ -77,6 +71,11 @@ pub(crate) fn serving(rules: Vec<Rule>) -> Rc<Local> {
 }
 
 pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
+    serving_within(usize::MAX, hostname, rules)
+}
+
+/// With so many bytes for what clients make it keep.
+fn serving_within(memory: usize, hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
@@ -92,7 +91,7 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
         settings: Arc::default(),
     };
     let snapshot = snapshot(vec![("http", http), ("other", other)], &Snapshot::default());
-    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1)
+    Local::new(Arc::new(ArcSwap::from_pointee(snapshot)), 1, memory)
 }
 
 fn snapshot(listeners: Vec<(&str, ir::Listener)>, before: &Snapshot) -> Snapshot {
@@ -104,7 +103,11 @@ fn snapshot(listeners: Vec<(&str, ir::Listener)>, before: &Snapshot) -> Snapshot
         traffic: Traffic::Http(Arc::new(http)),
     };
     Snapshot::build(
-        &Ir { listeners: listeners.into_iter().map(listener).map(Arc::new).collect(), ..Ir::default() },
+        &Ir {
+            listeners: listeners.into_iter().map(listener).map(Arc::new).collect(),
+            endpoints: services(),
+            ..Ir::default()
+        },
         before,
     )
 }

@@ -11,6 +11,7 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::body::{Body, BodyError};
+use super::budget::Charge;
 use super::guard::Timer;
 use super::server::Connection;
 
@@ -39,13 +40,16 @@ pub struct Upload {
     /// When the client was first asked in vain.
     asked_since: Option<Instant>,
     timer: Timer,
+    /// For the last piece, while nobody asks for the next.
+    charge: Charge,
 }
 
 impl Upload {
     /// `is_stream`: of HTTP/2.
     pub fn new(body: Body, is_stream: bool, progress: Rc<Progress>, connection: Rc<Connection>) -> Upload {
         let (is_unread, asked_since, timer) = (false, None, Timer::default());
-        let mut upload = Upload { body, progress, connection, is_stream, is_unread, asked_since, timer };
+        let charge = connection.client.local.budget.charge(0);
+        let mut upload = Upload { body, progress, connection, is_stream, is_unread, asked_since, timer, charge };
         upload.count(true);
         upload
     }
@@ -80,6 +84,7 @@ impl HttpBody for Upload {
             return Poll::Ready(None);
         }
         self.count(false);
+        self.charge.set(0);
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             self.asked_since = None;
             self.count(matches!(frame, Some(Ok(_))));
@@ -87,6 +92,7 @@ impl HttpBody for Upload {
                 && let Some(data) = frame.data_ref()
             {
                 self.progress.bytes.set(self.progress.bytes.get() + data.len() as u64);
+                self.charge.set(data.len());
             }
             return Poll::Ready(frame);
         }

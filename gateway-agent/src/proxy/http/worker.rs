@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use gateway_common::hash::mix;
 use tokio::time::MissedTickBehavior;
 
+use super::budget::Budget;
 use super::direct::Scratch;
 use super::filters::mirror::UnderWay;
 use super::meter::{Course, Courses};
@@ -37,6 +38,7 @@ pub struct Local {
     pub shared: Arc<Shared>,
     pub metrics: Arc<Metrics>,
     pub buffers: Buffers,
+    pub budget: Rc<Budget>,
     /// Of the access log.
     pub lines: RefCell<Vec<u8>>,
     random: Cell<u64>,
@@ -44,12 +46,13 @@ pub struct Local {
 }
 
 impl Local {
-    /// `seed`: another for each worker.
-    pub fn new(published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Rc<Local> {
+    /// `seed`: another for each worker. `memory`: bytes that its clients may make it keep.
+    pub fn new(published: Arc<ArcSwap<Snapshot>>, seed: u64, memory: usize) -> Rc<Local> {
         let first = published.load_full();
         let shared = Arc::clone(&first.shared);
         let metrics = shared.join();
-        let scratch: Rc<Scratch> = Rc::default();
+        let budget = Budget::new(memory);
+        let scratch = Rc::new(Scratch::new(Rc::clone(&budget)));
         Rc::new(Local {
             published,
             seen: RefCell::new(Rc::new(Seen::new(first))),
@@ -61,6 +64,7 @@ impl Local {
             shared,
             metrics,
             buffers: Buffers::default(),
+            budget,
             lines: RefCell::default(),
             random: Cell::new(mix(seed)),
             is_tended: Cell::new(false),

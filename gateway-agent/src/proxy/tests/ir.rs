@@ -1,10 +1,12 @@
 //! Pieces of an IR.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::ir::http::BackendTls;
 use crate::ir::{
-    BackendRef, BackendSet, Duty, Endpoint, HostName, Listener, ListenerName, ServerName, Target, TlsMode, Traffic,
+    BackendRef, BackendSet, Duty, Endpoint, HostName, Listener, ListenerName, ServerName, Shards, Target, TlsMode,
+    Traffic,
 };
 
 /// On port 443.
@@ -45,4 +47,22 @@ pub fn secure(list: &[Endpoint], tls: BackendTls) -> Target {
 pub fn endpoint(address: &str) -> Endpoint {
     let address: std::net::SocketAddr = address.parse().unwrap();
     Endpoint { address: address.ip(), port: address.port(), local: false, proxy_protocol: false, duty: Duty::Serving }
+}
+
+thread_local! {
+    /// Every test has a thread to itself.
+    static SERVICES: RefCell<Shards<Arc<[Endpoint]>>> = RefCell::default();
+}
+
+/// The port of a Service with these endpoints, as clusters name it; [`services`] knows it from now on.
+pub fn service(endpoints: Vec<Endpoint>) -> Arc<str> {
+    let ports: Vec<String> = endpoints.iter().map(|endpoint| endpoint.port.to_string()).collect();
+    let name = format!("default/web:{}", ports.join("+"));
+    SERVICES.with_borrow_mut(|services| services.set(&name, Some(endpoints.into())));
+    name.into()
+}
+
+/// The endpoints of all Services that a test named.
+pub fn services() -> Shards<Arc<[Endpoint]>> {
+    SERVICES.with_borrow(Shards::clone)
 }

@@ -1,12 +1,14 @@
 //! The objects of a cluster: every kind that Sluice reads is watched, and what changes goes to the index as the changes of files do.
 //!
 //! The first batch comes once everything has been listed, so that an agent that starts does not take apart what an earlier one left in
-//! the kernel. Secrets, ConfigMaps and SluiceConfigs are watched one by one, as they are referred to; what refers to a new one waits for it, or
+//! the kernel; until then it has the objects that the earlier one kept in a file. Secrets, ConfigMaps and SluiceConfigs are watched one by
+//! one, as they are referred to; what refers to a new one waits for it, or
 //! an HTTPS listener would be without its certificate for a moment.
 
 mod api;
 mod definitions;
 mod json;
+mod kept;
 mod link;
 mod objects;
 mod references;
@@ -17,6 +19,7 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -72,13 +75,30 @@ pub struct Cluster {
     board: Rc<Board>,
 }
 
+/// A cluster that is watched.
+pub struct Following {
+    pub cluster: Rc<Cluster>,
+    /// What an earlier agent has kept. Statuses are not to be written by it.
+    pub kept: Option<Batch>,
+    /// What is different. The first comes when everything has been listed.
+    pub batches: mpsc::Receiver<Batch>,
+}
+
 /// Watches everything, in tasks of their own on this thread, until the receiver is dropped.
-/// `board`: who wants to know of statuses.
-pub fn start(api: Api, board: Rc<Board>) -> (Rc<Cluster>, mpsc::Receiver<Batch>) {
-    let (sender, receiver) = mpsc::channel(1);
+/// `board`: who wants to know of statuses. `keep`: the file that objects are kept in.
+pub fn start(api: Api, board: Rc<Board>, keep: Option<&Path>) -> Following {
+    let (sender, batches) = mpsc::channel(1);
+    let mut store = Store::default();
+    if let Some(path) = keep
+        && let Err(error) = store.keep(path, &api.url())
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot keep the objects of the cluster: an agent that starts while the API \
+                       server is away will not serve HTTP; name a file that it may write with --objects-file");
+    }
+    let kept = store.take();
     let cluster = Rc::new(Cluster {
         link: Link::new(),
-        store: RefCell::default(),
+        store: RefCell::new(store),
         definitions: RefCell::default(),
         served: RefCell::default(),
         silent: Cell::new(0),
@@ -87,7 +107,7 @@ pub fn start(api: Api, board: Rc<Board>) -> (Rc<Cluster>, mpsc::Receiver<Batch>)
     });
     let source = Source { api, cluster: Rc::clone(&cluster), singles: BTreeMap::new(), others: Vec::new() };
     spawn_local(source.run(sender));
-    (cluster, receiver)
+    Following { cluster, kept, batches }
 }
 
 impl Cluster {
@@ -109,6 +129,11 @@ impl Cluster {
     /// The status was written.
     pub fn wrote(&self, id: &ObjectId, digest: Digest) {
         self.store.borrow_mut().wrote(id, digest);
+    }
+
+    /// The file of objects is another agent's from now on.
+    pub fn leave_kept(&self) {
+        self.store.borrow_mut().leave_kept();
     }
 
     /// Watches something that is no object of ours.
@@ -169,6 +194,7 @@ impl Source {
         self.follow_references();
         self.cluster.answered().await;
         self.cluster.definitions.borrow().say_missing();
+        self.cluster.store.borrow_mut().speak();
         loop {
             // Before there is something to take, or what comes while somebody else is slow would be many batches.
             let Ok(permit) = sender.reserve().await else { return };
@@ -193,7 +219,6 @@ impl Source {
             let keep = wanted.contains(id);
             if !keep {
                 watch.abort();
-                self.cluster.store.borrow_mut().gone(id.clone());
             }
             keep
         });

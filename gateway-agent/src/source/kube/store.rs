@@ -1,9 +1,12 @@
 //! What the API server said of the objects, as far as it is of use: what is in force, and what of it is news.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::kept::{Kept, Line};
 use super::references::references;
 use crate::apply::status::{Digest, digest};
 use crate::index::{Change, GATEWAY_GROUP, Kind, Object, ObjectId, Origin};
@@ -26,15 +29,18 @@ pub struct Store {
     references_changed: bool,
     /// When the first news came.
     heard: Option<Instant>,
+    /// For an agent that starts while the API server is away.
+    kept: Option<Kept>,
 }
 
 #[derive(Default)]
 struct Known {
     /// `None`: it never was right.
     object: Option<Object>,
-    /// The list that it was in last.
+    /// The list that it was in last; 0: it is known from an earlier agent.
     round: u32,
     status: Seen,
+    kept: Option<Line>,
 }
 
 /// What is kept of the status that an object has.
@@ -46,6 +52,29 @@ pub struct Seen {
 }
 
 impl Store {
+    /// With what an earlier agent has kept of this API server in a file, which is kept up from now on.
+    pub fn keep(&mut self, path: &Path, server: &str) -> io::Result<()> {
+        let kept = Kept::open(path, server, |kind, version, node, line| {
+            let id = manifest::identify(kind, node);
+            self.set(kind, version, node, 0);
+            let known = self.known.get_mut(&id)?;
+            // It is the API server's to say what its status is.
+            known.status = Seen::default();
+            known.object.as_ref()?;
+            known.kept = Some(line);
+            Some(id)
+        })?;
+        // Also if only Secrets were kept.
+        self.references_changed = true;
+        self.kept = Some(kept);
+        Ok(())
+    }
+
+    /// The file is kept up no longer.
+    pub fn leave_kept(&mut self) {
+        self.kept = None;
+    }
+
     /// An object as it is now; says which one it is if what is ours of its status is another than before.
     pub fn set(&mut self, kind: Kind, version: &str, node: &Node, round: u32) -> Option<ObjectId> {
         let id = manifest::identify(kind, node);
@@ -68,6 +97,12 @@ impl Store {
             Some(object) => {
                 self.references_changed |= REFERRING.contains(&kind);
                 known.object = Some(object.clone());
+                if let Some(kept) = &mut self.kept {
+                    match kept.put(kind, version, node, known.kept.take()) {
+                        Ok(line) => known.kept = Some(line),
+                        Err(error) => self.cannot_keep(&error),
+                    }
+                }
                 self.push(Change::Set(object));
             }
             None if known.object.is_some() => {
@@ -101,6 +136,11 @@ impl Store {
     pub fn gone(&mut self, id: ObjectId) {
         let Some(known) = self.known.remove(&id) else { return };
         self.complain(id.clone(), Vec::new());
+        if let (Some(kept), Some(line)) = (&mut self.kept, known.kept)
+            && let Err(error) = kept.blank(line)
+        {
+            self.cannot_keep(&error);
+        }
         if known.object.is_some() {
             self.references_changed |= REFERRING.contains(&id.kind);
             self.push(Change::Remove(id));
@@ -117,8 +157,18 @@ impl Store {
         old.into_iter().for_each(|id| self.gone(id));
     }
 
+    /// Something is to be said, if only that there is no news.
+    pub fn speak(&mut self) {
+        self.problems_changed = true;
+    }
+
     /// What is news, if anything is.
     pub fn take(&mut self) -> Option<Batch> {
+        if let Some(kept) = self.kept.as_mut().filter(|kept| kept.is_wasteful())
+            && let Err(error) = kept.rewrite(self.known.values_mut().filter_map(|known| known.kept.as_mut()))
+        {
+            self.cannot_keep(&error);
+        }
         if self.changes.is_empty() && !self.problems_changed {
             return None;
         }
@@ -133,14 +183,25 @@ impl Store {
         self.changes.push(change);
     }
 
-    /// What is to be watched one by one; `None`: the same as when this was asked last.
+    fn cannot_keep(&mut self, error: &io::Error) {
+        let Some(kept) = self.kept.take() else { return };
+        tracing::warn!(path = %kept.path().display(), %error, "cannot keep the objects of the cluster: an agent that starts while the \
+                       API server is away will not serve HTTP");
+        kept.give_up();
+    }
+
+    /// What is to be watched one by one, of whose kinds no others stay; `None`: the same as when this was asked last.
     pub fn referenced(&mut self) -> Option<BTreeSet<ObjectId>> {
         if !std::mem::take(&mut self.references_changed) {
             return None;
         }
         let objects =
             REFERRING.into_iter().flat_map(|kind| self.of(kind)).filter_map(|(_, known)| known.object.as_ref());
-        Some(references(objects))
+        let wanted = references(objects);
+        let there = [Kind::Secret, Kind::ConfigMap, Kind::SluiceConfig].into_iter().flat_map(|kind| self.of(kind));
+        let stray: Vec<ObjectId> = there.map(|(id, _)| id).filter(|id| !wanted.contains(id)).cloned().collect();
+        stray.into_iter().for_each(|id| self.gone(id));
+        Some(wanted)
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = (&ObjectId, &Known)> {

@@ -157,7 +157,7 @@ fn a_watch_goes_on_where_it_ended_and_lists_again_when_it_must() {
         fake.say(list, List { version: 20, next: "", items: vec![service("b", 7, 81), service("c", 19, 80)] });
         fake.say(watch, Watch { lines: vec![event("DELETED", service("c", 21, 80))], ends: false });
 
-        let (_cluster, mut batches) = start(api, Rc::default());
+        let mut batches = start(api, Rc::default(), None).batches;
         let mut said = Vec::new();
         while said.last().is_none_or(|last| last != "-c") {
             said.extend(changes(&batches.recv().await.unwrap()));
@@ -192,7 +192,7 @@ fn an_api_server_that_starts_is_waited_for() {
         }
         fake.say(&format!("list {classes}"), List { version: 1, next: "", items: vec![class] });
 
-        let (cluster, mut batches) = start(api, Rc::default());
+        let Following { cluster, mut batches, .. } = start(api, Rc::default(), None);
         let mut first = changes(&batches.recv().await.unwrap());
         first.sort();
         assert_eq!(first, ["+a:80", "+class"]);
@@ -239,7 +239,7 @@ fn what_a_gateway_refers_to_comes_with_it_and_goes_with_it() {
         let configs = "list /apis/sluice.dev/v1alpha1/namespaces/a/sluiceconfigs";
         fake.say(configs, List { version: 1, next: "", items: vec![json!({ "metadata": metadata("own", 1) })] });
 
-        let (_cluster, mut batches) = start(api, Rc::default());
+        let mut batches = start(api, Rc::default(), None).batches;
         assert_eq!(changes(&batches.recv().await.unwrap()), ["+ours", "+theirs", "+other"]);
         gateways.send(event("ADDED", gateway("edge", "ours", "certificate"))).unwrap();
         let mut came = changes(&batches.recv().await.unwrap());
@@ -254,4 +254,39 @@ fn what_a_gateway_refers_to_comes_with_it_and_goes_with_it() {
             assert!(asked.len() == 1 && asked[0].contains(&selector), "{asked:?}");
         }
     });
+}
+
+#[test]
+fn an_agent_that_starts_has_what_the_one_before_has_seen() {
+    let path = std::env::temp_dir().join(format!("sluice-objects-{}.jsonl", std::process::id()));
+    let list = "list /api/v1/services";
+    run(async {
+        let (fake, api) = Fake::start().await;
+        fake.say(list, List { version: 5, next: "", items: ["a", "b", "c"].map(|name| service(name, 1, 80)).into() });
+        let changed = vec![event("MODIFIED", service("b", 7, 81)), event("DELETED", service("c", 8, 80))];
+        fake.say("watch /api/v1/services", Watch { lines: changed, ends: false });
+        let mut first = start(api.clone(), Rc::default(), Some(&path));
+        assert!(first.kept.is_none());
+        let mut said = Vec::new();
+        while said.last().is_none_or(|last| last != "-c") {
+            said.extend(changes(&first.batches.recv().await.unwrap()));
+        }
+        drop(first);
+
+        // It is away, then `b` has gone and `a` is another.
+        let away = (0..3).map(|_| Refusal(503));
+        away.for_each(|answer| fake.say(list, answer));
+        fake.say(list, List { version: 20, next: "", items: vec![service("a", 9, 82), service("d", 9, 80)] });
+        let mut second = start(api.clone(), Rc::default(), Some(&path));
+        assert_eq!(changes(second.kept.as_ref().unwrap()), ["+a:80", "+b:81"]);
+        assert_eq!(changes(&second.batches.recv().await.unwrap()), ["+a:82", "+d:80", "-b"]);
+        drop(second);
+
+        // Nothing has changed: that is said.
+        fake.say(list, List { version: 20, next: "", items: vec![service("a", 9, 82), service("d", 9, 80)] });
+        let mut third = start(api, Rc::default(), Some(&path));
+        assert_eq!(changes(third.kept.as_ref().unwrap()), ["+a:82", "+d:80"]);
+        assert!(changes(&third.batches.recv().await.unwrap()).is_empty());
+    });
+    std::fs::remove_file(&path).unwrap();
 }

@@ -107,7 +107,9 @@ fn manifests(prefixes: &[String], identity: &Identity) -> Result<Manifests> {
     let mut documents = vec![gateway, tls_secret("bench", &identity.certificate_file, &identity.key_file)?];
     let both = BACKENDS.map(|address| Endpoint::ready(address.into()));
     for (name, port) in [("web", WEB), ("grpc", GRPC)] {
-        let service = service(name, "TCP", port);
+        // As the others do by default: what is compared is not how backends are picked.
+        let in_turn = "namespace: default, annotations: {sluice.dev/balance: round-robin}}";
+        let service = service(name, "TCP", port).replace("namespace: default}", in_turn);
         documents.push(match name {
             "grpc" => service.replace("protocol: TCP", "protocol: TCP, appProtocol: kubernetes.io/h2c"),
             _ => service,

@@ -19,6 +19,7 @@ use super::scratch::Scratch;
 use super::wire::Wire;
 use crate::proxy::http::body::BodyError;
 use crate::proxy::http::meter::Metered;
+use crate::proxy::pipes::Pipe;
 
 pub struct Answering {
     out: Out,
@@ -27,6 +28,8 @@ pub struct Answering {
     framing: Framing,
     /// The client wants them.
     trailers: bool,
+    /// Where a large body goes from socket to socket, with so many bytes of it.
+    pipe: Option<(Pipe, usize)>,
     /// Why it breaks off behind what is in `out`.
     broken: Option<BodyError>,
     is_last: bool,
@@ -62,7 +65,7 @@ impl Answering {
         scratch.give_map_back(std::mem::take(&mut parts.headers));
         let body = Some(body).filter(|_| framing != Framing::Length(0));
         let (out, trailers) = (Out::new(out), to.takes_trailers);
-        Answering { out, body, framing, trailers, broken: None, is_last, scratch: Rc::clone(scratch) }
+        Answering { out, body, framing, trailers, pipe: None, broken: None, is_last, scratch: Rc::clone(scratch) }
     }
 
     pub fn is_last(&self) -> bool {
@@ -72,11 +75,15 @@ impl Answering {
     /// Until all has gone.
     pub fn poll<S>(&mut self, cx: &mut Context<'_>, wire: &Wire<S>) -> Poll<io::Result<()>>
     where
-        S: AsyncRead + AsyncWrite + Unpin,
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         loop {
-            let waits = self.gather(cx);
+            let waits = self.gather(cx, wire);
             ready!(wire.poll_write(cx, &mut self.out))?;
+            if let Some((pipe, bytes)) = self.pipe.take() {
+                ready!(self.poll_pipe(cx, wire, pipe, bytes))?;
+                continue;
+            }
             if let Some(error) = self.broken.take() {
                 return Poll::Ready(Err(io::Error::other(error)));
             }
@@ -89,11 +96,23 @@ impl Answering {
         }
     }
 
-    /// As much as is there and there is room for. Says whether there will be more.
-    fn gather(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.out.has_room()
+    /// As much as is there and there is room for. Says whether there will be more. What may go by a pipe does.
+    fn gather<S>(&mut self, cx: &mut Context<'_>, wire: &Wire<S>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        while self.pipe.is_none()
+            && self.out.has_room()
             && let Some(body) = &mut self.body
         {
+            if body.size_hint().exact() == self.framing.left()
+                && body.is_piped()
+                && wire.is_plain()
+                && let Ok(pipe) = self.scratch.pipes.take()
+            {
+                self.pipe = Some((pipe, 0));
+                break;
+            }
             if let Framing::Chunked { open: open @ true } = &mut self.framing {
                 self.out.close_chunk();
                 *open = false;
@@ -109,6 +128,51 @@ impl Answering {
             }
         }
         false
+    }
+
+    /// What is in the pipe, then what comes next. A pipe without bytes is not kept for what may come.
+    fn poll_pipe<S>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &Wire<S>,
+        pipe: Pipe,
+        mut bytes: usize,
+    ) -> Poll<io::Result<()>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        while bytes > 0 {
+            match wire.poll_empty(cx, &pipe, bytes) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(emptied) => bytes -= emptied?,
+                Poll::Pending => {
+                    self.pipe = Some((pipe, bytes));
+                    return Poll::Pending;
+                }
+            }
+        }
+        let (Some(body), Framing::Length(left)) = (&mut self.body, &mut self.framing) else {
+            self.scratch.pipes.give_back(pipe);
+            return Poll::Ready(Ok(()));
+        };
+        match body.poll_fill(cx, &pipe) {
+            Poll::Ready(Ok(filled)) => {
+                *left = left.saturating_sub(filled as u64);
+                if *left == 0 {
+                    self.body = None;
+                }
+                self.pipe = Some((pipe, filled));
+            }
+            Poll::Ready(Err(error)) => {
+                self.scratch.pipes.give_back(pipe);
+                self.end(Err(error));
+            }
+            Poll::Pending => {
+                self.scratch.pipes.give_back(pipe);
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn put(&mut self, data: Bytes) {
@@ -144,6 +208,15 @@ impl Answering {
             (Ok(trailers), Framing::Chunked { .. }) => self.out.end_chunks(trailers.as_ref()),
             (Ok(_), Framing::Length(_)) => {}
             (Err(error), _) => self.broken = Some(error),
+        }
+    }
+}
+
+impl Framing {
+    fn left(self) -> Option<u64> {
+        match self {
+            Framing::Length(left) => Some(left),
+            Framing::Chunked { .. } => None,
         }
     }
 }

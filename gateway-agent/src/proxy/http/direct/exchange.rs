@@ -1,5 +1,6 @@
 //! A request to a backend and its answer, by a connection that has nothing else.
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -9,10 +10,11 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode, Version, request, response};
+use http::{HeaderMap, Method, StatusCode, Version, response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::head::{self, Answer, Framing, Read};
 use super::out::Out;
@@ -22,14 +24,25 @@ use crate::proxy::http::filters::Request;
 use crate::proxy::http::framing::{Chunks, Piece, digits};
 use crate::proxy::http::retry::Outcome;
 use crate::proxy::http::upstream::pool::Lease;
+use crate::proxy::pipes::Pipe;
 
 /// Of the head of an answer, as with hyper.
 const HEAD: usize = 64 << 10;
 
-/// A stream to a backend.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin {}
+/// Less of a body is copied: that costs less than a pipe does.
+const PIPED: u64 = 32 << 10;
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+/// A stream to a backend.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket that it is, if nothing is between it and the bytes of HTTP.
+    fn socket(&self) -> Option<&TcpStream>;
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
+    fn socket(&self) -> Option<&TcpStream> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
 
 /// A connection to a backend.
 pub struct Direct {
@@ -40,6 +53,11 @@ pub struct Direct {
 impl Direct {
     pub fn new(stream: impl Stream + 'static, scratch: Rc<Scratch>) -> Direct {
         Direct { stream: Box::new(stream), scratch }
+    }
+
+    /// Of the stream in the box, which would be one itself.
+    fn socket(&self) -> Option<&TcpStream> {
+        (*self.stream).socket()
     }
 
     /// While it waits for a request: nothing may come, and an end neither. Nobody is woken when that changes.
@@ -123,19 +141,23 @@ struct Chunked {
 #[derive(Debug)]
 pub struct Failed {
     pub outcome: Outcome,
-    /// Without its body, of which nothing may be left.
-    pub head: Option<request::Parts>,
+    /// It had no body, or nothing may be left of that.
+    pub unsent: Option<Box<Request>>,
 }
 
 impl Exchange {
     /// Sends a request that [this way takes](takes), and waits for the head of its answer.
-    pub async fn send(direct: Direct, lease: Lease, request: Request) -> Result<(response::Parts, Exchange), Failed> {
-        let (head, body) = request.into_parts();
+    pub async fn send(
+        direct: Direct,
+        lease: Lease,
+        mut request: Box<Request>,
+    ) -> Result<(response::Parts, Exchange), Failed> {
+        let body = std::mem::take(request.body_mut());
         let length = body.size_hint().exact();
         let mut out = direct.scratch.out();
-        let is_silent = length == Some(0) || head.headers.contains_key(CONTENT_LENGTH);
+        let is_silent = length == Some(0) || request.headers().contains_key(CONTENT_LENGTH);
         let framing = length.map_or(Framing::Chunked, Framing::Length);
-        head::write_request(&mut out, &head, (!is_silent).then_some(framing));
+        head::write_request(&mut out, &request, (!is_silent).then_some(framing));
         let sending = match length {
             Some(0) => Sending::Bytes,
             Some(left) => Sending::Body { body: Box::new(body), left },
@@ -144,12 +166,12 @@ impl Exchange {
         let (rest, body) = (Bytes::new(), Left::Close);
         let mut exchange =
             Exchange { direct, lease, out: Out::new(out), sending, rest, body, keeps: false, broken: None };
-        match poll_fn(|cx| exchange.poll_head(cx, &head.method)).await {
+        match poll_fn(|cx| exchange.poll_head(cx, request.method())).await {
             Ok(answer) => {
-                exchange.direct.scratch.give_map_back(head.headers);
+                exchange.direct.scratch.give_map_back(std::mem::take(request.headers_mut()));
                 Ok((exchange.begin(answer), exchange))
             }
-            Err(outcome) => Err(Failed { outcome, head: (length == Some(0)).then_some(head) }),
+            Err(outcome) => Err(Failed { outcome, unsent: (length == Some(0)).then_some(request) }),
         }
     }
 
@@ -175,7 +197,8 @@ impl Exchange {
                     Read::Partial | Read::Other => return Poll::Ready(Err(Outcome::Invalid)),
                 }
             }
-            let more = ready!(self.poll_read(cx)).unwrap_or_default();
+            let more =
+                ready!(self.direct.scratch.poll_answer(cx, Pin::new(&mut self.direct.stream))).unwrap_or_default();
             if more.is_empty() {
                 let is_silent = self.rest.is_empty();
                 return Poll::Ready(Err(if self.lease.reused && is_silent { Outcome::Stale } else { Outcome::Broken }));
@@ -267,6 +290,22 @@ impl Exchange {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         self.direct.scratch.poll_body(cx, Pin::new(&mut self.direct.stream))
+    }
+
+    /// What is left of the answer is so much, of a known length, and comes by a bare socket, that it [may go past](Exchange::poll_fill) the agent.
+    pub fn is_piped(&self) -> bool {
+        let is_large = matches!(self.body, Left::Length(PIPED..)) && self.rest.is_empty();
+        is_large && matches!(self.sending, Sending::Done) && self.direct.socket().is_some()
+    }
+
+    /// The next of the answer into an empty pipe. Says how much.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<io::Result<usize>> {
+        let (Left::Length(left), Some(socket)) = (&mut self.body, self.direct.socket()) else {
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        };
+        let filled = ready!(pipe.poll_fill(cx, socket, usize::try_from(*left).unwrap_or(usize::MAX)))?;
+        *left -= filled as u64;
+        Poll::Ready(if filled == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(filled) })
     }
 
     /// Whether all of the answer has been read.

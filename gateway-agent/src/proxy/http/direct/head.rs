@@ -161,12 +161,12 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
 }
 
 /// A request's, of which the URI is a path and query. `framing`: of its body, where no header says so.
-pub fn write_request(out: &mut Vec<u8>, head: &http::request::Parts, framing: Option<Framing>) {
-    out.extend_from_slice(head.method.as_str().as_bytes());
+pub fn write_request<B>(out: &mut Vec<u8>, head: &http::Request<B>, framing: Option<Framing>) {
+    out.extend_from_slice(head.method().as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(head.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes());
+    out.extend_from_slice(head.uri().path_and_query().map_or("/", |path| path.as_str()).as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in &head.headers {
+    for (name, value) in head.headers() {
         write_header(out, name, value.as_bytes());
     }
     match framing {

@@ -3,14 +3,18 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http::HeaderMap;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::proxy::http::budget::Budget;
+use crate::proxy::pipes::Pipes;
 
 /// Heads of requests are read into it, one behind the other, until it is full. Who has a part of one for long has all of it: its client is
 /// slow, and may have many beside it.
@@ -22,12 +26,14 @@ const KEPT: usize = 64;
 /// What is larger was for something unusual.
 const OUT: usize = 64 << 10;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Scratch {
+    budget: Rc<Budget>,
     heads: RefCell<BytesMut>,
     bodies: RefCell<Bodies>,
     maps: RefCell<Vec<HeaderMap>>,
     outs: RefCell<Vec<Vec<u8>>>,
+    pub pipes: Pipes,
     date: RefCell<Date>,
 }
 
@@ -48,6 +54,18 @@ struct Date {
 }
 
 impl Scratch {
+    pub fn new(budget: Rc<Budget>) -> Scratch {
+        Scratch {
+            budget,
+            heads: RefCell::default(),
+            bodies: RefCell::default(),
+            maps: RefCell::default(),
+            outs: RefCell::default(),
+            pipes: Pipes::default(),
+            date: RefCell::default(),
+        }
+    }
+
     /// What has come, up to a few heads; nothing at the end.
     pub fn poll_head(&self, cx: &mut Context<'_>, stream: Pin<&mut impl AsyncRead>) -> Poll<io::Result<Bytes>> {
         let mut heads = self.heads.borrow_mut();
@@ -57,10 +75,18 @@ impl Scratch {
         poll_read(cx, stream, &mut heads)
     }
 
+    /// What has come of an answer, up to 16 KiB: its head, and all of a small body. What is left of a large one may never be read.
+    pub fn poll_answer(&self, cx: &mut Context<'_>, mut stream: Pin<&mut impl AsyncRead>) -> Poll<io::Result<Bytes>> {
+        let mut bodies = self.bodies.borrow_mut();
+        bodies.make_room(self.budget.is_scarce());
+        ready!(pin!(stream.read_buf(&mut (&mut bodies.buffer).limit(Bodies::LEAST))).poll(cx))?;
+        Poll::Ready(Ok(bodies.buffer.split().freeze()))
+    }
+
     /// What has come, up to 128 KiB; nothing at the end.
     pub fn poll_body(&self, cx: &mut Context<'_>, stream: Pin<&mut impl AsyncRead>) -> Poll<io::Result<Bytes>> {
         let mut bodies = self.bodies.borrow_mut();
-        bodies.make_room();
+        bodies.make_room(self.budget.is_scarce());
         let read = ready!(poll_read(cx, stream, &mut bodies.buffer))?;
         bodies.was_filled = read.len() == bodies.size;
         Poll::Ready(Ok(read))
@@ -111,10 +137,10 @@ impl Bodies {
 
     /// The same memory, unless somebody still has some of what was read before. Who takes nothing has all of it, for as long as that is: so the
     /// next is a small one, and grows while everybody keeps up.
-    fn make_room(&mut self) {
+    fn make_room(&mut self, is_scarce: bool) {
         let is_free = self.size > 0 && self.buffer.try_reclaim(self.size);
         let size = match self.size {
-            _ if !is_free => Bodies::LEAST,
+            _ if !is_free || is_scarce => Bodies::LEAST,
             size if self.was_filled => (2 * size).min(Bodies::MOST),
             size => size,
         };
@@ -150,19 +176,23 @@ mod tests {
 
     #[test]
     fn who_keeps_what_was_read_makes_the_next_reads_small() {
-        let scratch = Scratch::default();
+        let scratch = Scratch::new(Budget::new(100));
         let reads = || [(); 5].map(|()| read(&scratch).len() >> 10);
         assert_eq!(reads(), [16, 32, 64, 128, 128]);
         let kept = read(&scratch).slice(..1);
         assert_eq!(reads(), [16, 32, 64, 128, 128]);
         drop(kept);
+        let scarce = scratch.budget.charge(75);
+        assert_eq!(reads(), [16; 5]);
+        drop(scarce);
+        assert_eq!(reads(), [32, 64, 128, 128, 128]);
         let kept = [(); 3].map(|()| read(&scratch));
         assert_eq!(kept.map(|kept| kept.len() >> 10), [128, 16, 16]);
     }
 
     #[test]
     fn reads_stay_as_large_as_they_were_when_there_is_less() {
-        let scratch = Scratch::default();
+        let scratch = Scratch::new(Budget::new(100));
         let cx = &mut Context::from_waker(Waker::noop());
         for _ in 0..2 {
             let few = scratch.poll_body(cx, Pin::new(&mut &[0; 100][..]));

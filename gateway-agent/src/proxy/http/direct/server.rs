@@ -19,7 +19,7 @@ use crate::proxy::http::server::{self, Connection};
 use crate::proxy::rewound::Rewound;
 
 /// Until the connection ends, or is asked for what is not done here: with that it goes on with hyper.
-pub async fn serve<S>(guard: Guard<S>, connection: &Rc<Connection>) -> io::Result<Option<Rewound<Guard<S>>>>
+pub async fn serve<S>(guard: Box<Guard<S>>, connection: &Rc<Connection>) -> io::Result<Option<Rewound<Box<Guard<S>>>>>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -29,7 +29,7 @@ where
     loop {
         let next = poll_fn(|cx| match wire.poll_next(cx)? {
             Poll::Ready(next) => Poll::Ready(Ok::<_, io::Error>(next)),
-            Poll::Pending if connection.is_ending() => Poll::Ready(Ok(Next::End)),
+            Poll::Pending if connection.is_leaving() => Poll::Ready(Ok(Next::End)),
             Poll::Pending => Poll::Pending,
         });
         let request = match next.await? {
@@ -75,8 +75,8 @@ where
     Ok(None)
 }
 
-fn assembled(request: Request, body: Body) -> http::Request<Body> {
-    let mut assembled = http::Request::new(body);
+fn assembled(request: Request, body: Body) -> Box<http::Request<Body>> {
+    let mut assembled = Box::new(http::Request::new(body));
     *assembled.method_mut() = request.method;
     *assembled.uri_mut() = request.uri;
     *assembled.version_mut() = Version::HTTP_11;

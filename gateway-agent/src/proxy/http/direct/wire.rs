@@ -15,10 +15,11 @@ use super::out::Out;
 use super::scratch::Scratch;
 use crate::proxy::http::body::BodyError;
 use crate::proxy::http::guard::Guard;
+use crate::proxy::pipes::Pipe;
 
 pub struct Wire<S> {
     /// `None`: it has ended for whoever still reads a body.
-    guard: RefCell<Option<Guard<S>>>,
+    guard: RefCell<Option<Box<Guard<S>>>>,
     /// Read, and not taken.
     rest: RefCell<Bytes>,
     /// Of the body that is under way.
@@ -37,7 +38,7 @@ pub enum Next {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    pub fn new(guard: Guard<S>, scratch: Rc<Scratch>) -> Wire<S> {
+    pub fn new(guard: Box<Guard<S>>, scratch: Rc<Scratch>) -> Wire<S> {
         let (guard, rest) = (RefCell::new(Some(guard)), RefCell::default());
         Wire { guard, rest, left: Cell::new(0), waiting: Cell::default(), scratch }
     }
@@ -81,6 +82,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.poll_guard(cx, |guard, cx| out.poll(cx, guard))
     }
 
+    /// The client has a socket with nothing between.
+    pub fn is_plain(&self) -> bool
+    where
+        S: 'static,
+    {
+        self.guard.borrow().as_ref().is_some_and(|guard| guard.socket().is_some())
+    }
+
+    /// Of so many bytes in a pipe, those that the client takes.
+    pub fn poll_empty(&self, cx: &mut Context<'_>, pipe: &Pipe, bytes: usize) -> Poll<io::Result<usize>>
+    where
+        S: 'static,
+    {
+        self.poll_guard(cx, |guard, cx| guard.get_mut().poll_empty(cx, pipe, bytes))
+    }
+
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_guard(cx, |guard, cx| guard.poll_shutdown(cx))
     }
@@ -109,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// With what has been read of it. Bodies under way break off.
-    pub fn take(&self) -> Option<(Bytes, Guard<S>)> {
+    pub fn take(&self) -> Option<(Bytes, Box<Guard<S>>)> {
         let guard = self.guard.borrow_mut().take()?;
         Some((self.rest.take(), guard))
     }
@@ -120,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         poll: impl FnOnce(Pin<&mut Guard<S>>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         match self.guard.borrow_mut().as_mut() {
-            Some(guard) => poll(Pin::new(guard), cx),
+            Some(guard) => poll(Pin::new(&mut **guard), cx),
             None => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
         }
     }

@@ -61,11 +61,12 @@ impl Filtering for Mirror {
         let Some(place) = exchange.local.mirrored.begin() else { return Step::Continue };
         let body = tee(request);
         let copy = aside::copy(exchange, request, body);
-        let (local, cluster) = (Rc::clone(&exchange.local), Arc::clone(cluster));
+        let (local, snapshot) = (Rc::clone(&exchange.local), Rc::clone(&exchange.snapshot));
+        let cluster = Arc::clone(cluster);
         tokio::task::spawn_local(async move {
             let _place = place;
             let mirror = async {
-                if let Some(response) = send::to_any(&local, &cluster, copy).await {
+                if let Some(response) = send::to_any(&local, &snapshot, &cluster, copy).await {
                     drain(response).await;
                 }
             };
@@ -114,7 +115,7 @@ pub(super) fn tee(request: &mut Request) -> Body {
     if request.body().is_end_stream() {
         return Body::empty();
     }
-    let body = std::mem::replace(request.body_mut(), Body::empty());
+    let body = std::mem::take(request.body_mut());
     let size = body.size_hint();
     let (parts, copied) = unbounded_channel();
     let waiting = Rc::default();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
-use super::shards::Shards;
 use super::{Found, Rank};
+use crate::ir::Shards;
 use crate::ir::http::{GrpcMethodMatch, Match, PathMatch, Route, RouteKind, Text};
 use crate::proxy::http::matches::prefixes;
 
@@ -15,7 +15,7 @@ pub struct Host {
     /// Without the slash at the end.
     prefix: Shards<Bucket>,
     /// That are in neither: regular expressions, gRPC methods of any service.
-    others: Bucket,
+    others: Option<Bucket>,
 }
 
 /// Sorted by rank.
@@ -27,6 +27,10 @@ struct Entry {
     route: Arc<Route>,
     rule: usize,
     nth: usize,
+    /// Of an HTTPRoute, and of nothing but the path: who found it by that need not look at the match, which is elsewhere in memory.
+    is_plain: bool,
+    /// Bytes of the path that it takes as a prefix.
+    matched_prefix: usize,
 }
 
 /// Where a match is kept.
@@ -43,7 +47,7 @@ impl Host {
         let into = Arc::make_mut(&mut host);
         for (rule, matches) in route.rules.iter().map(|rule| &rule.matches).enumerate() {
             for (nth, one) in matches.iter().enumerate() {
-                let entry = Entry { rank: Rank::of(route, rule, nth), route: Arc::clone(route), rule, nth };
+                let entry = Entry::new(route, rule, nth);
                 into.change(place(one), |bucket| {
                     // Most have one, and a vector would make room for four.
                     if bucket.is_empty() {
@@ -64,42 +68,41 @@ impl Host {
         for one in route.rules.iter().flat_map(|rule| &rule.matches) {
             from.change(place(one), |bucket| bucket.retain(|entry| !Arc::ptr_eq(&entry.route, route)));
         }
-        (from.exact.len() + from.prefix.len() + from.others.len() > 0).then_some(host)
+        (!from.exact.is_empty() || !from.prefix.is_empty() || from.others.is_some()).then_some(host)
     }
 
     fn change(&mut self, place: Place, change: impl FnOnce(&mut Vec<Entry>)) {
         let keyed = match place {
             Place::Exact(path) => (&mut self.exact, path),
             Place::Prefix(path) => (&mut self.prefix, path),
-            Place::Others => return change(Arc::make_mut(&mut self.others)),
+            Place::Others => return self.others = changed(self.others.take(), change),
         };
-        keyed.0.change(&keyed.1, |bucket| {
-            let mut bucket = bucket.unwrap_or_default();
-            change(Arc::make_mut(&mut bucket));
-            Some(bucket).filter(|bucket| !bucket.is_empty())
-        });
+        keyed.0.change(&keyed.1, |bucket| changed(bucket, change));
     }
 
     pub fn find(&self, path: &str, request: &Parts) -> Option<Found<'_>> {
         let beside = |bucket: &'_ Bucket| -> Option<usize> {
-            bucket.iter().position(|entry| match &entry.one().path {
-                // `/service` is no call, and not all that begins like one is.
-                PathMatch::Grpc(_) => entry.one().holds(path, request),
-                _ => entry.one().holds_beside_path(request),
+            bucket.iter().position(|entry| {
+                entry.is_plain
+                    || match &entry.one().path {
+                        // `/service` is no call, and not all that begins like one is.
+                        PathMatch::Grpc(_) => entry.one().holds(path, request),
+                        _ => entry.one().holds_beside_path(request),
+                    }
             })
         };
         let exact = self.exact.get(path).into_iter();
         let keyed = |bucket| Some((bucket, beside(bucket)?));
         let others = || {
-            let at = self.others.iter().position(|entry| entry.one().holds(path, request))?;
-            Some((&self.others, at))
+            let others = self.others.as_ref()?;
+            Some((others, others.iter().position(|entry| entry.one().holds(path, request))?))
         };
         let prefix = prefixes(path).filter_map(|prefix| self.prefix.get(prefix)).filter_map(keyed);
         let mut all = exact.filter_map(keyed).chain(others()).chain(prefix);
         let (bucket, at) = all.next()?;
         let mut best = &bucket[at];
         // Of gRPC, the buckets are in no order; of HTTP, the first that has one has the best.
-        if best.route.name.kind == RouteKind::Grpc {
+        if !best.is_plain && best.route.name.kind == RouteKind::Grpc {
             best = all
                 .map(|(bucket, at)| &bucket[at])
                 .fold(best, |best, other| if other.rank < best.rank { other } else { best });
@@ -109,17 +112,32 @@ impl Host {
 }
 
 impl Entry {
+    fn new(route: &Arc<Route>, rule: usize, nth: usize) -> Entry {
+        let Match { path, method, headers, query } = &route.rules[rule].matches[nth];
+        Entry {
+            rank: Rank::of(route, rule, nth),
+            route: Arc::clone(route),
+            rule,
+            nth,
+            is_plain: route.name.kind == RouteKind::Http && method.is_none() && headers.is_empty() && query.is_empty(),
+            matched_prefix: if let PathMatch::Prefix(prefix) = path { prefix.len() } else { 0 },
+        }
+    }
+
     fn one(&self) -> &Match {
         &self.route.rules[self.rule].matches[self.nth]
     }
 
     fn found(&self) -> Found<'_> {
-        let matched_prefix = match &self.one().path {
-            PathMatch::Prefix(prefix) => prefix.len(),
-            _ => 0,
-        };
-        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix }
+        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix: self.matched_prefix }
     }
+}
+
+/// `None`: nothing is left.
+fn changed(bucket: Option<Bucket>, change: impl FnOnce(&mut Vec<Entry>)) -> Option<Bucket> {
+    let mut bucket = bucket.unwrap_or_default();
+    change(Arc::make_mut(&mut bucket));
+    Some(bucket).filter(|bucket| !bucket.is_empty())
 }
 
 fn place(one: &Match) -> Place {

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 use std::iter;
 use std::net::Ipv6Addr;
 
-use super::shards::Shards;
-use crate::ir::HostName;
+use crate::ir::{HostName, Shards};
 
 #[derive(Clone, Debug)]
 pub struct Hosts<V> {

@@ -4,7 +4,6 @@
 mod host;
 mod hosts;
 mod rank;
-mod shards;
 
 use std::sync::Arc;
 

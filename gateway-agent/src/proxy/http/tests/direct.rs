@@ -139,6 +139,44 @@ async fn an_answer_ends_where_its_backend_says() {
 }
 
 #[tokio::test]
+async fn a_large_answer_of_a_known_length_is_whole_or_broken_off_and_counted() {
+    run(async {
+        let body = |bytes: usize| (0..bytes).map(|i| (i / 7) as u8).collect::<Vec<u8>>();
+        let (local, socket) = to_one().await;
+        let backend = tokio::task::spawn_local(async move {
+            let (mut stream, _) = socket.accept().await.unwrap();
+            for (announced, sent) in [(1_000_000, 1_000_000), (100_000, 100_000), (300_000, 200_000)] {
+                read_heads(&mut stream, 1).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {announced}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.unwrap();
+                for piece in body(sent).chunks(150_000) {
+                    stream.write_all(piece).await.unwrap();
+                    // So that everybody waits for it.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+        let mut client = client(&local, Security::Clear).await;
+        for (bytes, is_whole) in [(1_000_000, true), (100_000, true), (200_000, false)] {
+            client.write_all(GET.as_bytes()).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            let mut got = vec![0; bytes];
+            client.read_exact(&mut got).await.unwrap();
+            assert!(got == body(bytes), "{bytes} bytes are others");
+            let ends = tokio::time::timeout(Duration::from_millis(100), client.read(&mut [0; 1])).await;
+            assert_eq!(ends.is_err(), is_whole, "{bytes}");
+        }
+        backend.await.unwrap();
+        assert_eq!(local.shared.sums()[0].1.response_size.sum, 1_300_000);
+        assert_eq!(local.scratch.pipes.kept(), 1, "it went by a pipe, which is empty");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_answer_that_contradicts_itself_is_none() {
     run(async {
         for (answer, status) in [

@@ -260,16 +260,25 @@ async fn a_connection_drains_when_the_agent_stops_or_its_listener_goes() {
             let (mut idle, going) = client_of(&local, Security::Clear, settings.clone()).await;
             assert!(get(&mut idle, "example.com", "/").await.starts_with("HTTP/1.1 404 "));
             let (mut busy, busy_going) = client_of(&local, Security::Clear, settings.clone()).await;
+            let (mut late, late_going) = client_of(&local, Security::Clear, settings.clone()).await;
+            assert!(get(&mut late, "example.com", "/").await.starts_with("HTTP/1.1 404 "));
             let (mut new, new_going) = client_of(&local, Security::Clear, settings).await;
             busy.write_all(b"GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
             let (mut at_backend, _) = socket.accept().await.unwrap();
             read_heads(&mut at_backend, 1).await;
             if stops {
-                [going, busy_going, new_going].iter().for_each(|going| going.send_modify(|stop| *stop = true));
+                [going, busy_going, late_going, new_going]
+                    .iter()
+                    .for_each(|going| going.send_modify(|stop| *stop = true));
             } else {
-                std::mem::forget([going, busy_going, new_going]);
+                std::mem::forget([going, busy_going, late_going, new_going]);
                 local.publish_for_test(snapshot(Vec::new(), &local.snapshot()));
             }
+            // It was on its way when the connection was to end.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            late.write_all(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+            let got = read_all(&mut late).await;
+            assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("connection: close"), "{got}");
             assert_eq!(read_all(&mut idle).await, "");
             assert_eq!(read_all(&mut new).await, "");
             at_backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
@@ -341,4 +350,57 @@ async fn slow_clients_cost_little() {
     let each = local(slow_clients(2000)).await;
     // 200 MiB for 10,000, with what the kernel and TLS need; over real sockets it is in tests/network/http/slow.rs.
     assert!(each < 10 << 10, "{each} bytes each");
+}
+
+fn shop(backend: Endpoint) -> (HostName, Vec<Rule>) {
+    (HostName::Exact("example.com".into()), vec![rule("/slow", vec![to(vec![backend])])])
+}
+
+#[tokio::test]
+async fn what_comes_when_memory_is_used_up_is_refused_until_some_is_free() {
+    local(async {
+        let (_socket, backend) = silent().await;
+        let (host, rules) = shop(backend);
+        let local = serving_within(100 << 10, host, rules);
+        let mut clients = Vec::new();
+        let refused = loop {
+            let mut client = client(&local, Security::Clear).await;
+            client.write_all(b"GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            if local.metrics.answered(Reason::OutOfMemory) > 0 {
+                break client;
+            }
+            clients.push(client);
+        };
+        assert!((3..20).contains(&clients.len()), "{}", clients.len());
+        assert!(read_all(&mut { refused }).await.starts_with("HTTP/1.1 503 "));
+        drop(clients);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let mut client = client(&local, Security::Clear).await;
+        assert!(get(&mut client, "example.com", "/").await.starts_with("HTTP/1.1 404 "));
+        drop(client);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(local.budget.used(), 0, "all that was charged is given back");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_charged_for_what_waits() {
+    local(async {
+        let (socket, backend) = silent().await;
+        let (host, rules) = shop(backend);
+        let local = serving_within(1 << 30, host, rules);
+        let mut client = client(&local, Security::Clear).await;
+        client.write_all(b"GET /slow HTTP/1.1\r\nHost: example.com\r\n\r\n").await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        let before = local.budget.used();
+        backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
+        let block = vec![0; 1 << 20];
+        while tokio::time::timeout(Duration::from_millis(300), backend.write_all(&block)).await.is_ok() {}
+        let waits = local.budget.used() - before;
+        assert!((16 << 10..512 << 10).contains(&waits), "{waits}");
+    })
+    .await;
 }

@@ -45,26 +45,31 @@ pub fn backend(backends: &[Backend], random: u64) -> Option<&Backend> {
 }
 
 /// Of those that serve and were not tried, and of these one that takes connections, if there is one. `None`: all were tried, or none serves.
-pub fn endpoint<'a>(cluster: &'a Cluster, loads: &Loads, random: u64, tried: &[SocketAddr]) -> Option<&'a Endpoint> {
+pub fn endpoint<'a>(
+    (cluster, endpoints): (&Cluster, &'a [Endpoint]),
+    loads: &Loads,
+    random: u64,
+    tried: &[SocketAddr],
+) -> Option<&'a Endpoint> {
     let takes = |endpoint: &Endpoint| serves(endpoint, tried) && !loads.is_ejected(address(endpoint));
     let found = match cluster.balance {
         Balance::LeastRequest => {
-            let one = by_chance(&cluster.endpoints, random, takes);
-            let other = by_chance(&cluster.endpoints, mix(random), takes);
+            let one = by_chance(endpoints, random, takes);
+            let other = by_chance(endpoints, mix(random), takes);
             one.into_iter().chain(other).min_by_key(|endpoint| loads.of(address(endpoint)))
         }
         Balance::RoundRobin => {
-            let (before, from) = cluster.endpoints.split_at(loads.turn(cluster, random));
+            let (before, from) = endpoints.split_at(loads.turn(&cluster.service, endpoints.len(), random));
             from.iter().chain(before).find(|endpoint| takes(endpoint))
         }
     };
     // All of them refuse connections: one of them may not any more.
-    found.or_else(|| by_chance(&cluster.endpoints, random, |endpoint| serves(endpoint, tried)))
+    found.or_else(|| by_chance(endpoints, random, |endpoint| serves(endpoint, tried)))
 }
 
 /// The endpoint of this address, while it serves.
-pub fn at(cluster: &Cluster, wanted: SocketAddr) -> Option<&Endpoint> {
-    cluster.endpoints.iter().find(|endpoint| address(endpoint) == wanted && serves(endpoint, &[]))
+pub fn at(endpoints: &[Endpoint], wanted: SocketAddr) -> Option<&Endpoint> {
+    endpoints.iter().find(|endpoint| address(endpoint) == wanted && serves(endpoint, &[]))
 }
 
 fn serves(endpoint: &Endpoint, tried: &[SocketAddr]) -> bool {
@@ -123,10 +128,10 @@ impl Loads {
     }
 
     /// Workers begin with different ones.
-    fn turn(&self, cluster: &Cluster, random: u64) -> usize {
-        let count = cluster.endpoints.len().max(1);
+    fn turn(&self, service: &Arc<str>, endpoints: usize, random: u64) -> usize {
+        let count = endpoints.max(1);
         let mut turns = self.turns.borrow_mut();
-        if let Some(turn) = turns.get_mut(&*cluster.service) {
+        if let Some(turn) = turns.get_mut(service) {
             *turn = (*turn + 1) % count;
             return *turn;
         }
@@ -135,7 +140,7 @@ impl Loads {
             turns.clear();
         }
         let turn = reduce(random, count as u64) as usize;
-        turns.insert(Arc::clone(&cluster.service), turn);
+        turns.insert(Arc::clone(service), turn);
         turn
     }
 
@@ -197,43 +202,40 @@ mod tests {
         assert!(backend(&[], 7).is_none());
     }
 
-    fn cluster(balance: Balance, endpoints: &[&str]) -> Cluster {
-        Cluster {
-            service: "default/a:80".into(),
-            endpoints: endpoints.iter().map(|address| an_endpoint(address)).collect(),
-            application: Application::Http,
-            balance,
-            tls: None,
-        }
+    fn cluster(balance: Balance) -> Cluster {
+        Cluster { service: "default/a:80".into(), application: Application::Http, balance, tls: None }
+    }
+
+    fn endpoints(endpoints: &[&str]) -> Vec<Endpoint> {
+        endpoints.iter().map(|address| an_endpoint(address)).collect()
     }
 
     #[test]
     fn of_two_endpoints_the_less_loaded_is_taken() {
-        let cluster = cluster(Balance::LeastRequest, &["198.18.0.1:80", "198.18.0.2:80"]);
-        let endpoints = &cluster.endpoints;
+        let endpoints = endpoints(&["198.18.0.1:80", "198.18.0.2:80"]);
+        let to = (&cluster(Balance::LeastRequest), &endpoints[..]);
         let loads = Loads::default();
         let busy = [(); 3].map(|()| loads.begin(address(&endpoints[0])));
-        let first = || (0..1_000).filter(|i| endpoint(&cluster, &loads, mix(*i), &[]) == Some(&endpoints[0])).count();
+        let first = || (0..1_000).filter(|i| endpoint(to, &loads, mix(*i), &[]) == Some(&endpoints[0])).count();
         assert!((150..350).contains(&first()), "only where both choices fall on it");
         drop(busy);
         assert!((400..600).contains(&first()));
-        assert_eq!(endpoint(&cluster, &loads, 1, &[address(&endpoints[0])]), Some(&endpoints[1]));
+        assert_eq!(endpoint(to, &loads, 1, &[address(&endpoints[0])]), Some(&endpoints[1]));
         let both: Vec<SocketAddr> = endpoints.iter().map(address).collect();
-        assert_eq!(endpoint(&cluster, &loads, 1, &both), None);
+        assert_eq!(endpoint(to, &loads, 1, &both), None);
     }
 
     #[test]
     fn each_endpoint_has_its_turn() {
-        let mut cluster = cluster(Balance::RoundRobin, &["198.18.0.1:80", "198.18.0.2:80", "198.18.0.3:80"]);
-        let loads = Loads::default();
-        let picks: Vec<&Endpoint> = (0..6).filter_map(|i| endpoint(&cluster, &loads, mix(i), &[])).collect();
+        let endpoints = endpoints(&["198.18.0.1:80", "198.18.0.2:80", "198.18.0.3:80"]);
+        let (cluster, loads) = (cluster(Balance::RoundRobin), Loads::default());
+        let of = |endpoints, random| endpoint((&cluster, endpoints), &loads, random, &[]);
+        let picks: Vec<&Endpoint> = (0..6).filter_map(|i| of(&endpoints, mix(i))).collect();
         assert_eq!(picks[..3], picks[3..]);
-        assert!(cluster.endpoints.iter().all(|endpoint| picks[..3].contains(&endpoint)));
+        assert!(endpoints.iter().all(|endpoint| picks[..3].contains(&endpoint)));
         // Fewer of them than the turn that it was.
-        cluster.endpoints = [an_endpoint("198.18.0.1:80")].into();
-        assert!(endpoint(&cluster, &loads, 1, &[]).is_some());
-        cluster.endpoints = [].into();
-        assert_eq!(endpoint(&cluster, &loads, 1, &[]), None);
+        assert!(of(&endpoints[..1], 1).is_some());
+        assert_eq!(of(&[], 1), None);
     }
 
     /// As if this time had gone by.
@@ -246,11 +248,11 @@ mod tests {
     #[test]
     fn an_endpoint_that_refuses_is_left_alone_for_a_while() {
         for balance in [Balance::LeastRequest, Balance::RoundRobin] {
-            let cluster = cluster(balance, &["198.18.0.1:80", "198.18.0.2:80"]);
+            let endpoints = endpoints(&["198.18.0.1:80", "198.18.0.2:80"]);
+            let to = (&cluster(balance), &endpoints[..]);
             let loads = Loads::default();
-            let first = address(&cluster.endpoints[0]);
-            let picked =
-                || (0..100).any(|i| endpoint(&cluster, &loads, mix(i), &[]).is_some_and(|e| address(e) == first));
+            let first = address(&endpoints[0]);
+            let picked = || (0..100).any(|i| endpoint(to, &loads, mix(i), &[]).is_some_and(|e| address(e) == first));
             assert!(picked());
             for seconds in [1, 2, 4] {
                 loads.begin(first).refused();
@@ -263,7 +265,7 @@ mod tests {
             loads.begin(first).refused();
             wait(&loads, EJECTED);
             assert!(picked(), "the count began anew");
-            cluster.endpoints.iter().for_each(|endpoint| loads.begin(address(endpoint)).refused());
+            endpoints.iter().for_each(|endpoint| loads.begin(address(endpoint)).refused());
             assert!(picked(), "rather than none");
         }
     }

@@ -19,16 +19,18 @@ use crate::proxy::http::direct::{self, Direct, Exchange, Failed};
 use crate::proxy::http::filters::{Request, Response};
 use crate::proxy::http::forwarded;
 use crate::proxy::http::retry::{self, Outcome, Spare};
+use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::http::upgrade::Asked;
 use crate::proxy::http::worker::Local;
 
 /// To any endpoint of a cluster, for filters that have requests of their own. Another one is tried while nothing was sent. `None`: there is none
 /// that serves, or none that answers.
-pub async fn to_any(local: &Rc<Local>, cluster: &Cluster, request: Request) -> Option<Response> {
+pub async fn to_any(local: &Rc<Local>, snapshot: &Snapshot, cluster: &Cluster, request: Request) -> Option<Response> {
+    let endpoints = snapshot.endpoints(cluster);
     let method: Method = request.method().clone();
-    let (mut request, mut tried, mut fresh) = (Some(request), Vec::new(), false);
+    let (mut request, mut tried, mut fresh) = (Some(Box::new(request)), Vec::new(), false);
     for made in 1.. {
-        let endpoint = balance::endpoint(cluster, &local.loads, local.random(), &tried)?;
+        let endpoint = balance::endpoint((cluster, endpoints), &local.loads, local.random(), &tried)?;
         match send(local, &Key::new(cluster, endpoint), fresh, None, &mut request).await {
             Ok(sent) => return Some(sent.response()),
             Err(outcome) => {
@@ -76,10 +78,10 @@ pub async fn send(
     key: &Key,
     fresh: bool,
     upgrade: Option<&Asked>,
-    request: &mut Option<Request>,
+    request: &mut Option<Box<Request>>,
 ) -> Result<Sent, Outcome> {
     let ticket = local.loads.begin(key.address);
-    let direct = upgrade.is_none() && request.as_ref().is_some_and(direct::takes);
+    let direct = upgrade.is_none() && request.as_deref().is_some_and(direct::takes);
     let mut lease = local.pool.lend(key, Wanted { fresh, direct }, ticket).await.map_err(|error| {
         tracing::debug!(%error, address = %key.address, "a backend took no connection");
         Outcome::Unconnected
@@ -96,10 +98,10 @@ pub async fn send(
             if let Some(asked) = upgrade {
                 asked.by_http1(&mut sending);
             }
-            sender.try_send_request(as_http1(sending)).await
+            sender.try_send_request(as_http1(*sending)).await
         }
         Some(Connection::Http2(connection)) => {
-            let mut sending = as_http2(sending, key.tls.is_some());
+            let mut sending = as_http2(*sending, key.tls.is_some());
             if let Some(asked) = upgrade.filter(|_| connection.takes_extended_connect()) {
                 asked.by_http2(&mut sending);
             }
@@ -126,13 +128,13 @@ pub async fn send(
     tracing::debug!(%error, address = %key.address, reused, "a backend gave no answer");
     let outcome = match unsent {
         Some(unsent) => {
-            *request = Some(as_it_was(unsent, method));
+            *request = Some(Box::new(as_it_was(unsent, method)));
             // The connection had ended, which nobody knew yet.
             return Err(Outcome::Unprocessed);
         }
         None => outcome(&error, reused),
     };
-    *request = spare.as_ref().and_then(Spare::request);
+    *request = spare.as_ref().and_then(Spare::request).map(Box::new);
     Err(outcome)
 }
 
@@ -140,8 +142,8 @@ pub async fn send(
 async fn send_direct(
     direct: Direct,
     lease: Lease,
-    mut sending: Request,
-    request: &mut Option<Request>,
+    mut sending: Box<Request>,
+    request: &mut Option<Box<Request>>,
 ) -> Result<Sent, Outcome> {
     join_cookies(sending.headers_mut());
     if sending.body().is_empty() {
@@ -152,9 +154,9 @@ async fn send_direct(
             forwarded::remove_hop_by_hop(&mut parts.headers);
             Ok(Sent { parts, by: By::Direct(exchange) })
         }
-        Err(Failed { outcome, head }) => {
+        Err(Failed { outcome, unsent }) => {
             tracing::debug!(?outcome, "a backend gave no answer");
-            *request = head.map(|head| Request::from_parts(head, Body::empty()));
+            *request = unsent;
             Err(outcome)
         }
     }

@@ -40,7 +40,7 @@ pub async fn ask(
 ) -> Option<Verdict> {
     let attributes = attributes(request_headers, body, exchange, request);
     let question = call(cluster, timeout, &CheckRequest { attributes: Some(attributes) })?;
-    let said = answer(send::to_any(&exchange.local, cluster, question).await?).await?;
+    let said = answer(send::to_any(&exchange.local, &exchange.snapshot, cluster, question).await?).await?;
     if said.status.map_or(0, |status| status.code) != 0 {
         return Some(Verdict::Deny(said.denied.map(|denied| Box::new(refusal(denied)))));
     }

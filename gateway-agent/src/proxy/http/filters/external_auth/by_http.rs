@@ -25,7 +25,7 @@ pub async fn ask(
     request: &mut Request,
 ) -> Option<Verdict> {
     let question = question(path, request_headers, body, exchange, request)?;
-    let response = send::to_any(&exchange.local, cluster, question).await?;
+    let response = send::to_any(&exchange.local, &exchange.snapshot, cluster, question).await?;
     match response.status() {
         StatusCode::OK => {
             hand_on(response.headers(), response_headers, request.headers_mut());

@@ -116,7 +116,7 @@ async fn keep_body(request: &mut Request, limit: usize) -> Result<Bytes, Reason>
     if too_long(request.body().size_hint().lower()) {
         return Err(Reason::BodyTooLarge);
     }
-    let mut body = std::mem::replace(request.body_mut(), Body::empty());
+    let mut body = std::mem::take(request.body_mut());
     let (mut kept, mut trailers) = (BytesMut::new(), None);
     while let Some(frame) = body.frame().await {
         match frame.map_err(|_| Reason::BadRequest)?.into_data() {

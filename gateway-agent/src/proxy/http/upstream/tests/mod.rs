@@ -40,7 +40,7 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::server::{self, Client, Executor};
 use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::http::worker::Local;
-use crate::proxy::tests::ir::endpoint;
+use crate::proxy::tests::ir::{endpoint, service, services};
 
 const GATEWAY: &str = "198.18.0.1:80";
 const ROOM: u32 = 1 << 20;
@@ -109,13 +109,7 @@ async fn nobody() -> Endpoint {
 }
 
 fn cluster(endpoints: Vec<Endpoint>) -> Cluster {
-    Cluster {
-        service: "default/web:80".into(),
-        endpoints: endpoints.into(),
-        application: Application::Http,
-        balance: Balance::RoundRobin,
-        tls: None,
-    }
+    Cluster { service: service(endpoints), application: Application::Http, balance: Balance::RoundRobin, tls: None }
 }
 
 fn to(cluster: Cluster) -> Backend {
@@ -149,7 +143,7 @@ struct Gateway {
 impl Gateway {
     fn new(rule: Rule) -> Gateway {
         let published = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-        let gateway = Gateway { local: Local::new(Arc::clone(&published), 1), published };
+        let gateway = Gateway { local: Local::new(Arc::clone(&published), 1, usize::MAX), published };
         gateway.publish(rule);
         gateway
     }
@@ -178,7 +172,7 @@ impl Gateway {
             port: gateway.port(),
             traffic: Traffic::Http(Arc::new(http)),
         };
-        let ir = Ir { listeners: vec![listener.into()], ..Ir::default() };
+        let ir = Ir { listeners: vec![listener.into()], endpoints: services(), ..Ir::default() };
         self.published.store(Arc::new(Snapshot::build(&ir, &self.published.load())));
     }
 
