@@ -61,8 +61,18 @@ impl Requests {
         let mut requests = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
         for (labels, sum) in &self.series {
             for (class, count) in sum.classes.iter().enumerate().filter(|(_, count)| **count > 0) {
-                let code = format!("{class}xx");
-                ConstCounter::new(*count).encode(requests.encode_family(&Row { labels, code: Some(&code) })?)?;
+                let class = format!("{class}xx");
+                let code = Some(("code", &*class));
+                ConstCounter::new(*count).encode(requests.encode_family(&Row { labels, code })?)?;
+            }
+        }
+        let help = "Calls of gRPC, by listener, rule, backend and their own status";
+        let mut calls = encoder.encode_descriptor("grpc_requests", help, None, MetricType::Counter)?;
+        for (labels, sum) in &self.series {
+            for (status, count) in sum.calls.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let status = status.to_string();
+                let code = Some(("grpc_status", &*status));
+                ConstCounter::new(*count).encode(calls.encode_family(&Row { labels, code })?)?;
             }
         }
         let help = "Requests sent again, to another endpoint or for a rule's retry";
@@ -149,7 +159,8 @@ impl Requests {
 
 struct Row<'a> {
     labels: &'a Labels,
-    code: Option<&'a str>,
+    /// The name of a label, and what became of these.
+    code: Option<(&'static str, &'a str)>,
 }
 
 impl EncodeLabelSet for Row<'_> {
@@ -168,7 +179,7 @@ impl EncodeLabelSet for Row<'_> {
             ("backend", backend.as_deref().unwrap_or_default()),
         ];
         labels.as_slice().encode(encoder)?;
-        self.code.map(|code| ("code", code)).as_slice().encode(encoder)
+        self.code.as_slice().encode(encoder)
     }
 }
 
@@ -294,6 +305,7 @@ mod tests {
     use super::*;
     use crate::ir::ListenerName;
     use crate::ir::http::{RouteKind, RouteName};
+    use crate::proxy::http::grpc;
     use crate::proxy::http::metrics::Shared;
 
     #[derive(Debug)]
@@ -317,6 +329,7 @@ mod tests {
             series.begun.add(1);
             series.end(StatusCode::OK, [time, time], [20, 50]);
         }
+        series.call(grpc::Status::Unavailable);
         worker.answer(Reason::NoRoute);
         let requests = Requests {
             series: shared.sums(),
@@ -337,6 +350,7 @@ mod tests {
         let labels = "namespace=\"ns\",gateway=\"gw\",listener=\"web\",route=\"HTTPRoute ns/r\",rule=\"0\",backend=\"ns/svc:80\"";
         for line in [
             format!("http_requests_total{{{labels},code=\"2xx\"}} 2"),
+            format!("grpc_requests_total{{{labels},grpc_status=\"14\"}} 1"),
             format!("http_requests_active{{{labels}}} 0"),
             format!("http_request_duration_seconds_count{{{labels}}} 2"),
             format!("http_request_duration_seconds_bucket{{le=\"0.001\",{labels}}} 1"),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{ProtocolVersion, ServerConnection};
 
 use super::connection::{Answer, Refused};
-use super::http::server::{self, Client, Security};
+use super::http::server::{self, Client, Security, Session};
 use super::rewound::Rewound;
 use super::worker::Kept;
 use super::{Origin, Refusal, Shared, Terminator};
@@ -51,9 +52,19 @@ pub async fn secure(
     };
     shared.counters.terminated.add(1);
     let h2 = stream.get_ref().1.alpn_protocol() == Some(super::tls::H2);
-    let security = Security::Tls { listener: front.name.clone(), h2 };
+    let session = kept.http.shared.log.get().map(|_| Rc::new(session(stream.get_ref().1)));
+    let security = Security::Tls { listener: front.name.clone(), h2, session };
     serve(stream, front, origin, security, kept).await;
     Ok(())
+}
+
+fn session(tls: &ServerConnection) -> Session {
+    let version = tls.protocol_version().and_then(|version| match version {
+        ProtocolVersion::TLSv1_2 => Some("TLSv1.2"),
+        ProtocolVersion::TLSv1_3 => Some("TLSv1.3"),
+        _ => None,
+    });
+    Session { version, server_name: tls.server_name().map(Box::from) }
 }
 
 async fn serve<S>(stream: S, front: Front, origin: Origin, security: Security, kept: &Kept)

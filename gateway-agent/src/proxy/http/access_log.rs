@@ -12,6 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::grpc;
+
 /// Whose requests are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Which {
@@ -20,17 +22,19 @@ pub enum Which {
     All,
     /// One in so many; never 0.
     OneIn(u32),
-    /// With a status of this class (5 for 5xx) or a higher one.
+    /// With a status of this class (5 for 5xx) or a higher one; calls of gRPC by the class that theirs would be of.
     From(u8),
 }
 
 impl Which {
-    pub fn takes(self, status: StatusCode, random: u64) -> bool {
+    pub fn takes(self, status: StatusCode, call: Option<grpc::Status>, random: u64) -> bool {
         match self {
             Which::None => false,
             Which::All => true,
             Which::OneIn(n) => random.is_multiple_of(u64::from(n)),
-            Which::From(class) => status.as_u16() / 100 >= u16::from(class),
+            Which::From(class) => {
+                status.as_u16() / 100 >= u16::from(class) || call.is_some_and(|call| call.class() >= class)
+            }
         }
     }
 }
@@ -67,10 +71,20 @@ pub struct Line<'a> {
     pub gateway: SocketAddr,
     pub scheme: &'a str,
     pub protocol: &'a str,
+    /// Version, and the server name that the client asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<&'a str>,
     pub method: &'a str,
     pub host: &'a str,
     pub path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<&'a str>,
     pub status: u16,
+    /// Of a call of gRPC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_status: Option<u8>,
     /// Why the agent answered by itself, or broke off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
@@ -83,6 +97,8 @@ pub struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backend: Option<&'a str>,
     pub retries: u32,
+    /// Of the request's body, that came from the client.
+    pub request_bytes: u64,
     /// Of the answer's body, that went to the client.
     pub bytes: u64,
     pub first_byte_ms: f64,
@@ -223,11 +239,14 @@ mod tests {
 
     #[test]
     fn lines_are_chosen_by_status_or_chance() {
-        assert!(Which::All.takes(StatusCode::OK, 7));
-        assert!(!Which::None.takes(StatusCode::BAD_GATEWAY, 0));
-        assert!(Which::From(4).takes(StatusCode::BAD_GATEWAY, 1));
-        assert!(!Which::From(4).takes(StatusCode::FOUND, 1));
-        assert_eq!((0..100).filter(|random| Which::OneIn(10).takes(StatusCode::OK, *random)).count(), 10);
+        assert!(Which::All.takes(StatusCode::OK, None, 7));
+        assert!(Which::From(4).takes(StatusCode::BAD_GATEWAY, None, 1));
+        assert!(!Which::From(4).takes(StatusCode::FOUND, None, 1));
+        assert_eq!((0..100).filter(|random| Which::OneIn(10).takes(StatusCode::OK, None, *random)).count(), 10);
+        for (call, taken) in [(grpc::Status::Unavailable, true), (grpc::Status::NotFound, false)] {
+            assert_eq!(Which::From(5).takes(StatusCode::OK, Some(call), 1), taken, "{call:?}");
+        }
+        assert!(!Which::None.takes(StatusCode::BAD_GATEWAY, None, 0));
         assert_eq!("1/10".parse(), Ok(Which::OneIn(10)));
         assert_eq!("none".parse(), Ok(Which::None));
         assert_eq!("4xx".parse(), Ok(Which::From(4)));

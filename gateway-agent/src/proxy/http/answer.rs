@@ -4,6 +4,7 @@ use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::body::Body;
+use super::grpc::Status;
 
 /// The table of reasons: name in metrics and logs, status, grpc-status (of the mapping of gRPC, "HTTP to gRPC Status Code
 /// Mapping", where the agent knows no better).
@@ -32,9 +33,9 @@ macro_rules! reasons {
                 }
             }
 
-            pub fn grpc_status(self) -> GrpcStatus {
+            pub fn grpc_status(self) -> Status {
                 match self {
-                    $(Reason::$reason => GrpcStatus::$grpc,)*
+                    $(Reason::$reason => Status::$grpc,)*
                 }
             }
         }
@@ -83,24 +84,13 @@ reasons! {
     BackendTimeout "backend_timeout" GATEWAY_TIMEOUT DeadlineExceeded,
 }
 
-/// Of gRPC's status codes, those that the agent gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrpcStatus {
-    DeadlineExceeded = 4,
-    PermissionDenied = 7,
-    ResourceExhausted = 8,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-}
-
 /// The answer. `grpc`: to a gRPC call (by its content-type), which wants a trailers-only response.
 pub fn answer(reason: Reason, grpc: bool) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     if grpc {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(reason.grpc_status() as u16));
+        headers.insert("grpc-status", HeaderValue::from(u16::from(reason.grpc_status().number())));
         headers.insert("grpc-message", HeaderValue::from_static(reason.name()));
         return response;
     }

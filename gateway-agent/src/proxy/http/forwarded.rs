@@ -1,7 +1,7 @@
 //! Headers that belong to a proxy: those of one hop, which do not go on, and X-Forwarded-*.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    self, CONNECTION, CONTENT_LENGTH, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -39,13 +39,67 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if let Some(value) = headers.get(TE)
         && !value.as_bytes().eq_ignore_ascii_case(b"trailers")
     {
-        let mut codings = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        if codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers")) {
+        if takes_trailers(headers) {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         } else {
             headers.remove(TE);
         }
     }
+}
+
+/// Whether the sender of these wants trailers (RFC 9110 section 10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Whether a field may come behind a body. Those may not that say how a message is framed, led or read, who asks, and what caches make of it
+/// (RFC 9110 section 6.5.1): some would take them for headers, which nobody here has looked at as such.
+pub fn may_trail(name: &HeaderName) -> bool {
+    let is_forbidden = [
+        CONNECTION,
+        CONTENT_LENGTH,
+        FORWARDED,
+        HOST,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        FOR,
+        PROTO,
+        PORT,
+        FORWARDED_HOST,
+        header::AGE,
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::DATE,
+        header::EXPECT,
+        header::EXPIRES,
+        header::IF_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_NONE_MATCH,
+        header::IF_RANGE,
+        header::IF_UNMODIFIED_SINCE,
+        header::LOCATION,
+        header::MAX_FORWARDS,
+        header::PRAGMA,
+        header::RANGE,
+        header::RETRY_AFTER,
+        header::SET_COOKIE,
+        header::VARY,
+        header::WARNING,
+        header::WWW_AUTHENTICATE,
+    ]
+    .contains(name);
+    !is_forbidden
 }
 
 fn is_of_one_hop(name: &HeaderName) -> bool {

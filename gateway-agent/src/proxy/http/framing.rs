@@ -428,8 +428,8 @@ impl Chunks {
     }
 }
 
-/// The byte of a line of the trailers, which hyper keeps until they are whole. Of them it sends on those that a `Trailer` header names, and
-/// none that says how the message is framed.
+/// The byte of a line of the trailers, which hyper keeps until they are whole. Which of them go on, the way
+/// out decides.
 fn trailer(
     bytes: usize,
     line: usize,

@@ -7,26 +7,34 @@
 use std::any::Any;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::server::TlsStream;
 
 use super::answer::Reason;
 use super::faults::Faults;
 use super::framing::{Framing, Refused};
 use crate::ir::http::Limits;
 use crate::proxy::pipes::Pipe;
+use crate::proxy::rewound::Rewound;
+
+/// How soon it is noticed that a client has left, where bytes that nobody reads are before its end.
+pub const LOOK: Duration = Duration::from_secs(1);
 
 pub struct Guard<S> {
     stream: S,
+    has_left: fn(&S) -> bool,
+    look_at: Option<Instant>,
+    look_timer: Timer,
     limits: Limits,
     signal: Arc<Signal>,
     mode: Mode,
@@ -81,10 +89,16 @@ const PIECE: usize = 2048;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     /// `speaks`: as ALPN says. `None`: it is to be found out.
-    pub fn new(stream: S, speaks: Option<Speaks>, limits: Limits, signal: Arc<Signal>) -> Guard<S> {
+    pub fn new(stream: S, speaks: Option<Speaks>, limits: Limits, signal: Arc<Signal>) -> Guard<S>
+    where
+        S: 'static,
+    {
         let now = Instant::now();
         Guard {
             stream,
+            has_left: has_left::<S>,
+            look_at: None,
+            look_timer: Timer::default(),
             limits,
             signal,
             mode: match speaks {
@@ -131,6 +145,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 Mode::Ended => return Poll::Ready(Ok(Speaks::Nothing)),
                 _ if self.ready > 0 => return Poll::Ready(Ok(Speaks::Http1)),
                 _ => ready!(self.poll_held(cx))?,
+            }
+        }
+    }
+
+    /// Until the client has ended its side, whatever is before that. A second is soon enough for those who have asked for more meanwhile.
+    pub fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let at = *self.look_at.get_or_insert_with(|| Instant::now() + LOOK);
+            ready!(self.look_timer.poll(cx, at));
+            self.look_at = None;
+            if (self.has_left)(&self.stream) {
+                return Poll::Ready(());
             }
         }
     }
@@ -195,7 +221,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
                 self.asked_since = None;
                 if into.filled().len() == before {
                     match self.framing.in_body() {
-                        true => self.break_off(Reason::BadRequest),
+                        true => {
+                            self.signal.leave();
+                            self.break_off(Reason::BadRequest);
+                        }
                         false => self.mode = Mode::Ended,
                     }
                     return Poll::Ready(Ok(false));
@@ -350,6 +379,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.signal.is_to_look() && (self.has_left)(&self.stream) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Pending => self.poll_stall(cx).map(Err),
             flushed => {
@@ -376,6 +408,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         let farewell = this.farewell.get_or_insert_with(Farewell::new);
         farewell.poll(cx, &mut this.stream)
     }
+}
+
+/// Whether who is at the other end has ended its side, or broken off. Of what is no socket nobody knows before its end is read.
+fn has_left<S: 'static>(stream: &S) -> bool {
+    let stream: &dyn Any = stream;
+    let in_tls = || Some(stream.downcast_ref::<Box<TlsStream<Rewound<TcpStream>>>>()?.get_ref().0.get_ref());
+    let Some(socket) = stream.downcast_ref::<TcpStream>().or_else(in_tls) else { return false };
+    // That is ready for urgent data, which nobody has registered for, or at the end of what can be read.
+    pin!(socket.ready(Interest::PRIORITY)).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Guard<S> {
@@ -463,6 +504,8 @@ pub struct Signal {
     answered: AtomicU64,
     tunnel: AtomicBool,
     stalled: AtomicBool,
+    look: AtomicBool,
+    left: AtomicBool,
     /// Of the guard, where it waits for an answer.
     waker: AtomicWaker,
 }
@@ -476,6 +519,8 @@ impl Default for Signal {
             answered: AtomicU64::new(0),
             tunnel: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            look: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
@@ -494,6 +539,24 @@ impl Signal {
     /// The client takes nothing.
     pub fn stall(&self) {
         self.stalled.store(true, Relaxed);
+    }
+
+    /// The client has ended in the middle of a body.
+    fn leave(&self) {
+        self.left.store(true, Relaxed);
+    }
+
+    pub fn has_left(&self) -> bool {
+        self.left.load(Relaxed)
+    }
+
+    /// The guard is to look whether the client has left, when it is next asked to flush.
+    pub fn look(&self) {
+        self.look.store(true, Relaxed);
+    }
+
+    fn is_to_look(&self) -> bool {
+        self.look.load(Relaxed) && self.look.swap(false, Relaxed)
     }
 
     /// Why the request with this number, from 0, is refused.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use http::{Method, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 
@@ -20,8 +20,10 @@ use super::answer::Reason;
 use super::body::{Body, BodyError};
 use super::budget::{Charge, cost};
 use super::exchange::Scheme;
+use super::grpc;
 use super::guard::Signal;
 use super::metrics::{Labels, Series};
+use super::server::Session;
 use super::snapshot::Listener;
 use super::upload::Progress;
 use super::worker::Local;
@@ -44,6 +46,8 @@ pub struct Meter {
     retries: Cell<u32>,
     /// Status, and when it was known.
     answered: Option<(StatusCode, Duration)>,
+    /// Of a call of gRPC.
+    call: Option<Call>,
     bytes: u64,
     whole: bool,
     /// Of a connection of HTTP/2, with the number of the request there.
@@ -51,11 +55,21 @@ pub struct Meter {
     /// Of the request's body, where there is one.
     upload: Option<Rc<Progress>>,
     logged: Option<Box<Logged>>,
+    /// What tells when the connection that it became is over.
+    upgraded: Option<Rc<Upgraded>>,
     charge: Charge,
     /// Of it, what is for the request.
     cost: usize,
     /// Of the answer, the last piece that was given.
     piece: usize,
+}
+
+/// What is known of how a call of gRPC ends.
+#[derive(Debug, Default)]
+struct Call {
+    told: Option<grpc::Status>,
+    /// Its answer broke off on the backend's side.
+    is_broken: bool,
 }
 
 /// The answers of a connection of HTTP/2 that have given a piece and were not asked for the next: so long their clients have taken nothing.
@@ -81,11 +95,20 @@ pub struct Logged {
     pub method: Method,
     pub uri: Uri,
     pub host: Box<str>,
+    pub user_agent: Option<HeaderValue>,
+    pub session: Option<Rc<Session>>,
     pub random: u64,
 }
 
 impl Meter {
-    pub fn new(local: Rc<Local>, signal: Arc<Signal>, came: Instant, logged: Option<Box<Logged>>) -> Box<Meter> {
+    /// `grpc`: it is a call of gRPC.
+    pub fn new(
+        local: Rc<Local>,
+        signal: Arc<Signal>,
+        came: Instant,
+        grpc: bool,
+        logged: Option<Box<Logged>>,
+    ) -> Box<Meter> {
         Box::new(Meter {
             charge: local.budget.charge(cost::REQUEST),
             cost: cost::REQUEST,
@@ -97,12 +120,19 @@ impl Meter {
             reason: Cell::new(None),
             retries: Cell::new(0),
             answered: None,
+            call: grpc.then(Call::default),
             bytes: 0,
             whole: false,
             takers: None,
             upload: None,
             logged,
+            upgraded: None,
         })
+    }
+
+    /// Its connection becomes another, which is to say when it is over.
+    pub fn upgrade(&mut self) -> Rc<Upgraded> {
+        Rc::clone(self.upgraded.insert(Rc::default()))
     }
 
     /// The answer goes by a stream of its own.
@@ -153,8 +183,11 @@ impl Meter {
         }
     }
 
-    /// The agent answers by itself, or breaks off.
+    /// The agent answers by itself, or breaks off. Nobody does anything to a client that has left.
     pub fn refused(&self, reason: Reason) {
+        if self.signal.has_left() {
+            return;
+        }
         self.local.metrics.answer(reason);
         self.reason.set(Some(reason));
     }
@@ -171,42 +204,28 @@ impl Meter {
         if is_late { Some(Reason::RequestTimeout) } else { self.signal.broken() }
     }
 
-    fn log(&self, logged: &Logged, status: StatusCode, first_byte: Duration, took: Duration) {
-        if !logged.which.takes(status, logged.random) {
-            return;
+    /// Bytes of the request's body.
+    fn uploaded(&self) -> u64 {
+        self.upload.as_ref().map_or(0, |upload| upload.bytes.get())
+    }
+
+    fn told(&mut self, fields: &HeaderMap) {
+        if let Some(call) = &mut self.call {
+            call.told = grpc::Status::told(fields).or(call.told);
         }
-        let Some(log) = self.local.shared.log.get() else { return };
-        let labels = self.course.as_ref().map(|course| &course.labels);
-        let route = labels.and_then(|labels| labels.route.as_ref());
-        let line = Line {
-            time: Line::now(),
-            id: logged.identity.id.to_str().unwrap_or_default(),
-            trace: logged.identity.trace.to_str().unwrap_or_default(),
-            client: logged.origin.client.ip(),
-            gateway: logged.origin.gateway,
-            scheme: logged.scheme.as_str(),
-            protocol: match logged.version {
-                Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2",
-                _ => "HTTP/1.1",
-            },
-            method: logged.method.as_str(),
-            host: &logged.host,
-            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
-            status: status.as_u16(),
-            reason: self.reason.get().map(Reason::name),
-            listener: labels.map(|labels| labels.listener.to_string()),
-            route: route.map(|(route, _)| route.to_string()),
-            rule: route.map(|(_, rule)| &**rule),
-            backend: labels.and_then(|labels| labels.backend.as_deref()),
-            retries: self.retries.get(),
-            bytes: self.bytes,
-            first_byte_ms: Line::milliseconds(first_byte),
-            took_ms: Line::milliseconds(took),
-            aborted: !self.whole,
-        };
-        let lost = log.write(&line, &mut self.local.lines.borrow_mut());
-        self.local.metrics.lines_lost.add(lost);
+    }
+
+    /// What the caller takes its end for.
+    fn call_status(&self) -> Option<grpc::Status> {
+        let call = self.call.as_ref()?;
+        let of_agent = || self.reason.get().map(Reason::grpc_status);
+        Some(call.told.or_else(of_agent).unwrap_or_else(|| match self.answered {
+            Some((status, _)) if status != StatusCode::OK => grpc::Status::of_http(status),
+            Some(_) if self.whole => grpc::Status::Unknown,
+            Some(_) if call.is_broken => grpc::Status::Internal,
+            // The client has gone.
+            _ => grpc::Status::Cancelled,
+        }))
     }
 }
 
@@ -221,18 +240,135 @@ impl Drop for Meter {
         // The client has gone before there was an answer: 499, as others have it.
         let gone = || (StatusCode::from_u16(499).unwrap_or_default(), took);
         let (status, first_byte) = self.answered.unwrap_or_else(gone);
+        let call = self.call_status();
         if let Some(course) = &self.course {
-            let uploaded = self.upload.as_ref().map_or(0, |upload| upload.bytes.get());
-            course.series.end(status, [first_byte, took], [uploaded, self.bytes]);
+            if let Some(call) = call {
+                course.series.call(call);
+            }
+            course.series.end(status, [first_byte, took], [self.uploaded(), self.bytes]);
             course.series.retries.add(u64::from(self.retries.get()));
         }
         if self.answered.is_none() {
             self.local.metrics.abandoned.add(1);
         }
-        if let Some(logged) = &self.logged {
-            self.log(logged, status, first_byte, took);
+        if let Some(logged) = self.logged.take() {
+            let ending = Ending {
+                local: Rc::clone(&self.local),
+                logged,
+                course: self.course.take(),
+                came: self.came,
+                status,
+                call,
+                reason: self.reason.get(),
+                retries: self.retries.get(),
+                first_byte,
+                request_bytes: self.uploaded(),
+                bytes: self.bytes,
+                whole: self.whole,
+            };
+            match self.upgraded.take() {
+                Some(upgraded) => upgraded.meet(Later::Answered(Box::new(ending))),
+                None => ending.write(),
+            }
         }
         self.signal.done();
+    }
+}
+
+/// What is written of a request.
+#[derive(Debug)]
+struct Ending {
+    local: Rc<Local>,
+    logged: Box<Logged>,
+    course: Option<Rc<Course>>,
+    came: Instant,
+    status: StatusCode,
+    call: Option<grpc::Status>,
+    reason: Option<Reason>,
+    retries: u32,
+    first_byte: Duration,
+    request_bytes: u64,
+    bytes: u64,
+    whole: bool,
+}
+
+impl Ending {
+    fn write(&self) {
+        let Ending { local, logged, status, call, .. } = self;
+        if !logged.which.takes(*status, *call, logged.random) {
+            return;
+        }
+        let Some(log) = local.shared.log.get() else { return };
+        let labels = self.course.as_ref().map(|course| &course.labels);
+        let route = labels.and_then(|labels| labels.route.as_ref());
+        let line = Line {
+            time: Line::now(),
+            id: logged.identity.id.to_str().unwrap_or_default(),
+            trace: logged.identity.trace.to_str().unwrap_or_default(),
+            client: logged.origin.client.ip(),
+            gateway: logged.origin.gateway,
+            scheme: logged.scheme.as_str(),
+            protocol: match logged.version {
+                Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
+            tls: logged.session.as_ref().and_then(|session| session.version),
+            sni: logged.session.as_ref().and_then(|session| session.server_name.as_deref()),
+            method: logged.method.as_str(),
+            host: &logged.host,
+            path: logged.uri.path_and_query().map_or("", |path| path.as_str()),
+            user_agent: logged.user_agent.as_ref().and_then(|agent| agent.to_str().ok()),
+            status: status.as_u16(),
+            grpc_status: call.map(grpc::Status::number),
+            reason: self.reason.map(Reason::name),
+            listener: labels.map(|labels| labels.listener.to_string()),
+            route: route.map(|(route, _)| route.to_string()),
+            rule: route.map(|(_, rule)| &**rule),
+            backend: labels.and_then(|labels| labels.backend.as_deref()),
+            retries: self.retries,
+            request_bytes: self.request_bytes,
+            bytes: self.bytes,
+            first_byte_ms: Line::milliseconds(self.first_byte),
+            took_ms: Line::milliseconds(self.came.elapsed()),
+            aborted: !self.whole,
+        };
+        let lost = log.write(&line, &mut local.lines.borrow_mut());
+        local.metrics.lines_lost.add(lost);
+    }
+}
+
+/// The line of a request whose connection was upgraded is written when that ends, whichever of the two is over first.
+#[derive(Debug, Default)]
+pub struct Upgraded(RefCell<Later>);
+
+#[derive(Debug, Default)]
+enum Later {
+    /// Both are under way.
+    #[default]
+    Neither,
+    /// The answer has gone.
+    Answered(Box<Ending>),
+    /// So many bytes went inwards and outwards. Why the agent ended it.
+    Over([u64; 2], Option<Reason>),
+}
+
+impl Upgraded {
+    /// See [`Later::Over`].
+    pub fn is_over(&self, moved: [u64; 2], reason: Option<Reason>) {
+        self.meet(Later::Over(moved, reason));
+    }
+
+    fn meet(&self, later: Later) {
+        let (mut ending, [inwards, outwards], reason) = match (self.0.take(), later) {
+            (Later::Answered(ending), Later::Over(moved, reason)) => (ending, moved, reason),
+            (Later::Over(moved, reason), Later::Answered(ending)) => (ending, moved, reason),
+            (_, first) => return drop(self.0.replace(first)),
+        };
+        ending.request_bytes += inwards;
+        ending.bytes += outwards;
+        ending.reason = ending.reason.or(reason);
+        ending.write();
     }
 }
 
@@ -252,8 +388,11 @@ pub struct Metered {
 
 impl Metered {
     pub fn response(response: http::Response<Body>, mut meter: Box<Meter>) -> http::Response<Metered> {
-        meter.answered = Some((response.status(), meter.came.elapsed()));
-        meter.local.metrics.responded(response.status());
+        if !meter.signal.has_left() {
+            meter.answered = Some((response.status(), meter.came.elapsed()));
+            meter.local.metrics.responded(response.status());
+        }
+        meter.told(response.headers());
         if let Some(upload) = &meter.upload {
             upload.both_ways.set(true);
         }
@@ -285,12 +424,23 @@ impl HttpBody for Metered {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
         match &frame {
-            Some(Ok(frame)) => {
-                let piece = frame.data_ref().map_or(0, Bytes::len);
-                self.meter.bytes += piece as u64;
-                self.meter.hold(piece);
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                // Nothing comes after them, and not everybody asks.
+                Some(trailers) => {
+                    self.meter.told(trailers);
+                    self.meter.whole = true;
+                }
+                None => {
+                    let piece = frame.data_ref().map_or(0, Bytes::len);
+                    self.meter.bytes += piece as u64;
+                    self.meter.hold(piece);
+                }
+            },
+            Some(Err(_)) => {
+                if let Some(call) = &mut self.meter.call {
+                    call.is_broken = true;
+                }
             }
-            Some(Err(_)) => {}
             None => self.meter.whole = true,
         }
         Poll::Ready(frame)

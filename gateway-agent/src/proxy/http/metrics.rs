@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::access_log::Log;
 use super::answer::Reason;
+use super::grpc;
 use super::places::Lives;
 use crate::ir::ListenerName;
 use crate::ir::http::RouteName;
@@ -171,6 +172,8 @@ pub struct Series {
     pub begun: Tally,
     pub ended: Tally,
     classes: [Tally; 6],
+    /// Calls of gRPC by their status. Most series have none.
+    calls: OnceLock<Box<[Tally; grpc::Status::ALL.len()]>>,
     pub retries: Tally,
     first_byte: Distribution<{ TIMES.len() }>,
     whole: Distribution<{ TIMES.len() }>,
@@ -185,6 +188,7 @@ impl Series {
             begun: Tally::default(),
             ended: Tally::default(),
             classes: Default::default(),
+            calls: OnceLock::new(),
             retries: Tally::default(),
             first_byte: Distribution::default(),
             whole: Distribution::default(),
@@ -206,12 +210,18 @@ impl Series {
         self.response_size.observe(response, &SIZES);
     }
 
+    /// It was a call of gRPC.
+    pub fn call(&self, status: grpc::Status) {
+        self.calls.get_or_init(Box::default)[usize::from(status.number())].add(1);
+    }
+
     fn read(&self) -> Sum {
         // In this order, so that none has ended before it began.
         let ended = self.ended.get();
         Sum {
             active: self.begun.get().saturating_sub(ended),
             classes: std::array::from_fn(|n| self.classes[n].get()),
+            calls: std::array::from_fn(|n| self.calls.get().map_or(0, |calls| calls[n].get())),
             retries: self.retries.get(),
             first_byte: self.first_byte.read(),
             whole: self.whole.read(),
@@ -259,6 +269,8 @@ impl<const N: usize> Distribution<N> {
 pub struct Sum {
     pub active: u64,
     pub classes: [u64; 6],
+    /// Of gRPC, by their status.
+    pub calls: [u64; grpc::Status::ALL.len()],
     pub retries: u64,
     pub first_byte: Histogram<{ TIMES.len() }>,
     pub whole: Histogram<{ TIMES.len() }>,
@@ -271,6 +283,7 @@ impl Sum {
         Sum {
             active: self.active + other.active,
             classes: std::array::from_fn(|n| self.classes[n] + other.classes[n]),
+            calls: std::array::from_fn(|n| self.calls[n] + other.calls[n]),
             retries: self.retries + other.retries,
             first_byte: self.first_byte.and(&other.first_byte),
             whole: self.whole.and(&other.whole),

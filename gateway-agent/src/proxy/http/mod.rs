@@ -18,6 +18,7 @@ pub mod filters;
 pub mod forward;
 pub mod forwarded;
 pub mod framing;
+pub mod grpc;
 pub mod guard;
 pub mod matches;
 pub mod meter;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, TE};
+use http::header::{CONNECTION, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::rt::Executor as HyperExecutor;
@@ -30,7 +30,7 @@ use super::exchange::{Exchange, Scheme};
 use super::faults::Faults;
 use super::filters::{Request, Told};
 use super::forwarded::Known;
-use super::guard::{Guard, Signal, Speaks};
+use super::guard::{Guard, LOOK, Signal, Speaks};
 use super::meter::{Logged, Meter, Metered, Takers};
 use super::places::{Place, Present};
 use super::rarely::Rarely;
@@ -60,7 +60,16 @@ pub enum Security {
         listener: ListenerName,
         /// ALPN has settled on it.
         h2: bool,
+        /// For the access log, where there is one.
+        session: Option<Rc<Session>>,
     },
+}
+
+/// What was agreed on in TLS.
+#[derive(Debug)]
+pub struct Session {
+    pub version: Option<&'static str>,
+    pub server_name: Option<Box<str>>,
 }
 
 impl Security {
@@ -235,7 +244,7 @@ where
         .header_read_timeout(None)
         .max_headers(limits.headers)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + 1024).max(128 << 10));
-    let serving = builder.serve_connection(TokioIo::new(stream), service(connection)).with_upgrades();
+    let serving = builder.serve_connection(TokioIo::new(stream), service(connection, true)).with_upgrades();
     let shut = http1::UpgradeableConnection::graceful_shutdown;
     let ended = drive(pin!(serving), shut, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
@@ -264,14 +273,15 @@ where
         .enable_connect_protocol();
     guard.watch(Faults::new(Arc::clone(&connection.client.local.metrics)));
     let corked = Corked::new(guard, Rc::clone(&connection.client.local.scratch));
-    let serving = builder.serve_connection(TokioIo::new(corked), service(connection));
+    let serving = builder.serve_connection(TokioIo::new(corked), service(connection, false));
     let ended = drive(pin!(serving), http2::Connection::graceful_shutdown, connection, settings, ends).await;
     connection.ended_by_hyper(ended);
 }
 
-/// What answers its requests.
+/// What answers its requests. `looks`: whether the client is still there is to be seen without reading.
 fn service(
     connection: &Rc<Connection>,
+    looks: bool,
 ) -> impl Service<
     http::Request<Incoming>,
     Response = Response<Metered>,
@@ -282,8 +292,22 @@ fn service(
     service_fn(move |request| {
         let connection = Rc::clone(&connection);
         let request = Box::new(request.map(Body::incoming));
-        async move { Ok(respond(request, &connection).await) }
+        async move {
+            let response = respond(request, &connection);
+            Ok(if looks { looking(response, &connection.signal).await } else { response.await })
+        }
     })
+}
+
+/// While hyper has bytes of the next request it reads no more; but it flushes whenever it is woken, and the guard can see there what comes to an end.
+async fn looking<T>(answer: impl Future<Output = T>, signal: &Signal) -> T {
+    let mut answer = pin!(answer);
+    loop {
+        match timeout(LOOK, answer.as_mut()).await {
+            Ok(answer) => return answer,
+            Err(_) => signal.look(),
+        }
+    }
 }
 
 /// To its end: its own, or the one that it is brought to. `None`: it was cut off.
@@ -395,6 +419,7 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
         .or_else(|| too_much(&local.budget, is_busy));
     let logged = local.snapshot().logged(client.origin.gateway);
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
+    let grpc = answer::is_grpc(request.headers());
     let mut exchange = Exchange {
         local: Rc::clone(local),
         snapshot: local.snapshot(),
@@ -406,18 +431,18 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
         requested_host: Box::default(),
         host: None,
         matched_prefix: 0,
-        grpc: answer::is_grpc(request.headers()),
+        grpc,
         random,
         told: Told::default(),
         endpoint: None,
         attempts: 0,
-        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, logged),
+        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, grpc, logged),
     };
     if request.version() == Version::HTTP_2 {
         exchange.meter.watch(Rc::clone(&connection.takers), number);
     }
     let is_http1 = request.version() < Version::HTTP_2;
-    let takes_trailers = request.version() == Version::HTTP_11 && request.headers().contains_key(TE);
+    let takes_trailers = request.version() == Version::HTTP_11 && forwarded::takes_trailers(request.headers());
     let mut response = match refused {
         Some(reason) => forward::refuse(reason, &exchange),
         None => forward::respond(request, client, &mut exchange).await,
@@ -468,6 +493,11 @@ fn logged_with(which: Which, request: &mut Request, connection: &Connection, ran
         method: request.method().clone(),
         host: host.into(),
         uri: request.uri().clone(),
+        user_agent: request.headers().get(USER_AGENT).cloned(),
+        session: match &client.security {
+            Security::Clear => None,
+            Security::Tls { session, .. } => session.clone(),
+        },
         random,
     })
 }

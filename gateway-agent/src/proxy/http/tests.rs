@@ -9,8 +9,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -258,7 +258,7 @@ async fn a_redirect_says_only_what_changes() {
 async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
     let all = async {
         let local = serving(vec![rule("", Vec::new())]);
-        let tls = |section| Security::Tls { listener: listener_name(section), h2: false };
+        let tls = |section| Security::Tls { listener: listener_name(section), h2: false, session: None };
         let (mut own, mut other) = (client(&local, tls("http")).await, client(&local, tls("other")).await);
         assert!(get(&mut own, "example.com", "/").await.starts_with("HTTP/1.1 500 "));
         assert!(get(&mut other, "example.com", "/").await.starts_with("HTTP/1.1 421 "));
@@ -267,14 +267,16 @@ async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
     LocalSet::new().run_until(all).await;
 }
 
-/// HTTP/2 by prior knowledge: answers every request with its method, URI and a trailer.
+/// HTTP/2 by prior knowledge: answers every request with its method, URI and a trailer: the number that its path ends with, or 0.
 async fn echo_http2(socket: TcpListener) {
     let (stream, _) = socket.accept().await.unwrap();
     let service = service_fn(|request: http::Request<Incoming>| async move {
         let echo = format!("{} {}", request.method(), request.uri());
-        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
-        let body = Full::new(Bytes::from(echo)).with_trailers(async move { Some(Ok(trailers)) });
-        Ok::<_, Infallible>(http::Response::new(body))
+        let status = request.uri().path().rsplit('/').next().and_then(|last| last.parse::<u16>().ok()).unwrap_or(0);
+        let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(status))]);
+        // Of no length that anybody knows.
+        let frames = [Frame::data(Bytes::from(echo)), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+        Ok::<_, Infallible>(http::Response::new(StreamBody::new(futures_util::stream::iter(frames))))
     });
     let builder = hyper::server::conn::http2::Builder::new(Executor);
     builder.serve_connection(TokioIo::new(stream), service).await.unwrap();

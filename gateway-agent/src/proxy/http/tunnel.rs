@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::answer::Reason;
+use super::meter::Upgraded;
 use super::metrics::Tally;
 use super::upstream::pool::Lease;
 use super::worker::Local;
@@ -23,11 +24,19 @@ use crate::proxy::copy::copy;
 pub struct Tunnels(RefCell<JoinSet<()>>);
 
 impl Tunnels {
-    /// `idle`: silent both ways for so long, it ends. The lease is what the backend's load is counted by.
-    pub fn begin(&self, client: OnUpgrade, backend: OnUpgrade, lease: Lease, local: Rc<Local>, idle: Duration) {
+    /// `both`: the client and the backend. `idle`: silent both ways for so long, it ends. The lease is what the backend's load is counted by. `told`: is
+    /// to know of the end.
+    pub fn begin(
+        &self,
+        both: (OnUpgrade, OnUpgrade),
+        lease: Lease,
+        local: Rc<Local>,
+        idle: Duration,
+        told: Rc<Upgraded>,
+    ) {
         let mut all = self.0.borrow_mut();
         while all.try_join_next().is_some() {}
-        all.spawn_local(tunnel(client, backend, lease, local, idle));
+        all.spawn_local(tunnel(both, lease, Open::new(local, told), idle));
     }
 
     pub fn are_open(&self) -> bool {
@@ -51,25 +60,29 @@ impl Tunnels {
 }
 
 /// Until both have ended, or one has broken off.
-async fn tunnel(client: OnUpgrade, backend: OnUpgrade, lease: Lease, local: Rc<Local>, idle: Duration) {
-    let _open = Open::new(&local);
+async fn tunnel((client, backend): (OnUpgrade, OnUpgrade), lease: Lease, open: Open, idle: Duration) {
+    let local = &open.local;
     let (client, backend) = match tokio::try_join!(client, backend) {
         Ok(both) => both,
         Err(error) => return tracing::debug!(%error, "a connection was broken off before it was upgraded"),
     };
     let moved = Cell::new(Instant::now());
-    let count = |tally: &Tally, bytes| {
+    let count = |tally: &Tally, own: &Cell<u64>, bytes| {
         tally.add(bytes);
+        own.set(own.get() + bytes);
         moved.set(Instant::now());
     };
-    let (inwards, outwards) =
-        (|bytes| count(&local.metrics.tunnel_bytes_in, bytes), |bytes| count(&local.metrics.tunnel_bytes_out, bytes));
+    let inwards = |bytes| count(&local.metrics.tunnel_bytes_in, &open.inwards, bytes);
+    let outwards = |bytes| count(&local.metrics.tunnel_bytes_out, &open.outwards, bytes);
     let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
     tokio::select! {
         copied = copy(&mut client, &mut backend, &local.buffers, &inwards, &outwards) => if let Err(error) = copied {
             tracing::debug!(%error, "an upgraded connection was broken off");
         },
-        () = silence(&moved, idle) => local.metrics.answer(Reason::StreamIdle),
+        () = silence(&moved, idle) => {
+            local.metrics.answer(Reason::StreamIdle);
+            open.reason.set(Some(Reason::StreamIdle));
+        }
     }
     drop(lease);
 }
@@ -82,17 +95,26 @@ async fn silence(moved: &Cell<Instant>, idle: Duration) {
 }
 
 /// Counts an upgraded connection for as long as it lives.
-struct Open(Rc<Local>);
+struct Open {
+    local: Rc<Local>,
+    told: Rc<Upgraded>,
+    inwards: Cell<u64>,
+    outwards: Cell<u64>,
+    /// Why the agent ended it.
+    reason: Cell<Option<Reason>>,
+}
 
 impl Open {
-    fn new(local: &Rc<Local>) -> Open {
+    fn new(local: Rc<Local>, told: Rc<Upgraded>) -> Open {
         local.metrics.tunnels.add(1);
-        Open(Rc::clone(local))
+        let (inwards, outwards, reason) = (Cell::default(), Cell::default(), Cell::default());
+        Open { local, told, inwards, outwards, reason }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.metrics.tunnels_closed.add(1);
+        self.local.metrics.tunnels_closed.add(1);
+        self.told.is_over([self.inwards.get(), self.outwards.get()], self.reason.get());
     }
 }

@@ -81,7 +81,7 @@ impl Asked {
     }
 
     /// The client's answer. Where the backend agrees, what both say from now on goes between them.
-    pub fn answered(self, sent: Sent, exchange: &Exchange) -> Result<Response, Reason> {
+    pub fn answered(self, sent: Sent, exchange: &mut Exchange) -> Result<Response, Reason> {
         let (mut parts, lease) = match sent {
             Sent { parts, by: By::Hyper(_, lease) } if is_agreed(&parts, &lease) => (parts, lease),
             sent => {
@@ -112,7 +112,8 @@ impl Asked {
             }
         }
         let of = &exchange.connection;
-        of.tunnels.begin(self.client, backend, lease, Rc::clone(&exchange.local), of.limits.stream_idle);
+        let told = exchange.meter.upgrade();
+        of.tunnels.begin((self.client, backend), lease, Rc::clone(&exchange.local), of.limits.stream_idle, told);
         Ok(Response::from_parts(parts, Body::empty()))
     }
 }

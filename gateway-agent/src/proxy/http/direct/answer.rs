@@ -1,14 +1,13 @@
 //! An answer on its way to the client.
 
 use std::io;
-use std::io::Write;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderValue, Response, StatusCode, response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
 use hyper::body::Body as _;
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,12 +26,22 @@ pub struct Answering {
     /// `None`: all of it is in `out`, or has gone.
     body: Option<Metered>,
     framing: Framing,
+    /// The client wants them.
+    trailers: bool,
     /// Where a large body goes from socket to socket, with so many bytes of it.
     pipe: Option<(Pipe, usize)>,
     /// Why it breaks off behind what is in `out`.
     broken: Option<BodyError>,
     is_last: bool,
     scratch: Rc<Scratch>,
+}
+
+/// What was asked.
+#[derive(Clone, Copy, Debug)]
+pub struct To {
+    /// A HEAD.
+    pub head: bool,
+    pub takes_trailers: bool,
 }
 
 /// How the client is told where the body ends.
@@ -47,15 +56,16 @@ enum Framing {
 }
 
 impl Answering {
-    /// `to_head`: the request was a HEAD. `is_last`: the connection ends behind it; it may also end because the answer says so.
-    pub fn new(response: Response<Metered>, to_head: bool, is_last: bool, scratch: &Rc<Scratch>) -> Answering {
+    /// `is_last`: the connection ends behind it; it may also end because the answer says so.
+    pub fn new(response: Response<Metered>, to: To, is_last: bool, scratch: &Rc<Scratch>) -> Answering {
         let (mut parts, body) = response.into_parts();
         let is_last = is_last || parts.headers.contains_key(CONNECTION);
         let mut out = scratch.out();
-        let framing = write_head(&mut out, &parts, body.size_hint().exact(), to_head, is_last, scratch);
+        let framing = write_head(&mut out, &parts, body.size_hint().exact(), to.head, is_last, scratch);
         scratch.give_map_back(std::mem::take(&mut parts.headers));
         let body = Some(body).filter(|_| framing != Framing::Length(0));
-        Answering { out: Out::new(out), body, framing, pipe: None, broken: None, is_last, scratch: Rc::clone(scratch) }
+        let (out, trailers) = (Out::new(out), to.takes_trailers);
+        Answering { out, body, framing, trailers, pipe: None, broken: None, is_last, scratch: Rc::clone(scratch) }
     }
 
     pub fn is_last(&self) -> bool {
@@ -104,18 +114,17 @@ impl Answering {
                 break;
             }
             if let Framing::Chunked { open: open @ true } = &mut self.framing {
-                self.out.bytes.extend_from_slice(b"\r\n");
+                self.out.close_chunk();
                 *open = false;
             }
             match Pin::new(body).poll_frame(cx) {
                 Poll::Pending => return true,
-                // Trailers are for those who asked for them, whom hyper has.
-                Poll::Ready(Some(Ok(frame))) => self.put(frame.into_data().unwrap_or_default()),
-                Poll::Ready(Some(Err(error))) => self.end(Some(error)),
-                Poll::Ready(None) => {
-                    let is_short = matches!(self.framing, Framing::Length(1..));
-                    self.end(is_short.then(|| "the answer is shorter than it said".into()));
-                }
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => self.put(data),
+                    Err(frame) => self.end_whole(frame.into_trailers().ok().filter(|_| self.trailers)),
+                },
+                Poll::Ready(Some(Err(error))) => self.end(Err(error)),
+                Poll::Ready(None) => self.end_whole(None),
             }
         }
         false
@@ -156,7 +165,7 @@ impl Answering {
             }
             Poll::Ready(Err(error)) => {
                 self.scratch.pipes.give_back(pipe);
-                self.end(Some(error));
+                self.end(Err(error));
             }
             Poll::Pending => {
                 self.scratch.pipes.give_back(pipe);
@@ -179,22 +188,26 @@ impl Answering {
                         self.body = None;
                     }
                 }
-                None => self.end(Some("the answer is longer than it said".into())),
+                None => self.end(Err("the answer is longer than it said".into())),
             },
             Framing::Chunked { open } => {
-                // Writing to a Vec does not fail.
-                let _ = write!(self.out.bytes, "{:x}\r\n", data.len());
-                self.out.push(data);
+                self.out.push_chunk(data);
                 *open = true;
             }
         }
     }
 
-    fn end(&mut self, broken: Option<BodyError>) {
+    fn end_whole(&mut self, trailers: Option<HeaderMap>) {
+        let is_short = matches!(self.framing, Framing::Length(1..));
+        self.end(if is_short { Err("the answer is shorter than it said".into()) } else { Ok(trailers) });
+    }
+
+    fn end(&mut self, ended: Result<Option<HeaderMap>, BodyError>) {
         self.body = None;
-        self.broken = broken;
-        if let (Framing::Chunked { .. }, None) = (self.framing, &self.broken) {
-            self.out.bytes.extend_from_slice(b"0\r\n\r\n");
+        match (ended, self.framing) {
+            (Ok(trailers), Framing::Chunked { .. }) => self.out.end_chunks(trailers.as_ref()),
+            (Ok(_), Framing::Length(_)) => {}
+            (Err(error), _) => self.broken = Some(error),
         }
     }
 }
@@ -236,7 +249,9 @@ fn write_head(
         head::write_header(out, name, value.as_bytes());
     }
     let announced = parts.headers.get(CONTENT_LENGTH).map(HeaderValue::as_bytes).and_then(digits);
-    let framing = match announced.or(exact) {
+    // There is room for trailers then.
+    let in_chunks = parts.headers.contains_key(TRANSFER_ENCODING);
+    let framing = match announced.or(exact).filter(|_| !in_chunks) {
         _ if is_bare => Framing::Length(0),
         // What it would be is known only if it was said.
         Some(0) if to_head && announced.is_none() => Framing::Length(0),

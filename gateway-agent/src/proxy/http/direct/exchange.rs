@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode, Version, response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::ext::ReasonPhrase;
@@ -74,8 +74,8 @@ impl fmt::Debug for Direct {
     }
 }
 
-/// Whether a request goes this way: one without a body, or with one whose length is known and said once. One of length zero may still turn
-/// out to have bytes (HTTP/2), and then nobody is to have seen it.
+/// Whether a request goes this way: one without a body, or with one whose length is known and said once, or never. One of length zero may
+/// still turn out to have bytes (HTTP/2), and then nobody is to have seen it.
 pub fn takes(request: &Request) -> bool {
     let headers = request.headers();
     let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
@@ -84,10 +84,9 @@ pub fn takes(request: &Request) -> bool {
         (Some(0), _) if !request.body().is_end_stream() => false,
         (Some(_), None) => true,
         (Some(exact), Some(announced)) => announced == Some(exact) && lengths.next().is_none(),
-        (None, _) => false,
+        (None, announced) => announced.is_none(),
     };
-    let is_plain = !headers.contains_key(TRAILER) && !headers.contains_key(TRANSFER_ENCODING);
-    fits && is_plain
+    fits && !headers.contains_key(TRANSFER_ENCODING)
         && (request.body().is_empty() || !headers.contains_key(EXPECT))
         && request.method() != Method::CONNECT
 }
@@ -112,6 +111,11 @@ enum Sending {
     Body {
         body: Box<Body>,
         left: u64,
+    },
+    /// In chunks. `open`: the end of the one before is to be written.
+    Chunks {
+        body: Box<Body>,
+        open: bool,
     },
     /// What is in `out`.
     Bytes,
@@ -149,13 +153,15 @@ impl Exchange {
         mut request: Box<Request>,
     ) -> Result<(response::Parts, Exchange), Failed> {
         let body = std::mem::take(request.body_mut());
-        let length = body.size_hint().exact().unwrap_or(0);
+        let length = body.size_hint().exact();
         let mut out = direct.scratch.out();
-        let is_silent = length == 0 || request.headers().contains_key(CONTENT_LENGTH);
-        head::write_request(&mut out, &request, (!is_silent).then_some(length));
+        let is_silent = length == Some(0) || request.headers().contains_key(CONTENT_LENGTH);
+        let framing = length.map_or(Framing::Chunked, Framing::Length);
+        head::write_request(&mut out, &request, (!is_silent).then_some(framing));
         let sending = match length {
-            0 => Sending::Bytes,
-            left => Sending::Body { body: Box::new(body), left },
+            Some(0) => Sending::Bytes,
+            Some(left) => Sending::Body { body: Box::new(body), left },
+            None => Sending::Chunks { body: Box::new(body), open: false },
         };
         let (rest, body) = (Bytes::new(), Left::Close);
         let mut exchange =
@@ -165,7 +171,7 @@ impl Exchange {
                 exchange.direct.scratch.give_map_back(std::mem::take(request.headers_mut()));
                 Ok((exchange.begin(answer), exchange))
             }
-            Err(outcome) => Err(Failed { outcome, unsent: (length == 0).then_some(request) }),
+            Err(outcome) => Err(Failed { outcome, unsent: (length == Some(0)).then_some(request) }),
         }
     }
 
@@ -223,6 +229,32 @@ impl Exchange {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
             let mut waits = false;
+            while self.out.has_room()
+                && let Sending::Chunks { body, open } = &mut self.sending
+            {
+                if std::mem::take(open) {
+                    self.out.close_chunk();
+                }
+                let trailers = match Pin::new(body).poll_frame(cx) {
+                    Poll::Pending => {
+                        waits = true;
+                        break;
+                    }
+                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                        Ok(data) if data.is_empty() => continue,
+                        Ok(data) => {
+                            self.out.push_chunk(data);
+                            *open = true;
+                            continue;
+                        }
+                        Err(frame) => frame.into_trailers().ok(),
+                    },
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                    Poll::Ready(None) => None,
+                };
+                self.out.end_chunks(trailers.as_ref());
+                self.sending = Sending::Bytes;
+            }
             while self.out.has_room()
                 && let Sending::Body { body, left } = &mut self.sending
             {
@@ -359,11 +391,13 @@ impl Exchange {
                 lease.give_back(direct);
             }
             Sending::Refused => {}
-            Sending::Body { .. } | Sending::Bytes => drop(tokio::task::spawn_local(async move {
-                if poll_fn(|cx| self.poll_send(cx)).await.is_ok() {
-                    self.finish();
-                }
-            })),
+            Sending::Body { .. } | Sending::Chunks { .. } | Sending::Bytes => {
+                drop(tokio::task::spawn_local(async move {
+                    if poll_fn(|cx| self.poll_send(cx)).await.is_ok() {
+                        self.finish();
+                    }
+                }))
+            }
         }
     }
 }

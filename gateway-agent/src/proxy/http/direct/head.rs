@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use httparse::Status;
 
@@ -56,7 +56,7 @@ pub fn request(bytes: &Bytes, mut headers: HeaderMap) -> Read<Request> {
         let Some((name, value)) = header(bytes, line) else { return Read::Other };
         match name {
             // What is rare, and has its own rules.
-            UPGRADE | EXPECT | TE | TRAILER | TRANSFER_ENCODING => return Read::Other,
+            UPGRADE | EXPECT | TRAILER | TRANSFER_ENCODING => return Read::Other,
             CONTENT_LENGTH => match (length, framing::digits(value.as_bytes())) {
                 (None, Some(number)) => length = Some(number),
                 _ => return Read::Other,
@@ -81,12 +81,12 @@ pub struct Answer {
     pub keeps: bool,
 }
 
-/// Where the body of an answer ends (RFC 9112 section 6.3).
+/// Where a body ends (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
     Length(u64),
     Chunked,
-    /// With the connection.
+    /// Of an answer: with the connection.
     Close,
 }
 
@@ -160,8 +160,8 @@ fn has_token(value: &HeaderValue, token: &[u8]) -> bool {
     value.as_bytes().split(|byte| *byte == b',').any(|element| element.trim_ascii().eq_ignore_ascii_case(token))
 }
 
-/// A request's, of which the URI is a path and query. `length`: of its body, where no header says so.
-pub fn write_request<B>(out: &mut Vec<u8>, head: &http::Request<B>, length: Option<u64>) {
+/// A request's, of which the URI is a path and query. `framing`: of its body, where no header says so.
+pub fn write_request<B>(out: &mut Vec<u8>, head: &http::Request<B>, framing: Option<Framing>) {
     out.extend_from_slice(head.method().as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.uri().path_and_query().map_or("/", |path| path.as_str()).as_bytes());
@@ -169,8 +169,10 @@ pub fn write_request<B>(out: &mut Vec<u8>, head: &http::Request<B>, length: Opti
     for (name, value) in head.headers() {
         write_header(out, name, value.as_bytes());
     }
-    if let Some(length) = length {
-        write_length(out, length);
+    match framing {
+        Some(Framing::Length(length)) => write_length(out, length),
+        Some(Framing::Chunked) => write_header(out, &TRANSFER_ENCODING, b"chunked"),
+        Some(Framing::Close) | None => {}
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -262,7 +264,6 @@ mod tests {
         for line in [
             "Upgrade: websocket",
             "Expect: 100-continue",
-            "TE: trailers",
             "Trailer: a",
             "Transfer-Encoding: chunked",
             "Content-Length: 5\r\nContent-Length: 5",

@@ -1,11 +1,15 @@
 //! What is on its way to a socket.
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use tokio::io::AsyncWrite;
+
+use super::head;
+use crate::proxy::http::forwarded;
 
 /// Bodies of less are copied behind their heads: that costs less than a list of two parts does.
 const SMALL: usize = 8 << 10;
@@ -41,6 +45,27 @@ impl Out {
         } else {
             self.piece = piece;
         }
+    }
+
+    /// A piece as a chunk, whose end [follows](Out::close_chunk) it.
+    pub fn push_chunk(&mut self, piece: Bytes) {
+        // Writing to a Vec does not fail.
+        let _ = write!(self.bytes, "{:x}\r\n", piece.len());
+        self.push(piece);
+    }
+
+    /// Before anything else goes.
+    pub fn close_chunk(&mut self) {
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// What is behind the last chunk.
+    pub fn end_chunks(&mut self, trailers: Option<&HeaderMap>) {
+        self.bytes.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| forwarded::may_trail(name)) {
+            head::write_header(&mut self.bytes, name, value.as_bytes());
+        }
+        self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// Until all has gone.

@@ -9,10 +9,11 @@ use std::task::Poll;
 use http::{Method, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::answer::Answering;
+use super::answer::{Answering, To};
 use super::head::Request;
 use super::wire::{Next, Received, Wire};
 use crate::proxy::http::body::Body;
+use crate::proxy::http::forwarded;
 use crate::proxy::http::guard::Guard;
 use crate::proxy::http::server::{self, Connection};
 use crate::proxy::rewound::Rewound;
@@ -38,7 +39,8 @@ where
             }
             Next::End => break,
         };
-        let (is_head, is_last) = (request.method == Method::HEAD, request.is_last);
+        let takes_trailers = forwarded::takes_trailers(&request.headers);
+        let (to, is_last) = (To { head: request.method == Method::HEAD, takes_trailers }, request.is_last);
         let body = if request.length > 0 { Body::received(Received::new(&wire)) } else { Body::empty() };
         let mut answer = pin!(server::respond(assembled(request, body), connection));
         // A client that goes is not answered: what was asked for it is given up.
@@ -50,7 +52,7 @@ where
         // A body that nobody reads is in the way of the next request; one that is read may still come to its end.
         let is_unread = !wire.is_read() && !wire.skip();
         let is_last = is_last || is_unread || connection.is_ending();
-        let mut answering = Answering::new(response, is_head, is_last, &scratch);
+        let mut answering = Answering::new(response, to, is_last, &scratch);
         let whole = poll_fn(|cx| match answering.poll(cx, &wire)? {
             Poll::Ready(()) => Poll::Ready(Ok::<_, io::Error>(true)),
             Poll::Pending => wire.poll_gone(cx).map(|()| Ok(false)),

@@ -66,19 +66,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Whether the client has ended, while nothing else is wanted of it. What it sends instead is kept.
+    /// Whether the client has ended, while nothing else is wanted of it. What it sends instead is kept; its end behind that is not read, but seen.
     pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut rest = self.rest.borrow_mut();
-        if self.left.get() > 0 || !rest.is_empty() {
-            return Poll::Pending;
-        }
-        match ready!(self.poll_guard(cx, |guard, cx| self.scratch.poll_head(cx, guard))) {
-            Ok(more) if !more.is_empty() => {
-                *rest = more;
-                Poll::Pending
+        if self.left.get() == 0 && rest.is_empty() {
+            match ready!(self.poll_guard(cx, |guard, cx| self.scratch.poll_head(cx, guard))) {
+                Ok(more) if !more.is_empty() => *rest = more,
+                _ => return Poll::Ready(()),
             }
-            _ => Poll::Ready(()),
         }
+        self.poll_guard(cx, |guard, cx| guard.get_mut().poll_left(cx).map(Ok)).map(drop)
     }
 
     pub fn poll_write(&self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {

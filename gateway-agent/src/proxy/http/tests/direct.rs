@@ -1,5 +1,7 @@
 //! Requests that go past hyper, and those that go on with it.
 
+use http_body_util::Full;
+
 use super::*;
 
 async fn run(test: impl Future<Output = ()>) {
@@ -297,6 +299,89 @@ async fn what_is_unusual_goes_on_with_hyper() {
             assert!(got.starts_with(status), "{got}");
             let end = tokio::time::timeout(Duration::from_millis(100), client.read(&mut [0; 1])).await;
             assert_eq!(matches!(end, Ok(Ok(0))), ends, "{request}");
+        }
+    })
+    .await;
+}
+
+/// Up to these bytes at the end.
+async fn read_up_to(stream: &mut TcpStream, end: &str) -> String {
+    let mut got = Vec::new();
+    while !got.ends_with(end.as_bytes()) {
+        assert!(stream.read_buf(&mut got).await.unwrap() > 0, "the end, after {}", got.escape_ascii());
+    }
+    String::from_utf8(got).unwrap()
+}
+
+#[tokio::test]
+async fn trailers_go_to_the_backend_also_if_nobody_announced_them() {
+    run(async {
+        for announced in ["", "Trailer: x-a\r\n"] {
+            let (local, socket) = to_one().await;
+            let mut client = client(&local, Security::Clear).await;
+            let head = format!("POST / HTTP/1.1\r\nHost: example.com\r\n{announced}Transfer-Encoding: chunked\r\n\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let (mut backend, _) = socket.accept().await.unwrap();
+            let head = read_up_to(&mut backend, "\r\n\r\n").await;
+            assert!(head.contains("transfer-encoding: chunked\r\n") && !head.contains("content-length"), "{head}");
+            // What has come goes on at once.
+            client.write_all(b"4\r\nbody\r\n").await.unwrap();
+            assert_eq!(read_up_to(&mut backend, "body\r\n").await, "4\r\nbody\r\n");
+            let trailers =
+                "x-a: 1\r\nX-B: 2\r\nContent-Length: 7\r\nAuthorization: me\r\nX-Forwarded-For: 198.18.0.9\r\n";
+            client.write_all(format!("0\r\n{trailers}\r\n").as_bytes()).await.unwrap();
+            assert_eq!(read_up_to(&mut backend, "\r\n\r\n").await, "0\r\nx-a: 1\r\nx-b: 2\r\n\r\n");
+            backend.write_all(OK.as_bytes()).await.unwrap();
+            assert!(read_heads(&mut client, 1).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn trailers_of_an_answer_go_to_those_who_take_them() {
+    run(async {
+        for (te, end) in
+            [("TE: trailers\r\n", "0\r\nx-sum: 7\r\n\r\n"), ("", "0\r\n\r\n"), ("TE: gzip\r\n", "0\r\n\r\n")]
+        {
+            let chunks = "4\r\nbody\r\n0\r\nX-Sum: 7\r\nSet-Cookie: a=1\r\n\r\n";
+            let local =
+                answering(vec![format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}").into()]).await;
+            let mut client = client(&local, Security::Clear).await;
+            client.write_all(format!("GET / HTTP/1.1\r\nHost: example.com\r\n{te}\r\n").as_bytes()).await.unwrap();
+            let got = read_up_to(&mut client, end).await;
+            assert!(got.ends_with(&format!("4\r\nbody\r\n{end}")), "{te}: {got}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_that_leave_are_noticed_whatever_they_have_sent_before() {
+    run(async {
+        let next = "GET /next HTTP/1.1\r\nHost: example.com\r\n\r\n";
+        // By hyper: an upload of which the backend knows no more than its head.
+        let by_hyper = "POST / HTTP/1.1\r\nHost: example.com\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\nbody";
+        for first in [GET, by_hyper] {
+            for (behind, reset) in
+                [(next.into(), false), (next.into(), true), (next.repeat(500), false), ("GET".into(), true)]
+            {
+                let (local, socket) = to_one().await;
+                let mut client = client(&local, Security::Clear).await;
+                client.write_all(first.as_bytes()).await.unwrap();
+                let (mut backend, _) = socket.accept().await.unwrap();
+                read_heads(&mut backend, 1).await;
+                // As much as is taken.
+                let _ = tokio::time::timeout(Duration::from_millis(100), client.write_all(behind.as_bytes())).await;
+                if reset {
+                    client.set_zero_linger().unwrap();
+                }
+                drop(client);
+                let left = async { while backend.read(&mut [0; 4096]).await.is_ok_and(|n| n > 0) {} };
+                let noticed = tokio::time::timeout(Duration::from_secs(5), left).await;
+                assert!(noticed.is_ok(), "{first:?} {} {reset}", behind.len());
+                assert_eq!(local.shared.sums().iter().map(|(_, sum)| sum.active).sum::<u64>(), 0);
+            }
         }
     })
     .await;

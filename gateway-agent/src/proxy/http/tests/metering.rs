@@ -8,7 +8,7 @@ use crate::proxy::http::access_log::{Log, Which};
 
 /// What a thread writes, and a test reads.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -118,6 +118,104 @@ async fn a_client_that_goes_before_its_answer_is_counted() {
     LocalSet::new().run_until(in_time).await.expect("in time");
 }
 
+/// The lines of a log, when there are so many.
+pub(super) async fn lines(written: &Written, number: usize) -> Vec<serde_json::Value> {
+    loop {
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        if text.lines().count() >= number {
+            return text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Calls of these paths, one after the other, as the log tells them. The backend answers those of `/a.B/` with the status that its path ends with.
+async fn calls(which: Which, paths: &[&str]) -> (Rc<Local>, Vec<serde_json::Value>) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = endpoint(&socket.local_addr().unwrap().to_string());
+    tokio::task::spawn_local(echo_http2(socket));
+    let local = serving(vec![
+        rule("/a.B", vec![speaking(Application::H2c, vec![backend])]),
+        rule("/none", vec![speaking(Application::H2c, Vec::new())]),
+    ]);
+    let written = Written::default();
+    local.shared.log.set(Log::start(which, written.clone()).unwrap()).unwrap();
+    let stream = TokioIo::new(client(&local, Security::Clear).await);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(Executor, stream).await.unwrap();
+    tokio::task::spawn_local(connection);
+    for path in paths {
+        let call = http::Request::post(format!("http://example.com{path}")).header("te", "trailers");
+        let call = call.header("content-type", "application/grpc").body(Body::empty()).unwrap();
+        sender.send_request(call).await.unwrap().into_body().collect().await.unwrap();
+    }
+    let logged = lines(&written, paths.len()).await;
+    (local, logged)
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_with_trailers_is_whole() {
+    let all = async {
+        let (_, lines) = calls(Which::All, &["/a.B/C"]).await;
+        assert_eq!((&lines[0]["status"], &lines[0]["aborted"]), (&200.into(), &serde_json::Value::Null));
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_call_is_told_by_its_own_status() {
+    let all = async {
+        let (local, lines) = calls(Which::All, &["/a.B/0", "/a.B/9", "/none", "/other"]).await;
+        let told = lines.iter().map(|line| (&line["status"], &line["grpc_status"], &line["reason"]));
+        let told: Vec<_> =
+            told.map(|(status, grpc, reason)| (status.as_u64(), grpc.as_u64(), reason.as_str())).collect();
+        let none = [(Some(200), Some(14), Some("no_endpoint")), (Some(200), Some(12), Some("no_route"))];
+        assert_eq!(told[..2], [(Some(200), Some(0), None), (Some(200), Some(9), None)]);
+        assert_eq!(told[2..], none);
+        let _ = local;
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn calls_that_fail_are_chosen_as_requests_that_do() {
+    let all = async {
+        let chosen = |paths| async move {
+            let (_, lines) = calls(Which::From(5), paths).await;
+            lines.iter().map(|line| line["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        // What was to be left out would come before the last.
+        assert_eq!(chosen(&["/none"]).await, ["/none"]);
+        assert_eq!(chosen(&["/a.B/13"]).await, ["/a.B/13"]);
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
+#[tokio::test]
+async fn a_line_says_who_asked_and_how() {
+    let all = async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = endpoint(&socket.local_addr().unwrap().to_string());
+        tokio::task::spawn_local(echo(socket));
+        let local = serving(vec![rule("/a", vec![to(vec![backend])])]);
+        let written = Written::default();
+        local.shared.log.set(Log::start(Which::All, written.clone()).unwrap()).unwrap();
+        let session = server::Session { version: Some("TLSv1.3"), server_name: Some("example.com".into()) };
+        let listener = listener_name("http");
+        let mut client = client(&local, Security::Tls { listener, h2: false, session: Some(Rc::new(session)) }).await;
+        let head = "POST /a HTTP/1.1\r\nHost: example.com\r\nUser-Agent: test/1\r\nContent-Length: 4\r\n\r\n";
+        client.write_all(format!("{head}body").as_bytes()).await.unwrap();
+        read_heads(&mut client, 2).await;
+        let line = &lines(&written, 1).await[0];
+        assert_eq!((&line["user_agent"], &line["request_bytes"]), (&"test/1".into(), &4.into()));
+        assert_eq!((&line["tls"], &line["sni"]), (&"TLSv1.3".into(), &"example.com".into()));
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
+}
+
 #[tokio::test]
 async fn a_listener_says_which_of_its_requests_are_written_down() {
     let all = async {
@@ -156,4 +254,34 @@ fn say(local: &Local, logged: Option<Which>) {
     let listener = before.listeners().find(|listener| &*listener.name.section == "http").unwrap();
     let http = ir::Listener { settings, ..(*listener.ir).clone() };
     local.publish_for_test(snapshot(vec![("http", http)], &before));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_in_the_middle_of_its_body_is_not_refused_but_gone() {
+    let all = async {
+        for expect in ["", "Expect: 100-continue\r\n"] {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let backend = endpoint(&socket.local_addr().unwrap().to_string());
+            let local = serving(vec![rule("/a", vec![to(vec![backend])])]);
+            let written = Written::default();
+            local.shared.log.set(Log::start(Which::All, written.clone()).unwrap()).unwrap();
+            let mut client = client(&local, Security::Clear).await;
+            let head = format!("POST /a HTTP/1.1\r\nHost: example.com\r\nContent-Length: 8\r\n{expect}\r\n");
+            client.write_all(head.as_bytes()).await.unwrap();
+            let (mut at_backend, _) = socket.accept().await.unwrap();
+            read_heads(&mut at_backend, 1).await;
+            if !expect.is_empty() {
+                at_backend.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+                read_heads(&mut client, 1).await;
+            }
+            client.write_all(b"half").await.unwrap();
+            at_backend.read_exact(&mut [0; 4]).await.unwrap();
+            drop(client);
+            let line = &lines(&written, 1).await[0];
+            assert_eq!((&line["status"], &line["reason"]), (&499.into(), &serde_json::Value::Null), "{expect}");
+            assert_eq!((local.metrics.abandoned.get(), local.metrics.answered(Reason::BadRequest)), (1, 0));
+        }
+    };
+    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
+    LocalSet::new().run_until(in_time).await.expect("in time");
 }

@@ -4,7 +4,9 @@ use hyper::ext::Protocol;
 use hyper::upgrade::on;
 use tokio::time::{Instant, sleep};
 
+use super::metering::{Written, lines};
 use super::*;
+use crate::proxy::http::access_log::{Log, Which};
 use crate::proxy::http::metrics::Metrics;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: example.com\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n";
@@ -150,6 +152,26 @@ async fn a_connection_of_http2_is_not_idle_while_it_carries_one() {
         while open(&local.metrics) > 0 {
             sleep(Duration::from_millis(10)).await;
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn its_line_is_written_when_it_is_over() {
+    in_time(async {
+        let local = agreeing().await;
+        let written = Written::default();
+        local.shared.log.set(Log::start(Which::All, written.clone()).unwrap()).unwrap();
+        let (mut client, _going) = upgraded(&local, &ir::Settings::default()).await;
+        talk(&mut client).await;
+        sleep(Duration::from_millis(300)).await;
+        talk(&mut client).await;
+        drop(client);
+        let lines = lines(&written, 1).await;
+        assert_eq!((lines.len(), &lines[0]["status"], &lines[0]["path"]), (1, &101.into(), &"/chat".into()));
+        assert_eq!((&lines[0]["request_bytes"], &lines[0]["bytes"]), (&8.into(), &8.into()));
+        assert!(lines[0]["took_ms"].as_f64() >= Some(300.0), "{}", lines[0]);
+        assert_eq!(lines[0]["aborted"], serde_json::Value::Null);
     })
     .await;
 }

@@ -65,6 +65,26 @@ fn trailers_go_both_ways() {
 }
 
 #[test]
+fn trailers_by_http2_need_no_announcement_for_http1() {
+    run(async {
+        let server = server(100, |request| async move {
+            let got = request.into_body().collect().await.unwrap();
+            text(got.trailers().and_then(|trailers| trailers.get("x-sum")).map_or("none", |_| "some"))
+        })
+        .await;
+        let (frames, body) = channel();
+        let request = http::Request::post("http://example.com/").body(body).unwrap();
+        tokio::task::spawn_local(async move {
+            let trailers = HeaderMap::from_iter([("x-sum".parse().unwrap(), HeaderValue::from_static("7"))]);
+            frames.send(data("body")).await.unwrap();
+            frames.send(Frame::trailers(trailers)).await.unwrap();
+        });
+        let response = Gateway::to(&server.endpoint).http2().await.send_request(request).await.unwrap();
+        assert_eq!(whole(response).await, (200, "some".to_owned()));
+    });
+}
+
+#[test]
 fn events_go_when_they_come() {
     run(async {
         for application in [Application::Http, Application::H2c] {
