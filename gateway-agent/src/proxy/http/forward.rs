@@ -68,7 +68,8 @@ async fn route(mut request: Box<Request>, client: &Client, exchange: &mut Exchan
     }
     exchange.matched_prefix = matched_prefix;
     *request = Request::from_parts(parts, body);
-    // Filters may say it otherwise.
+    // Before the filters, which may say otherwise who asked for what.
+    forwarded::remove_hop_by_hop(request.headers_mut());
     forwarded::announce(request.headers_mut(), exchange, listener.ir.settings.trusted_hops);
     let session = rule.persistence.as_deref().map(|of| Shown::new(of, &snapshot.sessions, &request, exchange));
     let (seen, step) = filters::on_request(&rule.filters, exchange, &mut request).await;
@@ -182,7 +183,7 @@ async fn to_backend(
         (Step::Continue, Target::Cluster(cluster)) => {
             let course = course(exchange, Some(cluster));
             exchange.meter.follow(course);
-            prepare(&mut ready.request, listener, exchange)?;
+            prepare(&mut ready.request, exchange)?;
             attempts(ready, cluster, rule, exchange).await
         }
     };
@@ -191,8 +192,7 @@ async fn to_backend(
 }
 
 /// As a backend gets it.
-fn prepare(request: &mut Request, listener: &Listener, exchange: &Exchange) -> Result<(), Reason> {
-    forwarded::remove_hop_by_hop(request.headers_mut());
+fn prepare(request: &mut Request, exchange: &Exchange) -> Result<(), Reason> {
     let host = match (&exchange.host, request.uri().authority()) {
         (Some(host), _) => Some(host.clone()),
         (None, Some(authority)) => Some(HeaderValue::from_str(authority.as_str()).map_err(|_| Reason::BadRequest)?),

@@ -201,9 +201,14 @@ pub async fn backend() -> (Endpoint, TcpListener) {
     (ir::endpoint(&listener.local_addr().unwrap().to_string()), listener)
 }
 
-/// An endpoint where nobody listens.
+/// An endpoint where nobody listens, nor anybody will while the tests run.
 pub async fn nobody() -> Endpoint {
-    backend().await.0
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let endpoint = ir::endpoint(&socket.local_addr().unwrap().to_string());
+    // It keeps the port.
+    std::mem::forget(socket);
+    endpoint
 }
 
 /// Writes byte by byte.

@@ -5,7 +5,6 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Uri};
 
 use super::{Exchange, Request};
-use crate::proxy::http::forwarded;
 
 /// Host as the backend of the request gets it.
 pub fn host(exchange: &Exchange, request: &Request) -> Option<HeaderValue> {
@@ -27,8 +26,6 @@ pub fn copy<B>(exchange: &Exchange, request: &Request, body: B) -> http::Request
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = Uri::from(path(request));
     let mut headers: HeaderMap = request.headers().clone();
-    forwarded::remove_hop_by_hop(&mut headers);
-    forwarded::announce(&mut headers, exchange, 0);
     // Nobody waits for its 100.
     headers.remove(EXPECT);
     if let Some(host) = host(exchange, request) {

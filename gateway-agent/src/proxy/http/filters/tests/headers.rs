@@ -44,6 +44,22 @@ fn rules_and_backends_change_headers_one_after_the_other() {
 }
 
 #[test]
+fn what_the_agent_says_of_the_client_may_be_said_otherwise() {
+    run(async {
+        let server = Server::new().await;
+        let set = [("x-forwarded-proto", "https"), ("x-forwarded-host", "shop.example")];
+        let filter = RequestHeaders(changes(&set, &[("x-forwarded-for", "203.0.113.1")], &["x-forwarded-port"]));
+        let local = serving(vec![filtered(vec![Filter::RequestHeaders(filter)], vec![server.backend()])]);
+        // A client has no say in it, nor in what goes no further.
+        let client = "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Port: 1\r\nConnection: close, x-forwarded-for\r\n";
+        assert_eq!(ask(&local, "GET /", client).await.status, 200);
+        let asked = &server.asked()[0];
+        let there = ["for", "proto", "host", "port"].map(|name| asked.header(&format!("x-forwarded-{name}")));
+        assert_eq!(there, ["127.0.0.1|203.0.113.1", "https", "shop.example", ""]);
+    });
+}
+
+#[test]
 fn filters_of_a_backend_are_for_its_share_only() {
     run(async {
         let server = Server::new().await;

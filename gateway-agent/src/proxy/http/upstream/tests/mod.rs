@@ -40,6 +40,7 @@ use crate::proxy::http::body::Body;
 use crate::proxy::http::server::{self, Client, Executor};
 use crate::proxy::http::snapshot::Snapshot;
 use crate::proxy::http::worker::Local;
+use crate::proxy::tests::bed::nobody;
 use crate::proxy::tests::ir::{endpoint, service, services};
 
 const GATEWAY: &str = "198.18.0.1:80";
@@ -101,11 +102,6 @@ async fn accepting<F: Future<Output = ()> + 'static>(serve: impl Fn(TcpStream) -
 
 fn text(text: impl Into<Bytes>) -> http::Response<Full<Bytes>> {
     http::Response::new(Full::new(text.into()))
-}
-
-/// An endpoint where nobody listens.
-async fn nobody() -> Endpoint {
-    endpoint(&TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string())
 }
 
 fn cluster(endpoints: Vec<Endpoint>) -> Cluster {
