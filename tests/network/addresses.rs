@@ -104,7 +104,7 @@ fn a_gateway_keeps_its_address_over_restarts_and_gives_it_back_when_it_goes() {
     assert!(has(&of, "a", 1) && has(&of, "m", 0), "{}", of.sluice("status").unwrap());
     publish(&bed, "b", &[]);
     publish(&bed, "c", &[]);
-    eventually("the pool is used up", || of.sluice("status").unwrap().contains("another --address-pool"));
+    eventually("the pool is used up", || of.sluice("status").unwrap().contains("is taken; add to it"));
     bed.manifests.remove("m.yaml").unwrap();
     eventually("what the first had is given to the last", || has(&of, "c", 0) && has(&of, "b", 2));
     tcp_from(&bed.world.client, SocketAddr::new(first()[0], WEB)).unwrap();
