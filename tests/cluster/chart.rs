@@ -85,7 +85,7 @@ fn the_api_server_takes_both_and_helm_finds_nothing_odd() {
         "--set=addressPool={198.18.8.0/24,2001:db8::8:0/112}",
         "--set=gatewayClass.config.accessLog.requests=4xx",
         "--set=image.tag=next,image.pullPolicy=Always,imagePullSecrets[0].name=registry",
-        "--set=nodeSelector.role=edge,podAnnotations.note=a,podLabels.team=b,rollingUpdate.maxUnavailable=10%",
+        "--set=nodeSelector.role=edge,podAnnotations.note=a,podLabels.team=b,rollingUpdate.maxUnavailable=10%,rollingUpdate.maxSurge=0",
         "--set=extraArgs={--log-format=json},adminPort=9465",
     ];
     for more in [&[][..], &all] {
