@@ -88,6 +88,9 @@ const FLOOR: f64 = 100_000.0;
 /// So many packets of each kind, and so many honest clients beside them.
 const PACKETS: u64 = 200_000;
 const HONEST: usize = 100;
+/// A guess is right once in 2^23 to 2^24 times (docs/splice.md): about two of these floods in a hundred have one that is, one in
+/// 10^10 has more than four.
+const LUCK: usize = 4;
 
 /// One kind of flood towards one address, with honest clients beside it.
 fn flooded(bed: &TlsBed, target: SocketAddr, what: &str, forge: Forge) {
@@ -150,16 +153,23 @@ fn a_flood_costs_no_memory_opens_nothing_and_keeps_nobody_out() {
         // Whoever believes it has a backend to connect to at once.
         let hello = tls::hello("remote.test", &bed.client);
         let forged_hello = |source, target| segment(source, target, guess(source, target), &hello);
-        let kinds: [(&str, Forge); 3] =
-            [("SYNs", &syn), ("forged ACKs", &forged_ack), ("forged hellos", &forged_hello)];
+        // With the entries that each may leave, and the connections that it may open, by luck.
+        let kinds: [(&str, Forge, usize, u64); 3] = [
+            ("SYNs", &syn, 0, 0),
+            ("forged ACKs", &forged_ack, LUCK, 0),
+            ("forged hellos", &forged_hello, LUCK, LUCK as u64),
+        ];
+        let kept = || ["FLOWS", "EMBRYONIC", "HANDSHAKES"].map(|map| forged(&world.gateway, map)).iter().sum::<usize>();
         for target in on_gateway() {
-            for (what, forge) in kinds {
+            for (what, forge, may_leave, may_open) in kinds {
+                let before = kept();
                 flooded(&bed, target, what, forge);
+                let left = kept();
+                assert!(left <= before + may_leave, "{what} to {target} are kept in mind: {before} entries, then {left}");
                 opened += HONEST as u64;
-                let left = ["FLOWS", "EMBRYONIC", "HANDSHAKES"].map(|map| forged(&world.gateway, map));
-                // A guess is right once in 2^23 times.
-                assert!(left[..2] == [0, 0] && left[2] <= 4, "{what} to {target} are kept in mind: {left:?}");
-                assert_eq!(backends(), opened, "{what} to {target} opened connections to backends");
+                let by_luck = backends() - opened;
+                assert!(by_luck <= may_open, "{what} to {target} opened {by_luck} connections to backends");
+                opened += by_luck;
             }
         }
         let hellos = agent.metric("sluice_map_entries", &["\"HELLOS\""]).unwrap();
