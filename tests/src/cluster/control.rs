@@ -41,7 +41,7 @@ impl Files {
     }
 
     /// The API server's certificate and that of the authority it made for it.
-    fn authority(&self) -> PathBuf {
+    pub fn authority(&self) -> PathBuf {
         self.certificates().join("apiserver.crt")
     }
 

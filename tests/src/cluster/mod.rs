@@ -1,8 +1,10 @@
 //! A real Kubernetes in namespaces: a control plane and nodes with kubelet and containerd. It stays until somebody ends it;
 //! everything of it is in one folder and in namespaces, and goes with them.
 
+mod api;
 mod cgroups;
 mod control;
+pub mod http;
 mod life;
 mod node;
 mod outage;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use api::Api;
 pub use node::PAUSE;
 pub use outage::Outage;
 pub use place::Place;

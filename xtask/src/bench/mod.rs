@@ -3,6 +3,7 @@
 
 mod choice;
 mod contender;
+mod control;
 mod interrupt;
 mod l4;
 mod l7;
@@ -32,6 +33,8 @@ pub enum Bench {
     Sni(sni::Options),
     /// HTTP against nginx, haproxy and Envoy.
     L7(l7::Options),
+    /// A cluster with thousands of objects: memory, API writes, and how soon a change counts.
+    Control(control::Options),
 }
 
 pub fn run(bench: &Bench) -> Result<()> {
@@ -40,6 +43,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::L4(options) => l4::run(options),
         Bench::Sni(options) => sni::run(options),
         Bench::L7(options) => l7::run(options),
+        Bench::Control(options) => control::run(options),
     };
     // What was interrupted fails in one way or another: this is the reason for all of them.
     if interrupt::came() { bail!("interrupted; nothing was left behind and nothing was written") } else { result }

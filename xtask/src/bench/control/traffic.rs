@@ -1,0 +1,145 @@
+//! Clients and servers beside the nodes: threads in the network of the control plane, with sockets that block.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gateway_tests::cluster::http::{Answer, exchange};
+
+/// Longer than anything that is fine.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Says its name to every request, by connections that stay.
+pub fn serve(at: SocketAddr, name: &'static str) -> Result<()> {
+    let listener = TcpListener::bind(at).with_context(|| format!("cannot listen on {at}"))?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || serve_one(stream, name));
+        }
+    });
+    Ok(())
+}
+
+fn serve_one(stream: TcpStream, name: &str) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        if stream.read_line(&mut line)? == 0 {
+            return Ok(());
+        }
+        if line == "\r\n" {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
+            stream.get_mut().write_all(answer.as_bytes())?;
+        }
+    }
+}
+
+/// A client that keeps its connection while it holds.
+pub struct Asker {
+    to: SocketAddr,
+    stream: Option<BufReader<TcpStream>>,
+}
+
+impl Asker {
+    pub fn new(to: SocketAddr) -> Asker {
+        Asker { to, stream: None }
+    }
+
+    pub fn get(&mut self, host: &str, path: &str) -> io::Result<Answer> {
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => {
+                let stream = TcpStream::connect_timeout(&self.to, ANSWER)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(ANSWER))?;
+                BufReader::new(stream)
+            }
+        };
+        let answer = exchange(&mut stream, format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes())?;
+        self.stream = Some(stream);
+        Ok(answer)
+    }
+}
+
+/// How long it is until somebody answers as wanted.
+pub fn until(patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<Duration> {
+    let begun = Instant::now();
+    while !is_so() {
+        ensure!(begun.elapsed() < patience, "not within {} s", patience.as_secs());
+        // Requests without a pause would take a core from the agent.
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    Ok(begun.elapsed())
+}
+
+/// What clients of a load saw.
+#[derive(Clone, Copy)]
+pub struct Seen {
+    pub requests: usize,
+    pub failed: usize,
+    /// Milliseconds without a good answer.
+    pub longest_gap: f64,
+}
+
+/// Requests, one after the other, until it is told to stop.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    requests: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<Seen>>,
+}
+
+impl Load {
+    /// `fresh`: each request by a connection of its own.
+    pub fn start(clients: usize, to: SocketAddr, host: &'static str, fresh: bool) -> Load {
+        let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let client = |_| {
+            let (stop, requests) = (Arc::clone(&stop), Arc::clone(&requests));
+            std::thread::spawn(move || {
+                let mut asker = Asker::new(to);
+                let (mut seen, mut last) = (Seen { requests: 0, failed: 0, longest_gap: 0.0 }, Instant::now());
+                while !stop.load(Ordering::Relaxed) {
+                    let good = asker.get(host, "/").is_ok_and(|answer| answer.status == 200);
+                    seen.requests += 1;
+                    requests.fetch_add(1, Ordering::Relaxed);
+                    if good {
+                        seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
+                        last = Instant::now();
+                    } else {
+                        seen.failed += 1;
+                    }
+                    if fresh {
+                        asker = Asker::new(to);
+                    }
+                    // Both cores are the agents' and the API server's too.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                seen
+            })
+        };
+        let clients = (0..clients).map(client).collect();
+        Load { stop, requests, clients }
+    }
+
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub fn end(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = Seen { requests: 0, failed: 0, longest_gap: 0.0 };
+        for client in self.clients {
+            let seen = client.join().ok().context("a client panicked")?;
+            all.requests += seen.requests;
+            all.failed += seen.failed;
+            all.longest_gap = all.longest_gap.max(seen.longest_gap);
+        }
+        ensure!(all.requests > 0, "no request was sent");
+        Ok(all)
+    }
+}
