@@ -59,6 +59,11 @@ impl Api {
         self.ask("PATCH", path, "application/merge-patch+json", patch.to_string().as_bytes()).map(drop)
     }
 
+    /// The same, where lists are merged by what names their items: as the conditions of a pod are.
+    pub fn merge_lists(&mut self, path: &str, patch: &Value) -> Result<()> {
+        self.ask("PATCH", path, "application/strategic-merge-patch+json", patch.to_string().as_bytes()).map(drop)
+    }
+
     /// An object, or all of a collection.
     pub fn delete(&mut self, path: &str) -> Result<()> {
         self.ask("DELETE", path, "", &[]).map(drop)

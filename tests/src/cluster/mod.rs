@@ -117,9 +117,14 @@ impl Cluster {
         self.state.folder().join("kubeconfig")
     }
 
-    /// Every request of the agent so far, as the API server's audit events.
+    /// The API server's audit events of every request of the agent, one a line.
+    pub fn audit(&self) -> PathBuf {
+        control::Files::new(&self.state).audit()
+    }
+
+    /// Every request of the agent so far.
     pub fn requests(&self) -> Result<Vec<serde_json::Value>> {
-        let path = control::Files::new(&self.state).audit();
+        let path = self.audit();
         let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         text.lines().map(|line| serde_json::from_str(line).context("an audit event is no JSON")).collect()
     }

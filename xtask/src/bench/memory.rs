@@ -21,7 +21,7 @@ pub fn of_tree(pid: u32) -> Result<f64> {
 }
 
 /// A line of such a file.
-fn kib(text: &str, name: &str) -> Option<f64> {
+pub fn kib(text: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 

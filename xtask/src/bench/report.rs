@@ -49,20 +49,7 @@ impl Verdict {
     }
 }
 
-/// What goes to the terminal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Output {
-    #[default]
-    Table,
-    /// The rows.
-    Json,
-}
-
 pub fn write(bench: &'static str, rows: &[Row], goals: &[Goal], remarks: &[String]) -> Result<()> {
-    write_as(bench, rows, goals, remarks, Output::Table)
-}
-
-pub fn write_as(bench: &'static str, rows: &[Row], goals: &[Goal], remarks: &[String], output: Output) -> Result<()> {
     let folder = build::target_directory()?.join("bench");
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let files = [
@@ -74,10 +61,6 @@ pub fn write_as(bench: &'static str, rows: &[Row], goals: &[Goal], remarks: &[St
         let path = folder.join(format!("{bench}.{end}"));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         eprintln!("wrote {}", path.display());
-    }
-    if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(rows)?);
-        return Ok(());
     }
     println!("{}", table(rows));
     for goal in goals {

@@ -88,7 +88,8 @@ pub struct Ground {
     pub deploy: &'static str,
 }
 
-const GROUND: Ground = Ground { dual_stack: false, deploy: "tests/conformance/deploy" };
+/// With addresses of a pool for Gateways, and everything else as users have it.
+pub const GROUND: Ground = Ground { dual_stack: false, deploy: "tests/conformance/deploy" };
 
 /// Does something with a cluster that Sluice is deployed in: the one that is up, or one that ends afterwards.
 pub fn with_sluice<T>(

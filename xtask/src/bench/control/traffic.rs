@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -79,7 +79,7 @@ pub fn until(patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<Dura
 }
 
 /// What clients of a load saw.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct Seen {
     pub requests: usize,
     pub failed: usize,
@@ -87,59 +87,60 @@ pub struct Seen {
     pub longest_gap: f64,
 }
 
+impl Seen {
+    pub fn add(&mut self, other: Seen) {
+        self.requests += other.requests;
+        self.failed += other.failed;
+        self.longest_gap = self.longest_gap.max(other.longest_gap);
+    }
+}
+
 /// Requests, one after the other, until it is told to stop.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    requests: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<Seen>>,
 }
 
 impl Load {
     /// `fresh`: each request by a connection of its own.
     pub fn start(clients: usize, to: SocketAddr, host: &'static str, fresh: bool) -> Load {
-        let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let stop = Arc::new(AtomicBool::new(false));
         let client = |_| {
-            let (stop, requests) = (Arc::clone(&stop), Arc::clone(&requests));
-            std::thread::spawn(move || {
-                let mut asker = Asker::new(to);
-                let (mut seen, mut last) = (Seen { requests: 0, failed: 0, longest_gap: 0.0 }, Instant::now());
-                while !stop.load(Ordering::Relaxed) {
-                    let good = asker.get(host, "/").is_ok_and(|answer| answer.status == 200);
-                    seen.requests += 1;
-                    requests.fetch_add(1, Ordering::Relaxed);
-                    if good {
-                        seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
-                        last = Instant::now();
-                    } else {
-                        seen.failed += 1;
-                    }
-                    if fresh {
-                        asker = Asker::new(to);
-                    }
-                    // Both cores are the agents' and the API server's too.
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                seen
-            })
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || ask(to, host, fresh, &stop))
         };
-        let clients = (0..clients).map(client).collect();
-        Load { stop, requests, clients }
-    }
-
-    pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+        Load { clients: (0..clients).map(client).collect(), stop }
     }
 
     pub fn end(self) -> Result<Seen> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut all = Seen { requests: 0, failed: 0, longest_gap: 0.0 };
+        let mut all = Seen::default();
         for client in self.clients {
-            let seen = client.join().ok().context("a client panicked")?;
-            all.requests += seen.requests;
-            all.failed += seen.failed;
-            all.longest_gap = all.longest_gap.max(seen.longest_gap);
+            all.add(client.join().ok().context("a client panicked")?);
         }
         ensure!(all.requests > 0, "no request was sent");
         Ok(all)
     }
+}
+
+fn ask(to: SocketAddr, host: &str, fresh: bool, stop: &AtomicBool) -> Seen {
+    let mut asker = Asker::new(to);
+    let (mut seen, mut last) = (Seen::default(), Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        seen.requests += 1;
+        if asker.get(host, "/").is_ok_and(|answer| answer.status == 200) {
+            seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
+            last = Instant::now();
+        } else {
+            seen.failed += 1;
+        }
+        if fresh {
+            asker = Asker::new(to);
+        }
+        // Both cores are the agents' and the API server's too.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Of a client that gets no answer any more this is the longest.
+    seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
+    seen
 }

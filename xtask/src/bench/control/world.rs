@@ -21,9 +21,15 @@ pub const GATEWAYS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/bench-
 pub const SETS: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/bench-control/listenersets";
 pub const HTTP_ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/bench-control/httproutes";
 pub const TCP_ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/bench-control/tcproutes";
+pub const PODS: &str = "/api/v1/namespaces/bench-control/pods";
 pub const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/bench-control/deployments";
 const NAMESPACES: &str = "/api/v1/namespaces";
 
+/// The `app` of pods, and their Service.
+pub const FLAPPING: &str = "flapping";
+pub const ROLLOUT: &str = "rollout";
+/// The condition that a flapping pod is ready by.
+const GATE: &str = "bench.sluice.dev/gate";
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -31,18 +37,19 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct World<'a>(&'a Cluster);
 
 impl World<'_> {
-    /// A Gateway; the Services `backend` (most HTTP routes send there), `plain` (a TCPRoute does), `flapping` (of its two endpoints one comes and
-    /// goes) and `pods`; and that TCPRoute.
+    /// A Gateway; Services without pods, whose endpoint is a server of ours: `backend` (HTTP routes send there), `other`, `plain` (a TCPRoute
+    /// does); that TCPRoute; and the Services of the pods `flapping` and `rollout`.
     pub fn new<'a>(cluster: &'a Cluster, api: &mut Api) -> Result<World<'a>> {
         api.create(NAMESPACES, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}))?;
         let world = World(cluster);
         api.create(GATEWAYS, &gateway())?;
-        for service in ["backend", "plain", "flapping"] {
+        for (service, (_, port)) in [("backend", SERVERS[0]), ("other", SERVERS[1]), ("plain", SERVERS[0])] {
             api.create(SERVICES, &service_of(service, None))?;
-            api.create(SLICES, &slice(service, service, SERVERS[0].1))?;
+            api.create(SLICES, &slice(service, port))?;
         }
-        api.create(SLICES, &slice("flaps", "flapping", SERVERS[1].1))?;
-        api.create(SERVICES, &service_of("pods", Some("pods")))?;
+        for app in [FLAPPING, ROLLOUT] {
+            api.create(SERVICES, &service_of(app, Some(app)))?;
+        }
         let rules = json!([{"backendRefs": [{"name": "plain", "port": 80}]}]);
         let spec = json!({"parentRefs": [{"name": "edge", "sectionName": "tcp"}], "rules": rules});
         api.create(
@@ -103,10 +110,10 @@ fn service_of(name: &str, app: Option<&str>) -> Value {
 }
 
 /// With an endpoint on the control plane's address.
-fn slice(name: &str, service: &str, port: u16) -> Value {
+fn slice(service: &str, port: u16) -> Value {
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service}},
+        "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
         "ports": [{"name": "http", "port": port}],
         "endpoints": [{"addresses": [Family::V4.control()], "conditions": {"ready": true}}],
     })
@@ -117,20 +124,14 @@ pub fn to_port(port: u16) -> Value {
     json!({"ports": [{"name": "http", "port": port}]})
 }
 
-/// What makes of a slice one whose endpoint is ready, or is not.
-pub fn readiness(ready: bool) -> Value {
-    json!({"endpoints": [{"addresses": [Family::V4.control()], "conditions": {"ready": ready}}]})
-}
-
 pub fn host(route: usize) -> String {
     format!("r{route}.example.com")
 }
 
-/// A route with a host of its own.
-pub fn http_route(name: &str, hosts: &[&str], service: &str) -> Value {
+pub fn http_route(name: &str, host: &str, service: &str) -> Value {
     let spec = json!({
         "parentRefs": [{"name": "edge", "sectionName": "http"}],
-        "hostnames": hosts,
+        "hostnames": [host],
         "rules": rules(service, "x"),
     });
     json!({"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"name": name}, "spec": spec})
@@ -152,30 +153,58 @@ pub fn listener_set(i: usize) -> Value {
     json!({"apiVersion": GATEWAY_API, "kind": "ListenerSet", "metadata": {"name": format!("s{i}")}, "spec": spec})
 }
 
+/// A pod on this node, which is ready only while a condition of ours says so too.
+pub fn flapping_pod(name: &str, node: &str) -> Value {
+    let spec = json!({
+        "nodeName": node,
+        "readinessGates": [{"conditionType": GATE}],
+        "containers": [echo()],
+    });
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": FLAPPING}}, "spec": spec})
+}
+
+/// The status of such a pod.
+pub fn gate(open: bool) -> Value {
+    let said = if open { "True" } else { "False" };
+    json!({"status": {"conditions": [{"type": GATE, "status": said}]}})
+}
+
+pub fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
 pub fn deployment(replicas: usize) -> Value {
-    let labels = json!({"app": "pods"});
-    let probe = json!({"httpGet": {"path": "/health", "port": 3000}, "periodSeconds": 1});
-    let container = json!({"name": "echo", "image": "localhost/echo-basic:local", "readinessProbe": probe});
+    let labels = json!({"app": ROLLOUT});
     let spec = json!({
         "replicas": replicas,
         "selector": {"matchLabels": labels},
-        "template": {
-            "metadata": {"labels": labels},
-            "spec": {"containers": [container], "terminationGracePeriodSeconds": 5},
-        },
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [echo()]}},
     });
-    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "pods"}, "spec": spec})
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": ROLLOUT}, "spec": spec})
 }
 
-/// What has the pods of a Deployment replaced, as `kubectl rollout restart` does it.
-pub fn restarted(mark: &str) -> Value {
-    json!({"spec": {"template": {"metadata": {"annotations": {"bench": mark}}}}})
+/// It ends as soon as it is told to: nothing is kind to its clients.
+fn echo() -> Value {
+    let probe = json!({"httpGet": {"path": "/health", "port": 3000}, "periodSeconds": 1});
+    json!({"name": "echo", "image": "localhost/echo-basic:local", "readinessProbe": probe})
 }
 
-/// Whether all replicas are of the newest template and ready.
-pub fn is_rolled_out(deployment: &Value) -> bool {
-    let status = &deployment["status"];
-    let wanted = deployment["spec"]["replicas"].as_u64();
-    let all = ["updatedReplicas", "readyReplicas", "replicas"].iter().all(|field| status[*field].as_u64() == wanted);
-    all && status["observedGeneration"] == deployment["metadata"]["generation"]
+/// What has the pods of a Deployment or DaemonSet replaced, as `kubectl rollout restart` does it.
+pub fn restarted() -> Value {
+    json!({"spec": {"template": {"metadata": {"annotations": {"bench": "again"}}}}})
+}
+
+/// Whether all replicas of a Deployment, or what a DaemonSet has on each node, are of the newest template and ready, and no others are left.
+pub fn is_rolled_out(object: &Value) -> bool {
+    let status = &object["status"];
+    let (wanted, fields) = match object["spec"]["replicas"].as_u64() {
+        Some(replicas) => (replicas, ["updatedReplicas", "readyReplicas", "replicas"]),
+        None => {
+            let Some(nodes) = status["desiredNumberScheduled"].as_u64() else { return false };
+            (nodes, ["updatedNumberScheduled", "numberReady", "numberAvailable"])
+        }
+    };
+    fields.iter().all(|field| status[*field].as_u64() == Some(wanted))
+        && status["observedGeneration"] == object["metadata"]["generation"]
 }
