@@ -429,12 +429,12 @@ impl Holder for Agent {
 }
 
 impl Statuses for Agent {
-    fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus> {
+    fn wanted(&self, id: &ObjectId) -> Option<ObjectStatus> {
         self.statuses.find(id)
     }
 
     fn all(&self) -> Vec<ObjectId> {
-        self.statuses.iter().map(ObjectStatus::id).collect()
+        self.statuses.ids().collect()
     }
 }
 
@@ -494,7 +494,7 @@ impl admin::Subject for Agent {
             node: Arc::clone(&self.index.node().name),
             version: env!("CARGO_PKG_VERSION"),
             ready: self.ready,
-            objects: self.statuses.iter().cloned().collect(),
+            objects: self.statuses.iter().collect(),
             listeners: listeners.collect(),
             server_names: view::NamesOfListeners::new(),
             backends,

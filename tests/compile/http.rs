@@ -50,7 +50,7 @@ pub fn listener_text(text: &mut String, ir: &Ir, listener: &Listener) {
 
 fn rule_text(text: &mut String, ir: &Ir, rule: &Rule) {
     _ = writeln!(text, "    rule {}", rule.name);
-    for matching in &rule.matches {
+    for matching in &*rule.matches {
         _ = writeln!(text, "      if {}", match_text(matching));
     }
     filters_text(text, ir, "      ", &rule.filters);

@@ -96,7 +96,7 @@ fn to(backend: SocketAddr, at: SocketAddr) -> Ir {
     };
     let rule = Rule {
         name: "all".into(),
-        matches: vec![Match::path(PathMatch::Prefix("".into()))],
+        matches: [Match::path(PathMatch::Prefix("".into()))].into(),
         filters: Vec::new(),
         backends: vec![Backend { weight: 1, filters: Vec::new(), target: Target::Cluster(Arc::new(cluster)) }],
         timeouts: ir::Timeouts::default(),

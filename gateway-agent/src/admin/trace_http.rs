@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn the_rule_is_told_and_why_others_are_not_it() {
         let mut put = rule("/a", Vec::new());
-        put.matches[0].method = Some(Method::PUT);
+        put.matches = put.matches.iter().map(|one| Match { method: Some(Method::PUT), ..one.clone() }).collect();
         let local = serving(vec![put, rule("/a/b", Vec::new())]);
         let at = |method, url| trace(&local.snapshot(), &question(method, url)).unwrap();
         let told = &at("GET", "http://example.com/a/./b/c?q=1")[0];

@@ -40,7 +40,8 @@ pub struct Compiled {
 /// A route and what became of it.
 struct Attached {
     route: Arc<Route>,
-    outcome: Outcome,
+    /// Apart: the map has room for more routes than it has.
+    outcome: Box<Outcome>,
 }
 
 /// What is to be looked at again when all routes are attached.
@@ -212,7 +213,7 @@ impl Compiled {
                 errands.policies |= self.users_of_policies.add(&outcome.uses);
                 errands.services.extend(route.services().cloned());
             }
-            self.routes.insert(key, Attached { route: Arc::clone(route), outcome });
+            self.routes.insert(key, Attached { route: Arc::clone(route), outcome: Box::new(outcome) });
         }
         self.memo.tidy();
     }

@@ -233,7 +233,7 @@ fn build(route: &Route, rules: &[HttpRule], targets: &[Target]) -> http::Route {
     let mut next = || targets.next().unwrap_or(Target::Invalid);
     let rules = rules.iter().map(|rule| Rule {
         name: rule.name.clone(),
-        matches: rule.matches.to_vec(),
+        matches: Arc::clone(&rule.matches),
         filters: filters(&rule.filters, &mut next),
         backends: rule
             .backends

@@ -108,8 +108,8 @@ impl Rules {
 pub struct HttpRule {
     /// Its own, or its number.
     pub name: Arc<str>,
-    /// Never empty.
-    pub matches: Box<[Match]>,
+    /// Never empty. The IR has the same.
+    pub matches: Arc<[Match]>,
     pub filters: Box<[HttpFilter]>,
     pub backends: Box<[HttpBackendRef]>,
     pub timeouts: Timeouts,

@@ -225,7 +225,7 @@ pub struct Rule {
     /// For metrics and logs: `name`, or the number of the rule.
     pub name: Arc<str>,
     /// One of them must match. Never empty: no `matches` is a prefix of `/`, or any gRPC method.
-    pub matches: Vec<Match>,
+    pub matches: Arc<[Match]>,
     /// In their order on the request, in the opposite one on the response.
     pub filters: Vec<Filter>,
     /// Empty: the filters answer, or it is 500 (HTTPRoute, "backendRefs").

@@ -47,7 +47,7 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 
 /// The statuses that there are to be.
 pub trait Statuses {
-    fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus>;
+    fn wanted(&self, id: &ObjectId) -> Option<ObjectStatus>;
     fn all(&self) -> Vec<ObjectId>;
 }
 

@@ -1,4 +1,4 @@
-//! The statuses of all objects, each made anew when what is reported of its object is another.
+//! The statuses of all objects. What is kept is since when each condition says what it says: the rest is made of the report when somebody asks.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -15,14 +15,15 @@ pub struct Kept(Vec<Entry>);
 
 struct Entry {
     report: Arc<dyn Reported>,
-    status: Box<ObjectStatus>,
+    /// Seconds since 1970, of the conditions in their order: Kubernetes knows whole ones.
+    since: Box<[i64]>,
 }
 
 /// Of whom there may be another status.
 struct Walk<'k> {
     entries: &'k mut Vec<Entry>,
     at: usize,
-    now: Timestamp,
+    now: i64,
     changed: Vec<ObjectId>,
 }
 
@@ -30,26 +31,43 @@ impl Kept {
     /// Takes in a report. Says whose statuses are not what they were, or who has one no more. Each condition gets the time of its last
     /// transition: the earlier one while it says the same as before, else `now`.
     pub fn follow(&mut self, report: &Report, now: Timestamp) -> Vec<ObjectId> {
-        // Kubernetes knows whole seconds.
-        let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        let mut walk = Walk { entries: &mut self.0, at: 0, now, changed: Vec::new() };
+        let mut walk = Walk { entries: &mut self.0, at: 0, now: now.as_second(), changed: Vec::new() };
         walk.go(&report.classes);
         walk.go(&report.gateways);
         walk.go(&report.listener_sets);
         walk.go(&report.routes);
         walk.go(&report.policies);
         let Walk { entries, at, mut changed, .. } = walk;
-        changed.extend(entries.drain(at..).map(|gone| gone.status.id()));
+        changed.extend(entries.drain(at..).map(|gone| gone.id()));
         changed
     }
 
-    pub fn find(&self, id: &ObjectId) -> Option<&ObjectStatus> {
+    pub fn find(&self, id: &ObjectId) -> Option<ObjectStatus> {
         let found = self.0.binary_search_by(|entry| entry.report.key().cmp(&(id.kind, &id.name)));
-        found.ok().map(|at| &*self.0[at].status)
+        found.ok().map(|at| self.0[at].status())
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &ObjectStatus> {
-        self.0.iter().map(|entry| &*entry.status)
+    pub fn ids(&self) -> impl Iterator<Item = ObjectId> {
+        self.0.iter().map(Entry::id)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = ObjectStatus> {
+        self.0.iter().map(Entry::status)
+    }
+}
+
+impl Entry {
+    fn id(&self) -> ObjectId {
+        let (kind, name) = self.report.key();
+        ObjectId { kind, name: name.clone() }
+    }
+
+    fn status(&self) -> ObjectStatus {
+        let mut status = self.report.status();
+        for ((_, condition), second) in status.status.conditions_mut().into_iter().zip(&self.since) {
+            condition.last_transition_time = Timestamp::from_second(*second).ok();
+        }
+        status
     }
 }
 
@@ -68,34 +86,37 @@ impl Walk<'_> {
     fn put(&mut self, report: Arc<dyn Reported>) {
         let order = |entry: &Entry| entry.report.key().cmp(&report.key());
         let count = self.entries[self.at..].iter().take_while(|entry| order(entry) == Ordering::Less).count();
-        self.changed.extend(self.entries.drain(self.at..self.at + count).map(|gone| gone.status.id()));
-        let mut status = Box::new(report.status());
+        self.changed.extend(self.entries.drain(self.at..self.at + count).map(|gone| gone.id()));
+        let status = report.status();
         match self.entries.get_mut(self.at).filter(|entry| order(entry) == Ordering::Equal) {
             Some(entry) => {
-                carry_times(&mut status, Some(&entry.status), self.now);
-                if entry.status != status {
-                    self.changed.push(status.id());
+                let before = entry.status();
+                *entry = Entry { report, since: times(&status, &before, self.now) };
+                if entry.status() != before {
+                    self.changed.push(entry.id());
                 }
-                *entry = Entry { report, status };
             }
             None => {
-                carry_times(&mut status, None, self.now);
-                self.changed.push(status.id());
-                self.entries.insert(self.at, Entry { report, status });
+                let since = status.status.conditions().iter().map(|_| self.now).collect();
+                let entry = Entry { report, since };
+                self.changed.push(entry.id());
+                self.entries.insert(self.at, entry);
             }
         }
     }
 }
 
-fn carry_times(status: &mut ObjectStatus, before: Option<&ObjectStatus>, now: Timestamp) {
-    let old = before.map(|before| before.status.conditions()).unwrap_or_default();
-    for (i, (place, condition)) in status.status.conditions_mut().into_iter().enumerate() {
+/// Since when each condition says what it says.
+fn times(status: &ObjectStatus, before: &ObjectStatus, now: i64) -> Box<[i64]> {
+    let old = before.status.conditions();
+    let since = |(i, (place, condition)): (usize, (Place<'_>, &ConditionStatus))| {
         let is_it =
             |(old_place, old): &&(Place<'_>, &ConditionStatus)| *old_place == place && old.kind == condition.kind;
         let same = old.get(i).filter(is_it).or_else(|| old.iter().find(is_it)).map(|(_, old)| *old);
         let same = same.filter(|old| old.status == condition.status);
-        condition.last_transition_time = same.and_then(|old| old.last_transition_time).or(Some(now));
-    }
+        same.and_then(|old| old.last_transition_time).map_or(now, Timestamp::as_second)
+    };
+    status.status.conditions().into_iter().enumerate().map(since).collect()
 }
 
 #[cfg(test)]
@@ -125,7 +146,7 @@ mod tests {
     }
 
     /// Of each object, when its first and its second condition changed.
-    fn times(kept: &Kept) -> Vec<Vec<i64>> {
+    fn seconds(kept: &Kept) -> Vec<Vec<i64>> {
         let time = |(_, c): (Place<'_>, &ConditionStatus)| c.last_transition_time.unwrap().as_second();
         kept.iter().map(|s| s.status.conditions().into_iter().map(time).collect()).collect()
     }
@@ -141,11 +162,11 @@ mod tests {
         let changed = kept.follow(&second, at(2));
         let names: Vec<&str> = changed.iter().map(|id| &*id.name.name).collect();
         assert_eq!(names, ["a", "c", "d"]);
-        assert_eq!(times(&kept), [[1, 1], [2, 1], [2, 2], [1, 1]]);
-        assert_eq!(kept.find(&changed[1]).map(ObjectStatus::id), Some(changed[1].clone()));
+        assert_eq!(seconds(&kept), [[1, 1], [2, 1], [2, 2], [1, 1]]);
+        assert_eq!(kept.find(&changed[1]).map(|status| status.id()), Some(changed[1].clone()));
         assert_eq!(kept.find(&changed[0]), None);
         let rest = kept.follow(&report(&[&b]), at(3));
-        assert_eq!((rest.len(), times(&kept)), (3, vec![vec![1, 1]]));
+        assert_eq!((rest.len(), seconds(&kept)), (3, vec![vec![1, 1]]));
     }
 
     #[test]
@@ -155,6 +176,6 @@ mod tests {
         let mut turned = ClassReport::clone(&class("a", false));
         turned.conditions.reverse();
         kept.follow(&report(&[&turned.into()]), at(2));
-        assert_eq!(times(&kept), [[1, 2]]);
+        assert_eq!(seconds(&kept), [[1, 2]]);
     }
 }

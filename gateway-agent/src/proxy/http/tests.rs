@@ -47,7 +47,7 @@ pub(super) const GATEWAY: &str = "198.18.0.1:80";
 pub(crate) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
     Rule {
         name: prefix.into(),
-        matches: vec![Match::path(PathMatch::Prefix(prefix.into()))],
+        matches: [Match::path(PathMatch::Prefix(prefix.into()))].into(),
         filters: Vec::new(),
         backends,
         timeouts: ir::Timeouts::default(),

@@ -91,7 +91,7 @@ fn rule(reader: &mut Reader, node: &Node, owner: Owner, number: usize) -> Option
         if matches.len() > MOST_MATCHES {
             f.error_at("matches", format!("has {} matches; give it at most {MOST_MATCHES}", matches.len()));
         }
-        let matches = if matches.is_empty() { [matches::any(owner.of)].into() } else { matches };
+        let matches: Arc<[Match]> = if matches.is_empty() { [matches::any(owner.of)].into() } else { matches.into() };
         let filters = filters::read(f, owner);
         let backends = f.list("backendRefs", |r, n| http_backend_ref(r, n, owner));
         if backends.len() > MOST_BACKENDS {

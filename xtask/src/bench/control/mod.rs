@@ -104,7 +104,7 @@ fn remarks(options: &Options, size: Size) -> Result<Vec<String>> {
     // The others are about benches that share cores out.
     remarks.truncate(1);
     remarks.push(format!(
-        "{} HTTPRoutes of one Gateway, {} of them one by one, that send to one Service; {} ListenerSets; {} changes of an endpoint; {} pods rolled out; two \
+        "{} HTTPRoutes of one Gateway with a hostname each, {} of them one by one, that send to one Service; {} ListenerSets; {} changes of an endpoint; {} pods rolled out; two \
          nodes, the API server, etcd and the clients on the same cores; all pods and their probes are real, but endpoints of the HTTPRoutes are written by hand",
         size.routes, size.one_by_one, size.listener_sets, size.changes, size.replicas
     ));

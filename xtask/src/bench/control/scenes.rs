@@ -218,7 +218,7 @@ impl<'a> Scenes<'a> {
         let load = self.load("changing", "changing.example.com", "backend")?;
         let mut beat = Instant::now();
         for i in 0..self.size.seconds * 10 {
-            let change = json!({"spec": {"rules": world::rules("backend", &format!("m{i}"))}});
+            let change = json!({"spec": {"rules": world::rules("backend", Some(&format!("m{i}")))}});
             self.api.merge(&format!("{HTTP_ROUTES}/changing"), &change)?;
             beat += BEAT;
             std::thread::sleep(beat.saturating_duration_since(Instant::now()));
@@ -294,7 +294,7 @@ impl<'a> Scenes<'a> {
         let before = agents::pid(node)?;
         agents::kill(node)?;
         let last = self.size.routes - 1;
-        let change = json!({"spec": {"rules": world::rules("other", "x")}});
+        let change = json!({"spec": {"rules": world::rules("other", None)}});
         self.api.merge(&format!("{HTTP_ROUTES}/r{last}"), &change)?;
         until(PATIENCE, || agents::pid(node).is_ok_and(|now| now != before)).context("the kubelet starts it again")?;
         until(PATIENCE, || agents::is_ready(number)).context("the new agent")?;

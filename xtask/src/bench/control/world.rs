@@ -132,18 +132,17 @@ pub fn http_route(name: &str, host: &str, service: &str) -> Value {
     let spec = json!({
         "parentRefs": [{"name": "edge", "sectionName": "http"}],
         "hostnames": [host],
-        "rules": rules(service, "x"),
+        "rules": rules(service, None),
     });
     json!({"apiVersion": GATEWAY_API, "kind": "HTTPRoute", "metadata": {"name": name}, "spec": spec})
 }
 
 /// `mark`: a header that backends get.
-pub fn rules(service: &str, mark: &str) -> Value {
-    json!([{
-        "matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
-        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-mark", "value": mark}]}}],
-        "backendRefs": [{"name": service, "port": 80}],
-    }])
+pub fn rules(service: &str, mark: Option<&str>) -> Value {
+    let headers = |mark| json!({"set": [{"name": "x-mark", "value": mark}]});
+    let filter = |mark| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": headers(mark)});
+    let filters: Vec<Value> = mark.map(filter).into_iter().collect();
+    json!([{"filters": filters, "backendRefs": [{"name": service, "port": 80}]}])
 }
 
 /// A listener with a host of its own.

@@ -6,7 +6,7 @@ use http::request::Parts;
 
 use super::{Found, Rank};
 use crate::ir::Shards;
-use crate::ir::http::{GrpcMethodMatch, Match, PathMatch, Route, RouteKind, Text};
+use crate::ir::http::{GrpcMethodMatch, Match, PathMatch, Route, RouteKind, Rule, Text};
 use crate::proxy::http::matches::prefixes;
 
 #[derive(Clone, Debug, Default)]
@@ -23,14 +23,13 @@ type Bucket = Arc<Vec<Entry>>;
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Also says which rule and match of the route it is.
     rank: Rank,
     route: Arc<Route>,
-    rule: usize,
-    nth: usize,
     /// Of an HTTPRoute, and of nothing but the path: who found it by that need not look at the match, which is elsewhere in memory.
     is_plain: bool,
     /// Bytes of the path that it takes as a prefix.
-    matched_prefix: usize,
+    matched_prefix: u32,
 }
 
 /// Where a match is kept.
@@ -65,7 +64,7 @@ impl Host {
     pub fn remove(host: Option<Arc<Host>>, route: &Arc<Route>) -> Option<Arc<Host>> {
         let mut host = host?;
         let from = Arc::make_mut(&mut host);
-        for one in route.rules.iter().flat_map(|rule| &rule.matches) {
+        for one in route.rules.iter().flat_map(|rule| &*rule.matches) {
             from.change(place(one), |bucket| bucket.retain(|entry| !Arc::ptr_eq(&entry.route, route)));
         }
         (!from.exact.is_empty() || !from.prefix.is_empty() || from.others.is_some()).then_some(host)
@@ -117,19 +116,21 @@ impl Entry {
         Entry {
             rank: Rank::of(route, rule, nth),
             route: Arc::clone(route),
-            rule,
-            nth,
             is_plain: route.name.kind == RouteKind::Http && method.is_none() && headers.is_empty() && query.is_empty(),
-            matched_prefix: if let PathMatch::Prefix(prefix) = path { prefix.len() } else { 0 },
+            matched_prefix: if let PathMatch::Prefix(prefix) = path { prefix.len() as u32 } else { 0 },
         }
     }
 
     fn one(&self) -> &Match {
-        &self.route.rules[self.rule].matches[self.nth]
+        &self.rule().matches[usize::from(self.rank.nth)]
+    }
+
+    fn rule(&self) -> &Rule {
+        &self.route.rules[usize::from(self.rank.rule)]
     }
 
     fn found(&self) -> Found<'_> {
-        Found { route: &self.route, rule: &self.route.rules[self.rule], matched_prefix: self.matched_prefix }
+        Found { route: &self.route, rule: self.rule(), matched_prefix: self.matched_prefix as usize }
     }
 }
 

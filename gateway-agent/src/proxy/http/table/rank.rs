@@ -9,44 +9,50 @@ use crate::ir::http::{Created, Match, PathMatch, Route, RouteName, Text};
 pub struct Rank {
     path: PathRank,
     method: Reverse<bool>,
-    headers: Reverse<usize>,
-    query: Reverse<usize>,
+    headers: Reverse<u16>,
+    query: Reverse<u16>,
     created: Created,
     route: RouteName,
-    rule: usize,
+    pub rule: u16,
     /// In the rule.
-    nth: usize,
+    pub nth: u16,
 }
 
 /// Characters, the most first. Where regular expressions come is left to implementations: between the others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum PathRank {
     Exact,
-    Regex(Reverse<usize>),
-    Prefix(Reverse<usize>),
-    Grpc { service: Reverse<usize>, method: Reverse<usize> },
+    Regex(Reverse<u32>),
+    Prefix(Reverse<u32>),
+    Grpc { service: Reverse<u32>, method: Reverse<u32> },
 }
 
 impl Rank {
     pub fn of(route: &Route, rule: usize, nth: usize) -> Rank {
         let Match { path, method, headers, query } = &route.rules[rule].matches[nth];
-        let characters = |text: &Option<Text>| Reverse(text.as_ref().map_or(0, |text| text.as_str().chars().count()));
+        let length = |text: &str| Reverse(u32::try_from(text.chars().count()).unwrap_or(u32::MAX));
+        let characters = |text: &Option<Text>| text.as_ref().map_or(Reverse(0), |text| length(text.as_str()));
         Rank {
             path: match path {
                 PathMatch::Exact(_) => PathRank::Exact,
-                PathMatch::Regex(pattern) => PathRank::Regex(Reverse(pattern.source().chars().count())),
-                PathMatch::Prefix(prefix) => PathRank::Prefix(Reverse(prefix.chars().count())),
+                PathMatch::Regex(pattern) => PathRank::Regex(length(pattern.source())),
+                PathMatch::Prefix(prefix) => PathRank::Prefix(length(prefix)),
                 PathMatch::Grpc(call) => {
                     PathRank::Grpc { service: characters(&call.service), method: characters(&call.method) }
                 }
             },
             method: Reverse(method.is_some()),
-            headers: Reverse(headers.len()),
-            query: Reverse(query.len()),
+            headers: Reverse(small(headers.len())),
+            query: Reverse(small(query.len())),
             created: route.created,
             route: route.name.clone(),
-            rule,
-            nth,
+            rule: small(rule),
+            nth: small(nth),
         }
     }
+}
+
+/// The API allows dozens of each; there is a rank for each match at each host, so that its size counts.
+fn small(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }

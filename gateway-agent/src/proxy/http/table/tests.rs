@@ -9,7 +9,7 @@ use crate::proxy::http::matches::Pattern;
 pub(super) fn rules(matches: Vec<Vec<Match>>) -> Vec<Rule> {
     let rule = |(i, matches): (usize, Vec<Match>)| Rule {
         name: i.to_string().into(),
-        matches,
+        matches: matches.into(),
         filters: Vec::new(),
         backends: Vec::new(),
         timeouts: Timeouts::default(),

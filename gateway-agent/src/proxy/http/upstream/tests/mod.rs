@@ -116,7 +116,7 @@ fn to(cluster: Cluster) -> Backend {
 fn rule(backends: Vec<Backend>) -> Rule {
     Rule {
         name: "0".into(),
-        matches: vec![Match::path(PathMatch::Prefix("".into()))],
+        matches: [Match::path(PathMatch::Prefix("".into()))].into(),
         filters: Vec::new(),
         backends,
         timeouts: Timeouts::default(),
