@@ -410,6 +410,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
                 agent.borrow().sweep();
                 agent.borrow_mut().defend();
                 memory::trim_heap();
+                memory::forget_code();
             }
             () = watchers.joined() => {
                 if config.events == 0 {
@@ -577,7 +578,7 @@ fn settle_owners(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, 
 }
 
 fn say_ready(origin: &str, pins: &Path) {
-    memory::forget_start();
+    memory::forget_code();
     tracing::info!(source = origin, pins = %pins.display(), "ready");
 }
 

@@ -66,10 +66,11 @@ const QUICK: Size = Size { routes: 500, one_by_one: 300, listener_sets: 250, cha
 pub fn run(options: &Options) -> Result<()> {
     ensure!(setup::is_root(), "a cluster needs root: run it with sudo");
     let size = if options.quick { QUICK } else { WHOLE };
-    let observations = conformance::with_sluice(&conformance::GROUND, options.dev, options.keep, |cluster, _| {
-        let network = cluster.control().network()?;
-        network.enter(|| Scenes::new(cluster, size)?.play())
-    })?;
+    let (observations, seen) =
+        conformance::with_sluice(&conformance::GROUND, options.dev, options.keep, |cluster, _| {
+            let network = cluster.control().network()?;
+            network.enter(|| Scenes::new(cluster, size)?.play())
+        })?;
     let rows = report::rows(BENCH, &observations);
     let goal = |what: &'static str, scenario, measure: Measure, most: f64| {
         let row = rows.iter().find(|row| row.scenario == scenario && row.measure == measure.name);
@@ -96,7 +97,9 @@ pub fn run(options: &Options) -> Result<()> {
         goal("an agent's start, to all that changed meanwhile", KILLED, COMPLETE, 2_000.0),
         goal("agents replaced: failed requests and connections", AGENTS_REPLACED, FAILED, 0.0),
     ];
-    report::write(BENCH, &rows, &goals, &remarks(options, size)?)
+    let mut remarks = remarks(options, size)?;
+    remarks.extend(seen);
+    report::write(BENCH, &rows, &goals, &remarks)
 }
 
 fn remarks(options: &Options, size: Size) -> Result<Vec<String>> {

@@ -56,6 +56,7 @@ pub struct Scenes<'a> {
     http: SocketAddr,
     tcp: SocketAddr,
     observations: Vec<Observation>,
+    remarks: Vec<String>,
 }
 
 impl<'a> Scenes<'a> {
@@ -78,10 +79,12 @@ impl<'a> Scenes<'a> {
             http,
             tcp,
             observations: Vec::new(),
+            remarks: Vec::new(),
         })
     }
 
-    pub fn play(mut self) -> Result<Vec<Observation>> {
+    /// What was measured, and what is to be said of it.
+    pub fn play(mut self) -> Result<(Vec<Observation>, Vec<String>)> {
         let scenes: [Scene<'a>; 10] = [
             ("agents with nothing to do", |scenes| scenes.at_rest(EMPTY)),
             ("routes, one by one", Self::one_by_one),
@@ -100,7 +103,7 @@ impl<'a> Scenes<'a> {
             play(&mut self).context(what)?;
         }
         progress.end();
-        Ok(self.observations)
+        Ok((self.observations, self.remarks))
     }
 
     fn note(&mut self, scenario: &'static str, measure: Measure, value: f64) {
@@ -121,6 +124,9 @@ impl<'a> Scenes<'a> {
         self.note(scenario, REQUESTS, seen.requests as f64);
         self.note(scenario, FAILED, seen.failed as f64);
         self.note(scenario, GAP, seen.longest_gap);
+        if let Some(failure) = seen.failure {
+            self.remarks.push(format!("{scenario}: {} failed, one of them with {failure:?}", seen.failed));
+        }
     }
 
     /// Writes of a kind and of the Gateway from one time to another.
@@ -342,6 +348,9 @@ impl<'a> Scenes<'a> {
         for i in 0..self.size.listener_sets {
             self.api.create(SETS, &world::listener_set(i))?;
         }
+        // The writer of statuses was killed: until another takes its place there is nothing to wait for.
+        let last = self.size.listener_sets - 1;
+        self.reaches(&format!("{SETS}/s{last}"), |set| set["status"]["conditions"][0]["status"] == "True")?;
         let after = self.quiet()?;
         self.note_writes(LISTENER_SETS, "listenersets", (&before, &after));
         self.at_rest(LISTENER_SETS)

@@ -79,10 +79,12 @@ pub fn until(patience: Duration, mut is_so: impl FnMut() -> bool) -> Result<Dura
 }
 
 /// What clients of a load saw.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub struct Seen {
     pub requests: usize,
     pub failed: usize,
+    /// What a client saw of one that failed.
+    pub failure: Option<String>,
     /// Milliseconds without a good answer.
     pub longest_gap: f64,
 }
@@ -91,6 +93,7 @@ impl Seen {
     pub fn add(&mut self, other: Seen) {
         self.requests += other.requests;
         self.failed += other.failed;
+        self.failure = self.failure.take().or(other.failure);
         self.longest_gap = self.longest_gap.max(other.longest_gap);
     }
 }
@@ -128,11 +131,20 @@ fn ask(to: SocketAddr, host: &str, fresh: bool, stop: &AtomicBool) -> Seen {
     let (mut seen, mut last) = (Seen::default(), Instant::now());
     while !stop.load(Ordering::Relaxed) {
         seen.requests += 1;
-        if asker.get(host, "/").is_ok_and(|answer| answer.status == 200) {
-            seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
-            last = Instant::now();
-        } else {
-            seen.failed += 1;
+        let failure = match asker.get(host, "/") {
+            Ok(answer) if answer.status == 200 => None,
+            Ok(answer) => Some(format!("status {}", answer.status)),
+            Err(error) => Some(error.to_string()),
+        };
+        match failure {
+            None => {
+                seen.longest_gap = seen.longest_gap.max(last.elapsed().as_secs_f64() * 1e3);
+                last = Instant::now();
+            }
+            Some(failure) => {
+                seen.failed += 1;
+                seen.failure.get_or_insert(failure);
+            }
         }
         if fresh {
             asker = Asker::new(to);
