@@ -23,6 +23,7 @@ const ANONYMOUS: Measure = Measure::new("memory_anonymous_mib", "MiB");
 const OF_FILES: Measure = Measure::new("memory_of_files_mib", "MiB");
 const CPU: Measure = Measure::new("cpu_ms_per_s", "ms/s");
 const WRITES: Measure = Measure::new("api_writes", "writes");
+const WRITES_AT_REST: Measure = Measure::new("api_writes_at_rest", "writes");
 const GATEWAY_WRITES: Measure = Measure::new("api_writes_gateway", "writes");
 const LEASE_WRITES: Measure = Measure::new("lease_writes_per_s", "1/s");
 const MEAN: Measure = Measure::new("propagation_ms_mean", "ms");

@@ -14,7 +14,7 @@ use super::traffic::{self, Asker, Load, Seen, until};
 use super::world::{self, DEPLOYMENTS, HTTP, HTTP_ROUTES, PODS, SERVERS, SETS, SLICES, TCP, World, host};
 use super::{
     ANONYMOUS, COMPLETE, CPU, FAILED, GAP, GATEWAY_WRITES, LEASE_WRITES, MAX, MEAN, MEDIAN, OF_FILES, P99, READY,
-    REQUESTS, RESIDENT, Size, WRITES,
+    REQUESTS, RESIDENT, Size, WRITES, WRITES_AT_REST,
 };
 use crate::bench::Progress;
 use crate::bench::stats::{Measure, Observation, median};
@@ -149,7 +149,7 @@ impl<'a> Scenes<'a> {
         self.note(scenario, RESIDENT, most.resident);
         self.note(scenario, ANONYMOUS, most.anonymous);
         self.note(scenario, OF_FILES, most.resident - most.anonymous);
-        self.note(scenario, WRITES, (later.but_leases() - writes.but_leases()) as f64);
+        self.note(scenario, WRITES_AT_REST, (later.but_leases() - writes.but_leases()) as f64);
         self.note(scenario, LEASE_WRITES, (later.of("leases") - writes.of("leases")) as f64 / seconds);
         Ok(())
     }

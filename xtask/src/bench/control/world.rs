@@ -1,7 +1,7 @@
 //! The objects of the bench, in a namespace that goes with them.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use gateway_tests::cluster::plan::Family;
@@ -191,7 +191,8 @@ fn echo() -> Value {
 
 /// What has the pods of a Deployment or DaemonSet replaced, as `kubectl rollout restart` does it.
 pub fn restarted() -> Value {
-    json!({"spec": {"template": {"metadata": {"annotations": {"bench": "again"}}}}})
+    let now = format!("{:?}", SystemTime::now());
+    json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}})
 }
 
 /// Whether all replicas of a Deployment, or what a DaemonSet has on each node, are of the newest template and ready, and no others are left.
