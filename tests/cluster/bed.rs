@@ -1,13 +1,15 @@
 //! The cluster that the tests find, and namespaces of their own in it.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gateway_tests::cluster::{Cluster, Place, Tools};
+use gateway_tests::cluster::{Cluster, Tools};
 use gateway_tests::lab::wait_for;
+use serde_json::Value;
 
 /// Says where the state of the cluster is, and where the programs that it is made of.
 const STATE: &str = "SLUICE_CLUSTER";
@@ -48,15 +50,20 @@ impl Bed {
         wait_for(what, PATIENCE, ask).unwrap();
     }
 
-    /// Kills the agent of a node, to its end; the kubelet starts another.
-    pub fn kill_agent(&self, node: &Place) -> Result<()> {
-        let pid = node.run("pgrep".as_ref(), &["--exact", "sluice"])?;
-        node.run("kill".as_ref(), &["-KILL", pid.trim()])?;
-        wait_for("the end of the agent", PATIENCE, || {
-            let there = node.run("kill".as_ref(), &["-0", pid.trim()]);
-            ensure!(there.is_err(), "process {pid} is still there");
-            Ok(())
-        })
+    /// An object, or a list of them.
+    pub fn get(&self, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&format!("get {what} -o json"))?)?)
+    }
+
+    /// The first address of a Gateway, once it has one.
+    pub fn wait_for_address(&self, namespace: &str, gateway: &str) -> IpAddr {
+        let line = format!("get gateway {gateway} -n {namespace} -o jsonpath={{.status.addresses[0].value}}");
+        wait_for("the Gateway's address", PATIENCE, || self.kubectl(&line)?.parse().context("it has none")).unwrap()
+    }
+
+    /// Kills all agents, each to its end; the kubelets start others.
+    pub fn kill_agents(&self) {
+        self.cluster.nodes().iter().for_each(|node| node.kill("sluice").unwrap());
     }
 
     /// Until both nodes have an agent that is ready.

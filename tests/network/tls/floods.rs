@@ -165,7 +165,10 @@ fn a_flood_costs_no_memory_opens_nothing_and_keeps_nobody_out() {
                 let before = kept();
                 flooded(&bed, target, what, forge);
                 let left = kept();
-                assert!(left <= before + may_leave, "{what} to {target} are kept in mind: {before} entries, then {left}");
+                assert!(
+                    left <= before + may_leave,
+                    "{what} to {target} are kept in mind: {before} entries, then {left}"
+                );
                 opened += HONEST as u64;
                 let by_luck = backends() - opened;
                 assert!(by_luck <= may_open, "{what} to {target} opened {by_luck} connections to backends");
