@@ -31,10 +31,10 @@ fn get(bed: &Bed, address: IpAddr) -> Result<String> {
 }
 
 /// The agent of a node does nothing until this is dropped.
-struct Stopped<'a>(&'a Place);
+pub struct Stopped<'a>(&'a Place);
 
 impl Stopped<'_> {
-    fn new<'a>(bed: &'a Bed, node: &str) -> Stopped<'a> {
+    pub fn new<'a>(bed: &'a Bed, node: &str) -> Stopped<'a> {
         let place = bed.cluster.nodes().iter().find(|place| place.name() == node).expect("a node of the cluster");
         signal(place, "-STOP").unwrap();
         Stopped(place)

@@ -113,5 +113,5 @@ pub fn report(plan: &Plan, number: usize) -> SetReport {
         };
         vec![accepted, programmed]
     };
-    SetReport { subject: (&set.meta).into(), conditions, listeners: Vec::new() }
+    SetReport { subject: (&set.meta).into(), gateway: gateway.clone(), conditions, listeners: Vec::new() }
 }
