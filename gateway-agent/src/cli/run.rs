@@ -224,10 +224,10 @@ struct IdleTimes {
 #[command(next_help_heading = "Connections through the agent")]
 struct ProxyOptions {
     /// At a time; more are refused. Each may need 6 file descriptors.
-    #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = connections())]
+    #[arg(long, value_name = "N", default_value_t = proxy::Options::default().connections, value_parser = number())]
     proxy_connections: usize,
     /// MiB that clients of HTTP may make the agent keep, by estimate: what comes when they are reached is answered with 503.
-    #[arg(long, value_name = "MIB", default_value_t = proxy::Options::default().memory >> 20, value_parser = mebibytes())]
+    #[arg(long, value_name = "MIB", default_value_t = proxy::Options::default().memory >> 20, value_parser = number())]
     proxy_memory: usize,
     /// How long a client may take for its ClientHello and the TLS handshake.
     #[arg(long, value_name = "SECONDS", default_value_t = proxy::Options::default().handshake.as_secs())]
@@ -237,12 +237,7 @@ struct ProxyOptions {
     proxy_drain: u64,
 }
 
-fn connections() -> impl clap::builder::TypedValueParser<Value = usize> {
-    use clap::builder::TypedValueParser;
-    clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
-}
-
-fn mebibytes() -> impl clap::builder::TypedValueParser<Value = usize> {
+fn number() -> impl clap::builder::TypedValueParser<Value = usize> {
     use clap::builder::TypedValueParser;
     clap::value_parser!(u32).range(1..1 << 20).map(|n| n as usize)
 }

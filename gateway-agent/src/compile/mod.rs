@@ -46,6 +46,7 @@ mod claims;
 mod conflicts;
 mod follow;
 mod gateways;
+mod grants;
 mod hostnames;
 mod http;
 mod listener_ir;

@@ -375,6 +375,15 @@ pub fn duration(reader: &mut Reader, node: &Node) -> Option<Duration> {
     duration
 }
 
+/// Not none: a limit of no time would refuse everything.
+pub fn time(reader: &mut Reader, node: &Node) -> Option<Duration> {
+    let time = duration(reader, node)?;
+    if time.is_zero() {
+        reader.error(node.at, "is no time at all; use one like 30s, or leave it out");
+    }
+    Some(time)
+}
+
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut sum = Duration::ZERO;
