@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod bucket;
 mod digest;
 mod events;
 mod gate;
@@ -76,7 +77,7 @@ pub async fn write<S: Statuses>(
             statuses: Rc::clone(&statuses),
             board: Rc::clone(&board),
             gate: Gate::new(nodes.clone()),
-            queue: Queue::default(),
+            queue: Queue::new(Instant::now()),
             running: BTreeSet::new(),
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -161,7 +162,7 @@ impl<S: Statuses> Writer<S> {
                     (task.id, task.digest, done)
                 });
             }
-            let due = self.queue.due().filter(|_| tasks.len() < AT_ONCE);
+            let due = if tasks.len() < AT_ONCE { self.queue.due(now) } else { None };
             tokio::select! {
                 touched = self.board.touched() => touched.into_iter().for_each(|id| self.touched(id)),
                 touched = self.gate.news() => {

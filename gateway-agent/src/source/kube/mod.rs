@@ -13,6 +13,7 @@ mod link;
 mod objects;
 mod reached;
 mod references;
+mod refused;
 mod store;
 #[cfg(test)]
 mod tests;

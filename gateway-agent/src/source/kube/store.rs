@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::kept::{Kept, Line};
 use super::reached::Progress;
 use super::references::references;
+use super::refused::{is_refused, with_last_good};
 use crate::addresses::Reached;
 use crate::apply::status::{Digest, digest};
 use crate::index::{Change, GATEWAY_GROUP, Kind, Object, ObjectId, Origin};
@@ -89,6 +90,7 @@ impl Store {
         let id = object.as_ref().map_or(id, Object::id);
         let is_new = !self.known.contains_key(&id);
         let known = self.known.entry(id.clone()).or_default();
+        let object = object.map(|object| with_last_good(object, known.object.as_ref()));
         known.round = round;
         let before = known.status.digest;
         if has_status(kind) {
@@ -106,7 +108,7 @@ impl Store {
             Some(object) => {
                 self.references_changed |= REFERRING.contains(&kind);
                 known.object = Some(object.clone());
-                if let Some(kept) = &mut self.kept {
+                if let Some(kept) = self.kept.as_mut().filter(|_| !is_refused(&object)) {
                     match kept.put(kind, version, node, known.kept.take()) {
                         Ok(line) => known.kept = Some(line),
                         Err(error) => self.cannot_keep(&error),
