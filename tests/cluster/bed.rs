@@ -1,6 +1,7 @@
 //! The cluster that the tests find, and namespaces of their own in it.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gateway_tests::cluster::{Cluster, Place, Tools};
 use gateway_tests::lab::wait_for;
+use serde_json::Value;
 
 /// Says where the state of the cluster is, and where the programs that it is made of.
 const STATE: &str = "SLUICE_CLUSTER";
@@ -48,23 +50,50 @@ impl Bed {
         wait_for(what, PATIENCE, ask).unwrap();
     }
 
-    /// Kills the agent of a node, to its end; the kubelet starts another.
-    pub fn kill_agent(&self, node: &Place) -> Result<()> {
-        let pid = node.run("pgrep".as_ref(), &["--exact", "sluice"])?;
-        node.run("kill".as_ref(), &["-KILL", pid.trim()])?;
-        wait_for("the end of the agent", PATIENCE, || {
-            let there = node.run("kill".as_ref(), &["-0", pid.trim()]);
-            ensure!(there.is_err(), "process {pid} is still there");
-            Ok(())
-        })
+    /// An object, or a list of them.
+    pub fn get(&self, what: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.kubectl(&format!("get {what} -o json"))?)?)
     }
 
-    /// Until both nodes have an agent that is ready.
+    /// The first address of a Gateway, once it has one.
+    pub fn wait_for_address(&self, namespace: &str, gateway: &str) -> IpAddr {
+        let line = format!("get gateway {gateway} -n {namespace} -o jsonpath={{.status.addresses[0].value}}");
+        wait_for("the Gateway's address", PATIENCE, || self.kubectl(&line)?.parse().context("it has none")).unwrap()
+    }
+
+    /// Kills all agents, each to its end; the kubelets start others.
+    pub fn kill_agents(&self) {
+        self.cluster.nodes().iter().for_each(|node| node.kill("sluice").unwrap());
+    }
+
+    /// Until the pods of a Deployment are ready. A kubelet that has been without an API server asks again after a minute at the latest.
+    pub fn wait_for_pods(&self, namespace: &str, deployment: &str) {
+        self.kubectl(&format!("rollout status deployment/{deployment} -n {namespace} --timeout=150s")).unwrap();
+    }
+
+    /// Until all nodes have an agent that is ready, and each gives the others signs of its life.
     pub fn wait_for_agents(&self) {
         self.wait_for("agents on all nodes", || {
             let line = "get daemonset sluice -n sluice-system -o jsonpath={.status.numberReady}/{.status.desiredNumberScheduled}";
             let ready = self.kubectl(line)?;
             ensure!(ready == format!("{0}/{0}", self.cluster.nodes().len()), "{ready} are ready");
+            Ok(())
+        });
+        let signs = || -> Result<Vec<String>> {
+            let of = |node: &Place| {
+                self.kubectl(&format!(
+                    "get lease sluice-node-{} -n sluice-system -o jsonpath={{.spec.renewTime}}",
+                    node.name()
+                ))
+            };
+            self.cluster.nodes().iter().map(of).collect()
+        };
+        let before = signs().unwrap();
+        self.wait_for("signs of all agents", || {
+            ensure!(
+                signs()?.iter().zip(&before).all(|(now, before)| now != before),
+                "some have given none since {before:?}"
+            );
             Ok(())
         });
     }

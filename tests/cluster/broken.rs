@@ -12,7 +12,7 @@ use crate::traffic::{ALL, Site};
 
 /// A condition of a listener: status and reason.
 fn condition(bed: &Bed, namespace: &str, listener: &str, kind: &str) -> Result<(String, String)> {
-    let gateway: Value = serde_json::from_str(&bed.kubectl(&format!("get gateway secure -n {namespace} -o json"))?)?;
+    let gateway = bed.get(&format!("gateway secure -n {namespace}"))?;
     let listeners = gateway["status"]["listeners"].as_array().context("no listeners")?;
     let listener = listeners.iter().find(|known| known["name"] == listener).context("not this listener")?;
     let conditions = listener["conditions"].as_array().context("no conditions")?;
@@ -44,13 +44,7 @@ fn a_secret_that_goes_or_is_wrong_is_its_own_listeners_trouble_only() {
     create("a", &a.certificate_file, &a.key_file);
     create("b", &b.certificate_file, &b.key_file);
     bed.kubectl_with(&format!("apply -n {namespace} -f -"), GATEWAY).unwrap();
-    let mut address = None;
-    bed.wait_for("the Gateway's address", || {
-        let line = format!("get gateway secure -n {namespace} -o jsonpath={{.status.addresses[0].value}}");
-        address = Some(bed.kubectl(&line)?.parse().context("it has none")?);
-        Ok(())
-    });
-    let address = address.unwrap();
+    let address = bed.wait_for_address(namespace, "secure");
     let is_served = |name: &str| bed.wait_for(name, || get(&bed, &authority, &format!("{name}.example"), address));
     let wait = |status: &str, reason: &str| {
         bed.wait_for(&format!("{status} for {reason}"), || {
@@ -145,7 +139,7 @@ fn five_hundred_bad_routes_are_told_why_and_five_hundred_good_ones_work() {
     let traffic = site.traffic();
     bed.kubectl_with(&format!("create -n {namespace} -f -"), &manifests).unwrap();
     bed.wait_for("a right condition of each", || {
-        let all: Value = serde_json::from_str(&bed.kubectl(&format!("get httproutes -n {namespace} -o json"))?)?;
+        let all = bed.get(&format!("httproutes -n {namespace}"))?;
         let routes = all["items"].as_array().context("no items")?;
         routes.iter().try_for_each(|route| is_told(route).with_context(|| route["metadata"]["name"].to_string()))
     });

@@ -125,7 +125,7 @@ fn values_that_mean_nothing_are_refused() {
 #[test]
 fn it_installs_and_the_example_works() {
     let bed = Bed::new();
-    let kustomization = root().join("tests/conformance/deploy").display().to_string();
+    let kustomization = root().join("tests/cluster/deploy").display().to_string();
     let back = Back { bed: &bed, kustomization };
     end_agents(&bed).unwrap();
     bed.kubectl(&format!("delete -k {} --wait --ignore-not-found", back.kustomization)).unwrap();

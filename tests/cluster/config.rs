@@ -1,7 +1,7 @@
 //! SluiceConfigs: what the API server refuses, what a status says of the rest, and that a change counts at once.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,7 +17,7 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A condition of a Gateway or GatewayClass: its status, reason and message.
 fn condition(bed: &Bed, object: &str, kind: &str) -> Result<[String; 3]> {
-    let object: Value = serde_json::from_str(&bed.kubectl(&format!("get {object} -o json"))?)?;
+    let object = bed.get(object)?;
     let conditions = object["status"]["conditions"].as_array().context("no conditions yet")?;
     let found = conditions.iter().find(|condition| condition["type"] == kind).context("not that one yet")?;
     ensure!(found["observedGeneration"] == object["metadata"]["generation"], "it is of an older generation: {found}");
@@ -118,15 +118,8 @@ fn a_change_counts_at_once_and_breaks_no_connection() {
     let namespace = "config-changes";
     let _applied = bed.apply(namespace, MANIFESTS);
     let network = bed.cluster.control().network().unwrap();
-    let nodes = bed.kubectl("get nodes -o jsonpath={.items[0].status.addresses[0].address}").unwrap();
-    let address = bed
-        .kubectl(&format!("wait gateway limited -n {namespace} --for=condition=Programmed --timeout=30s"))
-        .and_then(|_| {
-            bed.kubectl(&format!("get gateway limited -n {namespace} -o jsonpath={{.status.addresses[0].value}}"))
-        })
-        .unwrap();
-    let at: SocketAddr =
-        (address.parse::<IpAddr>().unwrap_or_else(|_| panic!("{address:?}, nodes {nodes}")), 8089).into();
+    bed.kubectl(&format!("wait gateway limited -n {namespace} --for=condition=Programmed --timeout=30s")).unwrap();
+    let at = SocketAddr::new(bed.wait_for_address(namespace, "limited"), 8089);
     let mut kept = network.enter(|| open(at)).unwrap();
     // The tenth is one too many: Host is one too.
     assert_eq!(ask(&mut kept, 9).unwrap(), "HTTP/1.1 431 Request Header Fields Too Large");

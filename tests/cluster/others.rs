@@ -12,10 +12,6 @@ use crate::traffic::{ALL, HTTP, L4, SNI, Site, within};
 
 const OTHERS: [&str; 2] = ["one", "two"];
 
-fn get(bed: &Bed, what: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&bed.kubectl(&format!("get {what} -o json"))?)?)
-}
-
 #[test]
 fn what_is_of_other_classes_stays_as_it_is() {
     let bed = Bed::new();
@@ -49,13 +45,13 @@ fn what_is_of_other_classes_stays_as_it_is() {
         bed.kubectl(&patch(&format!("httproute http -n {namespace} --subresource=status --type=json"), &add)).unwrap();
     }
     let before: Vec<Value> =
-        OTHERS.iter().map(|name| get(&bed, &format!("gateway {name} -n {namespace}")).unwrap()).collect();
+        OTHERS.iter().map(|name| bed.get(&format!("gateway {name} -n {namespace}")).unwrap()).collect();
 
     let traffic = site.traffic();
     let change = json!({ "spec": { "hostnames": ["*.example"] } });
     bed.kubectl(&patch(&format!("httproute http -n {namespace} --type=merge"), &change)).unwrap();
     bed.wait_for("our word on the changed route", || {
-        let route = get(&bed, &format!("httproute http -n {namespace}"))?;
+        let route = bed.get(&format!("httproute http -n {namespace}"))?;
         let parents = route["status"]["parents"].as_array().context("no parents")?;
         let of = |controller: &str| parents.iter().filter(|p| p["controllerName"] == controller).collect::<Vec<_>>();
         let ours = of("sluice.dev/gateway-controller");
@@ -70,7 +66,7 @@ fn what_is_of_other_classes_stays_as_it_is() {
         Ok(())
     });
     let after: Vec<Value> =
-        OTHERS.iter().map(|name| get(&bed, &format!("gateway {name} -n {namespace}")).unwrap()).collect();
+        OTHERS.iter().map(|name| bed.get(&format!("gateway {name} -n {namespace}")).unwrap()).collect();
     assert_eq!(after, before, "nobody has written to them");
     traffic.end().assert_all_answered(&ALL);
     drop(classes);
@@ -114,8 +110,8 @@ fn definitions_that_change_go_and_come_again_disturb_no_other_kind() {
     let bed = Bed::new();
     let namespace = "definitions";
     let site = Site::new(&bed, namespace);
-    let mut definition = get(&bed, &format!("crd {CRD}")).unwrap();
-    let mut route = get(&bed, &format!("tcproute tcp -n {namespace}")).unwrap();
+    let mut definition = bed.get(&format!("crd {CRD}")).unwrap();
+    let mut route = bed.get(&format!("tcproute tcp -n {namespace}")).unwrap();
     for object in [&mut definition, &mut route] {
         object["metadata"] =
             json!({ "name": object["metadata"]["name"], "annotations": object["metadata"]["annotations"] });
@@ -162,7 +158,7 @@ spec:
 
 fn wait_accepted(bed: &Bed, namespace: &str, name: &str) {
     bed.wait_for(&format!("{name} to be accepted"), || {
-        let route = get(bed, &format!("httproute {name} -n {namespace}"))?;
+        let route = bed.get(&format!("httproute {name} -n {namespace}"))?;
         ensure!(route["status"]["parents"][0]["conditions"][0]["status"] == "True", "{}", route["status"]);
         Ok(())
     });

@@ -29,7 +29,7 @@ fn when_an_agent_is_killed_the_kernel_goes_on_and_the_next_one_soon_serves() {
     let bed = Bed::new();
     let site = Site::new(&bed, "killed");
     let traffic = site.traffic();
-    bed.cluster.nodes().iter().for_each(|node| bed.kill_agent(node).unwrap());
+    bed.kill_agents();
     within("HTTP by new agents", Duration::from_secs(15), || site.ask(HTTP));
     let tallies = traffic.end();
     tallies.assert_all_answered(&[L4, SNI]);

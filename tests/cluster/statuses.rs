@@ -35,7 +35,7 @@ spec:
 
 /// The parents that a route has in its status, by controller.
 fn parents(bed: &Bed, namespace: &str, name: &str, controller: &str) -> Result<Vec<Value>> {
-    let route: Value = serde_json::from_str(&bed.kubectl(&format!("get httproute {name} -n {namespace} -o json"))?)?;
+    let route = bed.get(&format!("httproute {name} -n {namespace}"))?;
     let parents = route["status"]["parents"].as_array().cloned().unwrap_or_default();
     Ok(parents.into_iter().filter(|parent| parent["controllerName"] == controller).collect())
 }

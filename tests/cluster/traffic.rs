@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use gateway_tests::lab::wait_for;
 use gateway_tests::tls::Authority;
 use gateway_tests::traffic::{Client, Traffic};
@@ -47,14 +47,9 @@ impl<'a> Site<'a> {
         let applied = bed.apply(namespace, MANIFESTS);
         let (certificate, key) = (identity.certificate_file.display(), identity.key_file.display());
         bed.kubectl(&format!("create secret tls echo -n {namespace} --cert={certificate} --key={key}")).unwrap();
-        bed.kubectl(&format!("rollout status deployment/echo -n {namespace} --timeout=60s")).unwrap();
-        let mut address = None;
-        bed.wait_for("the Gateway's address", || {
-            let line = format!("get gateway edge -n {namespace} -o jsonpath={{.status.addresses[0].value}}");
-            address = Some(bed.kubectl(&line)?.parse().context("it has none")?);
-            Ok(())
-        });
-        let site = Site { bed, address: address.unwrap(), authority, _applied: applied };
+        bed.wait_for_pods(namespace, "echo");
+        let address = bed.wait_for_address(namespace, "edge");
+        let site = Site { bed, address, authority, _applied: applied };
         ALL.into_iter().for_each(|way| bed.wait_for(&format!("an answer by {way}"), || site.ask(way)));
         site
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Reason;
+use super::grants::permit;
 use crate::index::{AuthorityRef, Index, Kind, Name};
 use crate::ir::http::Authorities;
 
@@ -61,13 +62,7 @@ fn follow<'i>(
     }
     let own = referrer.namespace;
     let name = Name { namespace: namespace.as_ref().unwrap_or(own).clone(), name: name.clone() };
-    if name.namespace != *own && !index.permits(referrer.kind, own, Kind::ConfigMap, &name) {
-        let message = format!(
-            "ConfigMap {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it; create one there",
-            referrer.kind
-        );
-        return Err((Reason::RefNotPermitted, message));
-    }
+    permit(index, (referrer.kind, own), (Kind::ConfigMap, &name))?;
     let Some(map) = index.config_map(&name) else {
         let message = format!("there is no ConfigMap {name}; create it or correct the reference");
         return Err((Reason::InvalidCACertificateRef, message));

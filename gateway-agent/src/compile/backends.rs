@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::grants::permit;
 use super::services::Uses;
 use super::{Condition, ConditionType, Reason};
 use crate::index::{BackendRef, Index, Kind, PortProtocol, Route, Service, ServicePort};
@@ -60,14 +61,7 @@ pub fn find<'i>(
         let message = format!("{group}{slash}{kind} is no backend for Sluice; refer to a Service");
         return Err((Reason::InvalidKind, message));
     }
-    let namespace = &route.meta.name.namespace;
-    if name.namespace != *namespace && !index.permits(route.of.kind(), namespace, Kind::Service, name) {
-        let message = format!(
-            "Service {name} is in another namespace, and no ReferenceGrant there lets a {} of {namespace} refer to it; create one there",
-            route.of
-        );
-        return Err((Reason::RefNotPermitted, message));
-    }
+    permit(index, (route.of.kind(), &route.meta.name.namespace), (Kind::Service, name))?;
     let Some(service) = index.service(name) else {
         let message = format!("there is no Service {name}; create it or correct the reference");
         return Err((Reason::BackendNotFound, message));

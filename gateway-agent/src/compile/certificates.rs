@@ -8,6 +8,7 @@ use rustls::server::ParsedCertificate;
 
 use super::Reason;
 use super::gateways::Plan;
+use super::grants::permit;
 use crate::index::{CertificateRef, Index, Kind, ListenerProtocol, Name, TlsListener, TlsMode};
 use crate::ir::{Certificate, HostName};
 use crate::source::{Problem, Severity};
@@ -86,13 +87,7 @@ pub fn follow(index: &Index, owner: Owner, reference: &CertificateRef) -> Result
     }
     let own = &owner.name.namespace;
     let name = Name { namespace: namespace.as_ref().unwrap_or(own).clone(), name: name.clone() };
-    if name.namespace != *own && !index.permits(owner.kind, own, Kind::Secret, &name) {
-        let message = format!(
-            "Secret {name} is in another namespace, and no ReferenceGrant there lets a {} of {own} refer to it; create one there",
-            owner.kind
-        );
-        return Err((Reason::RefNotPermitted, message));
-    }
+    permit(index, (owner.kind, own), (Kind::Secret, &name))?;
     let Some(secret) = index.secret(&name) else {
         let message = format!("there is no Secret {name}; create it or correct the reference");
         return Err((Reason::InvalidCertificateRef, message));

@@ -6,26 +6,27 @@ use crate::index::{Gateway, GatewayClass, Index, Kind, Name, Parameters, Paramet
 pub fn of_class(index: &Index, class: &GatewayClass) -> Result<Parameters, String> {
     let Some(reference) = &class.parameters else { return Ok(Parameters::default()) };
     let field = "spec.parametersRef";
-    let known = is_known(reference, field)?;
+    known(reference, field)?;
     let Some(namespace) = &reference.namespace else {
-        return Err(format!("{field} has no namespace; give it that of {} {}", Kind::SluiceConfig, known.name));
+        return Err(format!("{field} has no namespace; give it that of {} {}", Kind::SluiceConfig, reference.name));
     };
-    follow(index, Name { namespace: namespace.clone(), name: known.name.clone() }, field)
+    follow(index, Name { namespace: namespace.clone(), name: reference.name.clone() }, field)
 }
 
 /// What holds for a Gateway: field by field what it is told itself, else what its class is told.
 pub fn of_gateway(index: &Index, gateway: &Gateway, class: &Parameters) -> Result<Parameters, String> {
     let Some(reference) = &gateway.parameters else { return Ok(class.clone()) };
     let field = "spec.infrastructure.parametersRef";
-    let known = is_known(reference, field)?;
-    let name = Name { namespace: gateway.meta.name.namespace.clone(), name: known.name.clone() };
+    known(reference, field)?;
+    let name = Name { namespace: gateway.meta.name.namespace.clone(), name: reference.name.clone() };
     follow(index, name, field).map(|own| own.over(class))
 }
 
-fn is_known<'r>(reference: &'r ParametersRef, field: &str) -> Result<&'r ParametersRef, String> {
+/// Whether Sluice knows what it refers to, or why not.
+fn known(reference: &ParametersRef, field: &str) -> Result<(), String> {
     let ParametersRef { group, kind, .. } = reference;
     if (&**group, &**kind) == (SLUICE_GROUP, "SluiceConfig") {
-        return Ok(reference);
+        return Ok(());
     }
     let slash = if group.is_empty() { "" } else { "/" };
     Err(format!("{field}: {group}{slash}{kind} is not known to Sluice; refer to a SluiceConfig (group {SLUICE_GROUP})"))

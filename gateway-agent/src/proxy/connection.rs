@@ -147,7 +147,7 @@ async fn pass(
     shared.counters.relayed.add(1);
     shared.counters.bytes_in.add(first.len() as u64);
     drop(first);
-    Ok(relay::relay(client, &backend, &kept.pipes, &shared.counters).await)
+    Ok(relay::relay(client, &backend, &kept.http.scratch.pipes, &shared.counters).await)
 }
 
 async fn terminate(

@@ -1,5 +1,6 @@
 //! The sockets that connections come to: ports that the kernel splices them to, and those that `steer` gives them to.
 
+use std::any::Any;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener};
 use std::os::fd::AsFd;
@@ -9,6 +10,7 @@ use gateway_common::agent_backend::PORTS;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpStream;
 
 /// Connections that wait to be accepted, on each port (`net.core.somaxconn` is the most that the kernel allows).
 const BACKLOG: i32 = 4_096;
@@ -117,6 +119,11 @@ pub fn tune(socket: impl AsFd) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(&socket, PROBE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(&socket, PROBES)?;
     Ok(())
+}
+
+/// The socket that a stream is, if nothing is between it and the bytes.
+pub fn bare<S: 'static>(stream: &S) -> Option<&TcpStream> {
+    (stream as &dyn Any).downcast_ref()
 }
 
 /// Closing it sends RST: the other end is not to take what it got for all that there was.

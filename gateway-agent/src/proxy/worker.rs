@@ -20,7 +20,6 @@ use super::backend_tls::Configs;
 use super::connection::By;
 use super::hello::Room;
 use super::http::worker::Local;
-use super::pipes::Pipes;
 use super::{Refusal, Shared, connection, sockets};
 use crate::panics;
 
@@ -75,7 +74,6 @@ impl Worker {
 /// What a worker has for all its connections.
 pub struct Kept {
     pub room: Room,
-    pub pipes: Pipes,
     /// Of TLS to the backends of what comes out of TLS.
     pub backend_tls: Configs,
     pub http: Rc<Local>,
@@ -100,7 +98,6 @@ fn runtime(listeners: Listeners) -> io::Result<(LocalRuntime, Listeners<TcpListe
 async fn run(listeners: Listeners<TcpListener>, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
     let kept = Rc::new(Kept {
         room: Room::new(shared.options.hello_bytes),
-        pipes: Pipes::default(),
         backend_tls: Configs::default(),
         http: Local::new(Arc::clone(&shared.http), seed(), shared.options.memory / shared.options.workers),
         stopped: stopped.clone(),

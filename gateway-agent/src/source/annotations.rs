@@ -136,7 +136,7 @@ fn of_config_map(reader: &mut Reader, name: &str, node: &Node, files: &mut Files
 
 fn of_route(reader: &mut Reader, name: &str, node: &Node, auth: &mut Auth) -> Option<()> {
     match name {
-        "external-auth-timeout" => set(&mut auth.timeout, time(reader, node)),
+        "external-auth-timeout" => set(&mut auth.timeout, read::time(reader, node)),
         "external-auth-fails-open" => set(&mut auth.fails_open, boolean(reader, node)),
         _ => return None,
     }
@@ -168,13 +168,4 @@ fn file(reader: &mut Reader, annotation: &'static str, node: &Node) -> Named {
 
 fn boolean(reader: &mut Reader, node: &Node) -> Option<bool> {
     read::one_of(reader, node, &[("true", true), ("false", false)])
-}
-
-/// Not none: a limit of no time would refuse everything.
-fn time(reader: &mut Reader, node: &Node) -> Option<Duration> {
-    let time = read::duration(reader, node)?;
-    if time.is_zero() {
-        reader.error(node.at, "is no time at all; use one like 30s, or remove the annotation");
-    }
-    Some(time)
 }

@@ -2,7 +2,6 @@
 //! as two blocks of addresses that overlap, shows up in the status of whoever refers to the object.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::read::{self, Fields, Reader};
 use super::yaml::Node;
@@ -30,10 +29,10 @@ fn limits(f: &mut Fields) -> [Option<Setting>; 10] {
         number(f, "maxHeaderBytes", 1_024, 1 << 20).map(Setting::HeaderBytes),
         number(f, "maxHeaders", 1, 1_000).map(Setting::Headers),
         number(f, "maxUriBytes", 128, 1 << 16).map(Setting::UriBytes),
-        f.optional("headerTimeout", time).map(Setting::HeaderTime),
-        f.optional("bodyIdleTimeout", time).map(Setting::BodyIdle),
-        f.optional("streamIdleTimeout", time).map(Setting::StreamIdle),
-        f.optional("idleTimeout", time).map(Setting::Idle),
+        f.optional("headerTimeout", read::time).map(Setting::HeaderTime),
+        f.optional("bodyIdleTimeout", read::time).map(Setting::BodyIdle),
+        f.optional("streamIdleTimeout", read::time).map(Setting::StreamIdle),
+        f.optional("idleTimeout", read::time).map(Setting::Idle),
         number(f, "maxStreams", 1, 10_000).map(Setting::Streams),
         number(f, "maxPendingResets", 1, 10_000).map(Setting::PendingResets),
     ]
@@ -73,15 +72,6 @@ fn requests(reader: &mut Reader, node: &Node) -> Option<Setting> {
 
 fn number<T: TryFrom<i64>>(f: &mut Fields, key: &'static str, least: i64, most: i64) -> Option<T> {
     f.optional(key, |r, n| read::number(r, n, least, most)).and_then(|number| T::try_from(number).ok())
-}
-
-/// Not none: a limit of no time would refuse everything.
-fn time(reader: &mut Reader, node: &Node) -> Option<Duration> {
-    let time = read::duration(reader, node)?;
-    if time.is_zero() {
-        reader.error(node.at, "is no time at all; use one like 30s, or remove the field");
-    }
-    Some(time)
 }
 
 /// `parametersRef`. `with_namespace`: that of a GatewayClass, which has none of its own.

@@ -89,6 +89,11 @@ impl<'s> Reader<'s> {
         Some(errors.join("; ").into())
     }
 
+    /// The same of an object that an API server has let through, for its own status.
+    pub fn take_refused(&mut self) -> Option<Box<str>> {
+        if self.by_api { self.take_errors() } else { None }
+    }
+
     pub fn into_problems(self) -> Vec<Problem> {
         self.problems
     }
@@ -368,6 +373,15 @@ pub fn duration(reader: &mut Reader, node: &Node) -> Option<Duration> {
         reader.error(node.at, message);
     }
     duration
+}
+
+/// Not none: a limit of no time would refuse everything.
+pub fn time(reader: &mut Reader, node: &Node) -> Option<Duration> {
+    let time = duration(reader, node)?;
+    if time.is_zero() {
+        reader.error(node.at, "is no time at all; use one like 30s, or leave it out");
+    }
+    Some(time)
 }
 
 fn parse_duration(text: &str) -> Option<Duration> {

@@ -1,13 +1,11 @@
 //! Programs of the control plane that are not there for a while.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::control::Files;
 use super::{Cluster, Place};
-use crate::lab::wait_for;
 
 /// Killed, until it is ended or dropped.
 pub struct Outage<'c> {
@@ -22,17 +20,13 @@ impl Cluster {
     /// Kills `etcd` or `kube-apiserver`.
     pub fn without(&self, name: &str) -> Result<Outage<'_>> {
         let place = &self.control;
-        let pid = pid(place, name)?;
+        let pid = place.process(name)?.with_context(|| format!("{} has no {name}", place.name()))?;
         let words = place.run("cat".as_ref(), &[&format!("/proc/{pid}/cmdline")])?;
         let mut words = words.split_terminator('\0').map(str::to_owned);
         let program = PathBuf::from(words.next().context("a process without a command line")?);
         let log = Files::new(&self.state).log(&format!("{name}-again"));
         let outage = Outage { place, program, arguments: words.collect(), log, over: false };
-        place.run("kill".as_ref(), &["-KILL", &pid])?;
-        wait_for(&format!("the end of {name}"), Duration::from_secs(10), || {
-            ensure!(pid_of(place, name)?.is_none(), "it is still there");
-            Ok(())
-        })?;
+        place.kill(name)?;
         Ok(outage)
     }
 }
@@ -53,15 +47,4 @@ impl Drop for Outage<'_> {
             eprintln!("{error:#}");
         }
     }
-}
-
-fn pid(place: &Place, name: &str) -> Result<String> {
-    pid_of(place, name)?.with_context(|| format!("{} has no {name}", place.name()))
-}
-
-/// As the processes of the place have it.
-fn pid_of(place: &Place, name: &str) -> Result<Option<String>> {
-    // It fails if there is none.
-    let output = place.command(Path::new("pgrep")).args(["--exact", name]).output().context("cannot run pgrep")?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
 }

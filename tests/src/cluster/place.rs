@@ -107,6 +107,23 @@ impl Place {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The process of this name, as the place's own numbers have it.
+    pub fn process(&self, name: &str) -> Result<Option<String>> {
+        // It fails if there is none.
+        let output = self.command("pgrep").args(["--exact", name]).output().context("cannot run pgrep")?;
+        Ok(String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned))
+    }
+
+    /// Kills the process of this name, to its end.
+    pub fn kill(&self, name: &str) -> Result<()> {
+        let pid = self.process(name)?.with_context(|| format!("{} has no {name}", self.name))?;
+        self.run("kill".as_ref(), &["-KILL", &pid])?;
+        wait_for(&format!("the end of {name} in {}", self.name), Duration::from_secs(30), || {
+            ensure!(self.run("kill".as_ref(), &["-0", &pid]).is_err(), "process {pid} is still there");
+            Ok(())
+        })
+    }
+
     /// Its network, to enter with sockets and to lay links in.
     pub fn network(&self) -> Result<Node> {
         Node::adopt(&self.name, self.pid())

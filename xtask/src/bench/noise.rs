@@ -23,6 +23,14 @@ impl Noise {
         Ok(())
     }
 
+    /// Whether the report of a load is a measurement. One of hundreds that is none does not end a long bench: it is left out,
+    /// and the remarks say so.
+    pub fn is_measurement(&mut self, what: &str, report: &Value) -> bool {
+        let noted = self.note(what, report);
+        self.failures.extend(noted.as_ref().err().map(|error| format!("LEFT OUT: {error:#}")));
+        noted.is_ok()
+    }
+
     /// For the readers of the report.
     pub fn remarks(self) -> Vec<String> {
         let mut remarks = self.failures;

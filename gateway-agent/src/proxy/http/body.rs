@@ -88,7 +88,8 @@ impl Body {
     /// Goes when `asked` says so, or after a second: not everybody who should ask does (RFC 9110 section 10.1.1).
     pub fn held(self, asked: oneshot::Receiver<()>) -> Body {
         const PATIENCE: Duration = Duration::from_secs(1);
-        Body(Kind::Held(Box::new(Held { waits: Waits::ToBeAsked(asked, Box::pin(sleep(PATIENCE))), body: self })))
+        let (asked, patience) = (Some(asked), Some(Box::pin(sleep(PATIENCE))));
+        Body(Kind::Held(Box::new(Held { asked, patience, body: self })))
     }
 
     /// As it was before it was held.
@@ -114,11 +115,7 @@ impl Body {
         let Kind::Exchange(slot) = &mut self.0 else { return Poll::Ready(Err("no body of a backend".into())) };
         let Some(exchange) = slot else { return Poll::Ready(Ok(0)) };
         let filled = ready!(exchange.poll_fill(cx, pipe));
-        match (&filled, slot.take_if(|exchange| exchange.has_ended())) {
-            (Ok(_), Some(ended)) => ended.finish(),
-            (Err(_), _) => *slot = None,
-            (Ok(_), None) => {}
-        }
+        after_piece(slot, filled.is_err());
         Poll::Ready(filled.map_err(BodyError::from))
     }
 
@@ -141,6 +138,15 @@ impl Body {
             // Whatever comes of it, the connection goes where it belongs with the body.
             let _ = timeout(SOON, read).await;
         });
+    }
+}
+
+/// The connection of an answer whose end was read goes back. That of a broken one is in no state for another request.
+fn after_piece(slot: &mut Option<Box<Exchange>>, is_broken: bool) {
+    if is_broken {
+        *slot = None;
+    } else if let Some(ended) = slot.take_if(|exchange| exchange.has_ended()) {
+        ended.finish();
     }
 }
 
@@ -244,31 +250,26 @@ impl Attempt {
 }
 
 struct Held {
-    waits: Waits,
+    asked: Option<oneshot::Receiver<()>>,
+    /// `None`: it goes.
+    patience: Option<Pin<Box<Sleep>>>,
     body: Body,
-}
-
-enum Waits {
-    ToBeAsked(oneshot::Receiver<()>, Pin<Box<Sleep>>),
-    /// A backend that has gone, or has answered before, asks no more; the connection ends by itself then.
-    InVain(Pin<Box<Sleep>>),
-    /// It goes.
-    No,
 }
 
 impl Held {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Waits::ToBeAsked(asked, _) = &mut self.waits
+        if let Some(asked) = &mut self.asked
             && let Poll::Ready(asked) = Pin::new(asked).poll(cx)
         {
-            self.waits = match (asked, std::mem::replace(&mut self.waits, Waits::No)) {
-                (Err(_), Waits::ToBeAsked(_, patience)) => Waits::InVain(patience),
-                _ => Waits::No,
-            };
+            self.asked = None;
+            // A backend that has gone, or has answered before, asks no more; the connection ends by itself then.
+            if asked.is_ok() {
+                self.patience = None;
+            }
         }
-        if let Waits::ToBeAsked(_, patience) | Waits::InVain(patience) = &mut self.waits {
+        if let Some(patience) = &mut self.patience {
             ready!(patience.as_mut().poll(cx));
-            self.waits = Waits::No;
+            (self.asked, self.patience) = (None, None);
         }
         Pin::new(&mut self.body).poll_frame(cx)
     }
@@ -299,12 +300,7 @@ impl HttpBody for Body {
             Kind::Exchange(slot) => {
                 let Some(exchange) = slot else { return Poll::Ready(None) };
                 let frame = ready!(exchange.poll_frame(cx));
-                match (&frame, slot.take_if(|exchange| exchange.has_ended())) {
-                    (None | Some(Ok(_)), Some(ended)) => ended.finish(),
-                    // Its connection is in no state for another request.
-                    (Some(Err(_)), _) => *slot = None,
-                    (_, None) => {}
-                }
+                after_piece(slot, matches!(frame, Some(Err(_))));
                 Poll::Ready(frame)
             }
             Kind::Boxed(body) => body.as_mut().poll_frame(cx),

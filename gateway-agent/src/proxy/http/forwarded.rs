@@ -9,31 +9,30 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::exchange::Exchange;
 use crate::proxy::Origin;
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Takes out what is for this hop (RFC 9110 section 7.6.1), both ways. `te: trailers` stays: gRPC asks for it.
+/// Whether a field is for one hop, whatever `Connection` names beside them (RFC 9110 section 7.6.1).
+pub fn is_of_one_hop(name: &HeaderName) -> bool {
+    match *name {
+        CONNECTION | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION | TE | TRANSFER_ENCODING | UPGRADE => true,
+        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
+    }
+}
+
+/// Takes out what is for this hop, both ways. `te: trailers` stays: gRPC asks for it.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     // Most requests have none of them, and a look at each is cheaper than one search for each.
     if !headers.keys().any(is_of_one_hop) {
         return;
     }
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-            .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
-            .filter(|name| *name != HOST && *name != TE)
-            .collect();
-        named.iter().for_each(|name| drop(headers.remove(name)));
-        headers.remove(CONNECTION);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TRANSFER_ENCODING, UPGRADE] {
+    let named = headers.get_all(CONNECTION).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let named = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok());
+    let own = headers.keys().filter(|name| is_of_one_hop(name)).cloned();
+    let gone: Vec<HeaderName> = named.chain(own).filter(|name| *name != HOST && *name != TE).collect();
+    for name in gone {
         headers.remove(name);
     }
     if let Some(value) = headers.get(TE)
@@ -57,18 +56,10 @@ pub fn takes_trailers(headers: &HeaderMap) -> bool {
 /// (RFC 9110 section 6.5.1): some would take them for headers, which nobody here has looked at as such.
 pub fn may_trail(name: &HeaderName) -> bool {
     let is_forbidden = [
-        CONNECTION,
         CONTENT_LENGTH,
         FORWARDED,
         HOST,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
         TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
         FOR,
         PROTO,
         PORT,
@@ -99,14 +90,7 @@ pub fn may_trail(name: &HeaderName) -> bool {
         header::WWW_AUTHENTICATE,
     ]
     .contains(name);
-    !is_forbidden
-}
-
-fn is_of_one_hop(name: &HeaderName) -> bool {
-    match *name {
-        CONNECTION | PROXY_AUTHENTICATE | PROXY_AUTHORIZATION | TE | TRANSFER_ENCODING | UPGRADE => true,
-        _ => matches!(name.as_str(), "keep-alive" | "proxy-connection"),
-    }
+    !is_forbidden && !is_of_one_hop(name)
 }
 
 /// Of an answer to a client of HTTP/1.1 that takes trailers. A backend of HTTP/2 may tell the length beside them: here only chunks have

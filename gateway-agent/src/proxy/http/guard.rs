@@ -26,6 +26,7 @@ use super::framing::{Framing, Refused};
 use crate::ir::http::Limits;
 use crate::proxy::pipes::Pipe;
 use crate::proxy::rewound::Rewound;
+use crate::proxy::sockets;
 
 /// How soon it is noticed that a client has left, where bytes that nobody reads are before its end.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -412,9 +413,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
 
 /// Whether who is at the other end has ended its side, or broken off. Of what is no socket nobody knows before its end is read.
 fn has_left<S: 'static>(stream: &S) -> bool {
-    let stream: &dyn Any = stream;
-    let in_tls = || Some(stream.downcast_ref::<Box<TlsStream<Rewound<TcpStream>>>>()?.get_ref().0.get_ref());
-    let Some(socket) = stream.downcast_ref::<TcpStream>().or_else(in_tls) else { return false };
+    let tls = || (stream as &dyn Any).downcast_ref::<Box<TlsStream<Rewound<TcpStream>>>>();
+    let in_tls = || Some(tls()?.get_ref().0.get_ref());
+    let Some(socket) = sockets::bare(stream).or_else(in_tls) else { return false };
     // That is ready for urgent data, which nobody has registered for, or at the end of what can be read.
     pin!(socket.ready(Interest::PRIORITY)).poll(&mut Context::from_waker(Waker::noop())).is_ready()
 }
@@ -422,7 +423,7 @@ fn has_left<S: 'static>(stream: &S) -> bool {
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Guard<S> {
     /// The client's socket, if nothing is between it and the bytes of HTTP.
     pub fn socket(&self) -> Option<&TcpStream> {
-        (&self.stream as &dyn Any).downcast_ref()
+        sockets::bare(&self.stream)
     }
 
     /// Writes what is in a pipe, so many bytes, as [`AsyncWrite::poll_write`] would write them; to a [socket](Guard::socket).

@@ -399,9 +399,7 @@ impl Metered {
         meter.given();
         response.map(|body| Metered { length: body.size_hint().exact(), body, meter })
     }
-}
 
-impl Metered {
     /// See [`Body::is_piped`].
     pub fn is_piped(&self) -> bool {
         self.body.is_piped()

@@ -161,13 +161,14 @@ where
         tunnels: Tunnels::default(),
     });
     match begun {
-        Ok(Speaks::Http1) => charge.add(cost::HTTP1),
-        Ok(Speaks::Http2) => charge.add(cost::HTTP2),
-        Ok(Speaks::Nothing) | Err(_) => {}
-    }
-    match begun {
-        Ok(Speaks::Http1) => Box::pin(http1(guard, &connection, settings, &mut ends)).await,
-        Ok(Speaks::Http2) => Box::pin(http2(guard, &connection, settings, &mut ends)).await,
+        Ok(Speaks::Http1) => {
+            charge.add(cost::HTTP1);
+            Box::pin(http1(guard, &connection, settings, &mut ends)).await;
+        }
+        Ok(Speaks::Http2) => {
+            charge.add(cost::HTTP2);
+            Box::pin(http2(guard, &connection, settings, &mut ends)).await;
+        }
         Ok(Speaks::Nothing) | Err(_) => {}
     }
     tokio::select! {
@@ -417,12 +418,13 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
         .refused(number)
         .or_else(|| too_large(&request, &connection.limits))
         .or_else(|| too_much(&local.budget, is_busy));
-    let logged = local.snapshot().logged(client.origin.gateway);
+    let snapshot = local.snapshot();
+    let logged = snapshot.logged(client.origin.gateway);
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let grpc = answer::is_grpc(request.headers());
     let mut exchange = Exchange {
         local: Rc::clone(local),
-        snapshot: local.snapshot(),
+        snapshot,
         connection: Rc::clone(connection),
         origin: client.origin,
         known: Rc::clone(&connection.known),

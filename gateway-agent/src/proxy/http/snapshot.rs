@@ -14,7 +14,7 @@ use super::table::{Hosts, Table};
 use crate::ir::http::Cluster;
 use crate::ir::{self, Endpoint, Ir, ListenerName, Shards, Traffic};
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     ports: HashMap<SocketAddr, Arc<Port>>,
     listeners: BTreeMap<ListenerName, Arc<Listener>>,
@@ -78,9 +78,7 @@ impl Snapshot {
 
     /// The same, with other keys for sessions.
     pub fn with_sessions(&self, sessions: session::Keys) -> Snapshot {
-        let (ports, listeners, endpoints) = (self.ports.clone(), self.listeners.clone(), self.endpoints.clone());
-        let (is_logged, shared) = (self.is_logged, Arc::clone(&self.shared));
-        Snapshot { ports, listeners, endpoints, is_logged, shared, sessions }
+        Snapshot { sessions, ..self.clone() }
     }
 
     fn listener(&self, name: &ListenerName, http: &Arc<ir::http::Listener>) -> Arc<Listener> {

@@ -42,6 +42,12 @@ use crate::ir::{Endpoint, HostName, Ir, Listener, ListenerName, Traffic};
 use crate::proxy::Origin;
 use crate::proxy::tests::ir::{endpoint, service, services};
 
+/// On one thread, as a worker has it.
+async fn within<T>(seconds: u64, test: impl Future<Output = T>) -> T {
+    let in_time = async { tokio::time::timeout(Duration::from_secs(seconds), test).await };
+    LocalSet::new().run_until(in_time).await.expect("in time")
+}
+
 pub(super) const GATEWAY: &str = "198.18.0.1:80";
 
 pub(crate) fn rule(prefix: &str, backends: Vec<Backend>) -> Rule {
@@ -196,7 +202,7 @@ async fn a_request_goes_to_its_backend_and_comes_back() {
         assert!(!backend.is_finished());
         assert_eq!((local.metrics.requests.get(), local.metrics.class(2)), (2, 2));
     };
-    LocalSet::new().run_until(one).await;
+    within(5, one).await;
 }
 
 #[tokio::test]
@@ -228,7 +234,7 @@ async fn what_goes_nowhere_is_answered_by_the_agent() {
             assert_eq!(local.metrics.answered(reason), before + 1, "{host}{path}");
         }
     };
-    LocalSet::new().run_until(all).await;
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -251,7 +257,7 @@ async fn a_redirect_says_only_what_changes() {
         assert!(got.starts_with("HTTP/1.1 302 "), "{got}");
         assert!(got.contains("location: http://other.example.com:8080/other/\r\n"), "{got}");
     };
-    LocalSet::new().run_until(all).await;
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -264,7 +270,7 @@ async fn a_host_of_another_listener_than_the_server_name_is_misdirected() {
         assert!(get(&mut other, "example.com", "/").await.starts_with("HTTP/1.1 421 "));
         assert!(get(&mut other, "example.net", "/").await.starts_with("HTTP/1.1 404 "), "no listener has it");
     };
-    LocalSet::new().run_until(all).await;
+    within(5, all).await;
 }
 
 /// HTTP/2 by prior knowledge: answers every request with its method, URI and a trailer: the number that its path ends with, or 0.
@@ -309,6 +315,5 @@ async fn calls_of_grpc_go_by_http2_on_both_sides() {
         let response = sender.send_request(call("/other").unwrap()).await.unwrap();
         assert_eq!((response.status().as_u16(), &response.headers()["grpc-status"]), (200, &HeaderValue::from(12)));
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("answers");
+    within(5, all).await;
 }

@@ -169,7 +169,9 @@ impl Bench<'_> {
     fn once(&mut self, contender: Contender, load: &'static Load, round: usize) -> Result<Vec<Observation>> {
         let what = self.step(contender, load.name, round)?;
         let report = load.run(&self.gear, contender).with_context(|| what.clone())?;
-        self.noise.note(&what, &report)?;
+        if !self.noise.is_measurement(&what, &report) {
+            return Ok(Vec::new());
+        }
         let (scenario, contender) = (load.name, contender.name());
         let values = load.values(&report)?.into_iter();
         Ok(values.map(|(measure, value)| Observation { round, scenario, measure, contender, value }).collect())
@@ -184,7 +186,9 @@ impl Bench<'_> {
                 let _running = contender.start(self.gear.network, &place.state)?;
                 let (report, sorted) =
                     scenario::at_rate(&self.gear, contender, rate, log).with_context(|| what.clone())?;
-                self.noise.note(&what, &report)?;
+                if !self.noise.is_measurement(&what, &report) {
+                    continue;
+                }
                 for (measure, per_mille) in [(LATENCY_P50, 500), (LATENCY_P99, 990), (LATENCY_P999, 999)] {
                     let rank = (sorted.len() * per_mille).div_ceil(1000).max(1);
                     let value = sorted.get(rank - 1).copied().map_or(f64::NAN, f64::from);

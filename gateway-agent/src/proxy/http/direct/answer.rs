@@ -5,16 +5,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, response};
+use http::{HeaderValue, Response, StatusCode, response};
 use hyper::body::Body as _;
 use hyper::ext::ReasonPhrase;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::framing::digits;
 use super::head;
-use super::out::Out;
+use super::out::{Framing, Out};
 use super::scratch::Scratch;
 use super::wire::Wire;
 use crate::proxy::http::body::BodyError;
@@ -42,17 +41,6 @@ pub struct To {
     /// A HEAD.
     pub head: bool,
     pub takes_trailers: bool,
-}
-
-/// How the client is told where the body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// So much is left.
-    Length(u64),
-    Chunked {
-        /// The end of the chunk before is to be written.
-        open: bool,
-    },
 }
 
 impl Answering {
@@ -113,18 +101,11 @@ impl Answering {
                 self.pipe = Some((pipe, 0));
                 break;
             }
-            if let Framing::Chunked { open: open @ true } = &mut self.framing {
-                self.out.close_chunk();
-                *open = false;
-            }
-            match Pin::new(body).poll_frame(cx) {
+            match self.out.poll_piece(cx, Pin::new(body), &mut self.framing, self.trailers) {
                 Poll::Pending => return true,
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => self.put(data),
-                    Err(frame) => self.end_whole(frame.into_trailers().ok().filter(|_| self.trailers)),
-                },
-                Poll::Ready(Some(Err(error))) => self.end(Err(error)),
-                Poll::Ready(None) => self.end_whole(None),
+                Poll::Ready(Ok(false)) => {}
+                Poll::Ready(Ok(true)) => self.body = None,
+                Poll::Ready(Err(error)) => self.break_off(error),
             }
         }
         false
@@ -165,7 +146,7 @@ impl Answering {
             }
             Poll::Ready(Err(error)) => {
                 self.scratch.pipes.give_back(pipe);
-                self.end(Err(error));
+                self.break_off(error);
             }
             Poll::Pending => {
                 self.scratch.pipes.give_back(pipe);
@@ -175,49 +156,8 @@ impl Answering {
         Poll::Ready(Ok(()))
     }
 
-    fn put(&mut self, data: Bytes) {
-        if data.is_empty() {
-            return;
-        }
-        match &mut self.framing {
-            Framing::Length(left) => match left.checked_sub(data.len() as u64) {
-                Some(rest) => {
-                    *left = rest;
-                    self.out.push(data);
-                    if rest == 0 {
-                        self.body = None;
-                    }
-                }
-                None => self.end(Err("the answer is longer than it said".into())),
-            },
-            Framing::Chunked { open } => {
-                self.out.push_chunk(data);
-                *open = true;
-            }
-        }
-    }
-
-    fn end_whole(&mut self, trailers: Option<HeaderMap>) {
-        let is_short = matches!(self.framing, Framing::Length(1..));
-        self.end(if is_short { Err("the answer is shorter than it said".into()) } else { Ok(trailers) });
-    }
-
-    fn end(&mut self, ended: Result<Option<HeaderMap>, BodyError>) {
-        self.body = None;
-        match (ended, self.framing) {
-            (Ok(trailers), Framing::Chunked { .. }) => self.out.end_chunks(trailers.as_ref()),
-            (Ok(_), Framing::Length(_)) => {}
-            (Err(error), _) => self.broken = Some(error),
-        }
-    }
-}
-
-impl Framing {
-    fn left(self) -> Option<u64> {
-        match self {
-            Framing::Length(left) => Some(left),
-            Framing::Chunked { .. } => None,
-        }
+    fn break_off(&mut self, error: BodyError) {
+        (self.body, self.broken) = (None, Some(error));
     }
 }
 

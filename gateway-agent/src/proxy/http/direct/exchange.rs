@@ -1,6 +1,5 @@
 //! A request to a backend and its answer, by a connection that has nothing else.
 
-use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::head::{self, Answer, Framing, Read};
-use super::out::Out;
+use super::out::{self, Out};
 use super::scratch::Scratch;
 use crate::proxy::http::body::{Body, BodyError};
 use crate::proxy::http::filters::Request;
@@ -25,6 +24,7 @@ use crate::proxy::http::framing::{Chunks, Piece, digits};
 use crate::proxy::http::retry::Outcome;
 use crate::proxy::http::upstream::pool::Lease;
 use crate::proxy::pipes::Pipe;
+use crate::proxy::sockets;
 
 /// Of the head of an answer, as with hyper.
 const HEAD: usize = 64 << 10;
@@ -40,7 +40,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Stream for S {
     fn socket(&self) -> Option<&TcpStream> {
-        (self as &dyn Any).downcast_ref()
+        sockets::bare(self)
     }
 }
 
@@ -110,12 +110,7 @@ pub struct Exchange {
 enum Sending {
     Body {
         body: Box<Body>,
-        left: u64,
-    },
-    /// In chunks. `open`: the end of the one before is to be written.
-    Chunks {
-        body: Box<Body>,
-        open: bool,
+        framing: out::Framing,
     },
     /// What is in `out`.
     Bytes,
@@ -160,8 +155,8 @@ impl Exchange {
         head::write_request(&mut out, &request, (!is_silent).then_some(framing));
         let sending = match length {
             Some(0) => Sending::Bytes,
-            Some(left) => Sending::Body { body: Box::new(body), left },
-            None => Sending::Chunks { body: Box::new(body), open: false },
+            Some(left) => Sending::Body { body: Box::new(body), framing: out::Framing::Length(left) },
+            None => Sending::Body { body: Box::new(body), framing: out::Framing::Chunked { open: false } },
         };
         let (rest, body) = (Bytes::new(), Left::Close);
         let mut exchange =
@@ -230,50 +225,18 @@ impl Exchange {
         loop {
             let mut waits = false;
             while self.out.has_room()
-                && let Sending::Chunks { body, open } = &mut self.sending
+                && let Sending::Body { body, framing } = &mut self.sending
             {
-                if std::mem::take(open) {
-                    self.out.close_chunk();
-                }
-                let trailers = match Pin::new(body).poll_frame(cx) {
+                match self.out.poll_piece(cx, Pin::new(&mut **body), framing, true) {
                     Poll::Pending => {
                         waits = true;
                         break;
                     }
-                    Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                        Ok(data) if data.is_empty() => continue,
-                        Ok(data) => {
-                            self.out.push_chunk(data);
-                            *open = true;
-                            continue;
-                        }
-                        Err(frame) => frame.into_trailers().ok(),
-                    },
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => None,
-                };
-                self.out.end_chunks(trailers.as_ref());
-                self.sending = Sending::Bytes;
-            }
-            while self.out.has_room()
-                && let Sending::Body { body, left } = &mut self.sending
-            {
-                match Pin::new(body).poll_frame(cx) {
-                    Poll::Pending => {
-                        waits = true;
-                        break;
-                    }
-                    Poll::Ready(Some(Ok(frame))) => {
-                        let data = frame.into_data().unwrap_or_default();
-                        *left = left.checked_sub(data.len() as u64).ok_or("the body is longer than it said")?;
-                        let is_whole = *left == 0;
-                        self.out.push(data);
-                        if is_whole {
+                    Poll::Ready(last) => {
+                        if last? {
                             self.sending = Sending::Bytes;
                         }
                     }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => return Poll::Ready(Err("the body is shorter than it said".into())),
                 }
             }
             if let Sending::Done | Sending::Refused = self.sending {
@@ -391,13 +354,11 @@ impl Exchange {
                 lease.give_back(direct);
             }
             Sending::Refused => {}
-            Sending::Body { .. } | Sending::Chunks { .. } | Sending::Bytes => {
-                drop(tokio::task::spawn_local(async move {
-                    if poll_fn(|cx| self.poll_send(cx)).await.is_ok() {
-                        self.finish();
-                    }
-                }))
-            }
+            Sending::Body { .. } | Sending::Bytes => drop(tokio::task::spawn_local(async move {
+                if poll_fn(|cx| self.poll_send(cx)).await.is_ok() {
+                    self.finish();
+                }
+            })),
         }
     }
 }

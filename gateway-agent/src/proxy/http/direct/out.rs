@@ -6,9 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
+use hyper::body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::head;
+use crate::proxy::http::body::BodyError;
 use crate::proxy::http::forwarded;
 
 /// Bodies of less are copied behind their heads: that costs less than a list of two parts does.
@@ -22,6 +24,26 @@ pub struct Out {
     piece: Bytes,
     /// Something was written since the stream was flushed.
     unflushed: bool,
+}
+
+/// How the other side is told where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// So much is left.
+    Length(u64),
+    Chunked {
+        /// The end of the chunk before is to be written.
+        open: bool,
+    },
+}
+
+impl Framing {
+    pub fn left(self) -> Option<u64> {
+        match self {
+            Framing::Length(left) => Some(left),
+            Framing::Chunked { .. } => None,
+        }
+    }
 }
 
 impl Out {
@@ -38,29 +60,53 @@ impl Out {
         self.written == self.bytes.len() && self.piece.is_empty()
     }
 
-    /// Behind what is there, which [has room](Out::has_room).
-    pub fn push(&mut self, piece: Bytes) {
+    /// The next piece of a body, behind what is there, which [has room](Out::has_room). Whether it was the last. `trailers`: they are wanted.
+    pub fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: Pin<&mut impl Body<Data = Bytes, Error = BodyError>>,
+        framing: &mut Framing,
+        trailers: bool,
+    ) -> Poll<Result<bool, BodyError>> {
+        if let Framing::Chunked { open: open @ true } = framing {
+            self.bytes.extend_from_slice(b"\r\n");
+            *open = false;
+        }
+        let behind = match ready!(body.poll_frame(cx)?).map(Frame::into_data) {
+            Some(Ok(data)) if data.is_empty() => return Poll::Ready(Ok(false)),
+            Some(Ok(data)) => return Poll::Ready(self.push(data, framing)),
+            Some(Err(frame)) => frame.into_trailers().ok().filter(|_| trailers),
+            None => None,
+        };
+        match framing {
+            Framing::Length(0) => {}
+            Framing::Length(_) => return Poll::Ready(Err("the body is shorter than it said".into())),
+            Framing::Chunked { .. } => self.end_chunks(behind.as_ref()),
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    fn push(&mut self, piece: Bytes, framing: &mut Framing) -> Result<bool, BodyError> {
+        match framing {
+            Framing::Length(left) => {
+                *left = left.checked_sub(piece.len() as u64).ok_or("the body is longer than it said")?;
+            }
+            Framing::Chunked { open } => {
+                // Writing to a Vec does not fail.
+                let _ = write!(self.bytes, "{:x}\r\n", piece.len());
+                *open = true;
+            }
+        }
         if piece.len() < SMALL {
             self.bytes.extend_from_slice(&piece);
         } else {
             self.piece = piece;
         }
-    }
-
-    /// A piece as a chunk, whose end [follows](Out::close_chunk) it.
-    pub fn push_chunk(&mut self, piece: Bytes) {
-        // Writing to a Vec does not fail.
-        let _ = write!(self.bytes, "{:x}\r\n", piece.len());
-        self.push(piece);
-    }
-
-    /// Before anything else goes.
-    pub fn close_chunk(&mut self) {
-        self.bytes.extend_from_slice(b"\r\n");
+        Ok(*framing == Framing::Length(0))
     }
 
     /// What is behind the last chunk.
-    pub fn end_chunks(&mut self, trailers: Option<&HeaderMap>) {
+    fn end_chunks(&mut self, trailers: Option<&HeaderMap>) {
         self.bytes.extend_from_slice(b"0\r\n");
         for (name, value) in trailers.into_iter().flatten().filter(|(name, _)| forwarded::may_trail(name)) {
             head::write_header(&mut self.bytes, name, value.as_bytes());

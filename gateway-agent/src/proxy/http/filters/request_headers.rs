@@ -1,11 +1,10 @@
 //! `RequestHeaderModifier`, and the changes that both header modifiers make.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONTENT_LENGTH, HOST, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Exchange, Filtering, Request, Step};
+use crate::proxy::http::forwarded::is_of_one_hop;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHeaders(pub Changes);
@@ -70,21 +69,10 @@ fn firsts(list: Vec<(HeaderName, HeaderValue)>) -> Vec<(HeaderName, HeaderValue)
 
 /// Who may not write these could make two readers of a message disagree on where it ends.
 pub fn may_change(name: &HeaderName) -> Result<(), Fixed> {
-    const OF_CONNECTION: [HeaderName; 10] = [
-        CONNECTION,
-        CONTENT_LENGTH,
-        HeaderName::from_static("keep-alive"),
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        HeaderName::from_static("proxy-connection"),
-        TE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ];
-    match name {
-        name if *name == HOST => Err(Fixed::Host),
-        name if OF_CONNECTION.contains(name) => Err(Fixed::Connection(name.clone())),
+    match *name {
+        HOST => Err(Fixed::Host),
+        CONTENT_LENGTH | TRAILER => Err(Fixed::Connection(name.clone())),
+        _ if is_of_one_hop(name) => Err(Fixed::Connection(name.clone())),
         _ => Ok(()),
     }
 }

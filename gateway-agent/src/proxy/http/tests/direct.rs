@@ -5,8 +5,7 @@ use http_body_util::Full;
 use super::*;
 
 async fn run(test: impl Future<Output = ()>) {
-    let in_time = async { tokio::time::timeout(Duration::from_secs(20), test).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(20, test).await;
 }
 
 /// A worker that leads everything to a backend, and where that takes connections.

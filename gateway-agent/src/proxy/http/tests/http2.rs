@@ -83,8 +83,7 @@ async fn open_limited(local: &Rc<Local>, change: impl FnOnce(&mut ir::Limits)) -
 }
 
 async fn in_time(test: impl Future<Output = ()>) {
-    let in_time = async { tokio::time::timeout(Duration::from_secs(10), test).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(10, test).await;
 }
 
 /// A worker whose requests for `/` wait for ever.
@@ -253,8 +252,7 @@ async fn pings_and_settings_are_read_no_faster_than_their_answers_are() {
             }
         }
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(30), both).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(30, both).await;
 }
 
 #[tokio::test]

@@ -3,8 +3,7 @@
 use super::*;
 
 async fn local<T>(test: impl Future<Output = T>) -> T {
-    let in_time = async { tokio::time::timeout(Duration::from_secs(10), test).await };
-    LocalSet::new().run_until(in_time).await.expect("in time")
+    within(10, test).await
 }
 
 fn limited(change: impl FnOnce(&mut ir::Limits)) -> ir::Settings {

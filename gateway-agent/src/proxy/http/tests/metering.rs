@@ -72,8 +72,7 @@ async fn requests_are_counted_by_listener_rule_and_backend_and_written_down() {
         assert!(got.contains(lines[0]["id"].as_str().unwrap()));
         assert_eq!((&lines[1]["reason"], &lines[2]["reason"]), (&"invalid_backend".into(), &"no_route".into()));
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -93,8 +92,7 @@ async fn bytes_of_requests_are_counted_as_they_come() {
         let sums = local.shared.sums();
         assert_eq!((sums[0].1.request_size.sum, sums[0].1.request_size.buckets[0]), (11, 1));
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -114,8 +112,7 @@ async fn a_client_that_goes_before_its_answer_is_counted() {
         }
         assert_eq!(local.shared.sums().iter().map(|(_, sum)| sum.active).sum::<u64>(), 0);
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 /// The lines of a log, when there are so many.
@@ -158,8 +155,7 @@ async fn an_answer_that_ends_with_trailers_is_whole() {
         let (_, lines) = calls(Which::All, &["/a.B/C"]).await;
         assert_eq!((&lines[0]["status"], &lines[0]["aborted"]), (&200.into(), &serde_json::Value::Null));
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -174,8 +170,7 @@ async fn what_becomes_of_a_call_is_told_by_its_own_status() {
         assert_eq!(told[2..], none);
         let _ = local;
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -189,8 +184,7 @@ async fn calls_that_fail_are_chosen_as_requests_that_do() {
         assert_eq!(chosen(&["/none"]).await, ["/none"]);
         assert_eq!(chosen(&["/a.B/13"]).await, ["/a.B/13"]);
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -212,8 +206,7 @@ async fn a_line_says_who_asked_and_how() {
         assert_eq!((&line["user_agent"], &line["request_bytes"]), (&"test/1".into(), &4.into()));
         assert_eq!((&line["tls"], &line["sni"]), (&"TLSv1.3".into(), &"example.com".into()));
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 #[tokio::test]
@@ -243,8 +236,7 @@ async fn a_listener_says_which_of_its_requests_are_written_down() {
         }
         assert_eq!(paths(), ["/none/1", "/other/1", "/none/2", "/none/4", "/other/4"]);
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }
 
 /// Publishes the same once more, with another word on what is written down.
@@ -282,6 +274,5 @@ async fn a_client_that_goes_in_the_middle_of_its_body_is_not_refused_but_gone() 
             assert_eq!((local.metrics.abandoned.get(), local.metrics.answered(Reason::BadRequest)), (1, 0));
         }
     };
-    let in_time = async { tokio::time::timeout(Duration::from_secs(5), all).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(5, all).await;
 }

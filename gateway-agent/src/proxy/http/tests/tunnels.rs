@@ -58,8 +58,7 @@ fn open(metrics: &Metrics) -> u64 {
 }
 
 async fn in_time(test: impl Future<Output = ()>) {
-    let in_time = async { tokio::time::timeout(Duration::from_secs(10), test).await };
-    LocalSet::new().run_until(in_time).await.expect("in time");
+    within(10, test).await;
 }
 
 #[tokio::test]
