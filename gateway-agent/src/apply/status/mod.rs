@@ -17,7 +17,6 @@ mod made;
 mod merge;
 mod queue;
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -205,16 +204,12 @@ impl<S: Statuses> Writer<S> {
         let statuses = Rc::clone(&self.statuses);
         let statuses = statuses.borrow();
         let (status, digest) = match statuses.wanted(id) {
-            Some(wanted) => {
-                let wanted = match self.pass(id, wanted, &*statuses, now) {
-                    Passage::Free => Cow::Borrowed(wanted),
+            Some(mut wanted) => {
+                match self.pass(id, &wanted, &*statuses, now) {
+                    Passage::Free => {}
                     Passage::Wait(until) => return Next::Wait(until),
-                    Passage::Behind(behind) => {
-                        let mut wanted = wanted.clone();
-                        wanted.take_back(&behind);
-                        Cow::Owned(wanted)
-                    }
-                };
+                    Passage::Behind(behind) => wanted.take_back(&behind),
+                }
                 let Some((status, digest)) = written(id.kind, &wanted) else { return Next::Nothing };
                 (Some(status), digest)
             }
