@@ -58,7 +58,7 @@ fn signal(node: &Place, signal: &str) -> Result<()> {
 fn when_an_owner_is_silent_another_node_has_its_addresses_within_three_seconds() {
     let bed = Bed::new();
     let _applied = bed.apply(NAMESPACE, MANIFESTS);
-    bed.kubectl(&format!("rollout status deployment/echo -n {NAMESPACE} --timeout=60s")).unwrap();
+    bed.wait_for_pods(NAMESPACE, "echo");
     let mut addresses = Vec::new();
     for gateway in ["one", "two", "three"] {
         bed.wait_for("an answer", || get(&bed, address(&bed, gateway)?).map(drop));
