@@ -533,7 +533,8 @@ impl Signal {
         self.refused_at.store(request, Relaxed);
     }
 
-    fn break_off(&self, reason: Reason) {
+    /// Nor are other requests of the connection answered.
+    pub fn break_off(&self, reason: Reason) {
         self.broken.store(reason as usize + 1, Relaxed);
     }
 

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
-use super::budget::{Charge, cost};
+use super::budget::{Account, Charge, Unread, cost};
+use super::direct::SMALL;
 use super::exchange::Scheme;
 use super::grpc;
 use super::guard::Signal;
@@ -58,10 +59,7 @@ pub struct Meter {
     /// What tells when the connection that it became is over.
     upgraded: Option<Rc<Upgraded>>,
     charge: Charge,
-    /// Of it, what is for the request.
-    cost: usize,
-    /// Of the answer, the last piece that was given.
-    piece: usize,
+    account: Arc<Account>,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -104,15 +102,14 @@ impl Meter {
     /// `grpc`: it is a call of gRPC.
     pub fn new(
         local: Rc<Local>,
-        signal: Arc<Signal>,
+        (signal, account): (Arc<Signal>, Arc<Account>),
         came: Instant,
         grpc: bool,
         logged: Option<Box<Logged>>,
     ) -> Box<Meter> {
         Box::new(Meter {
             charge: local.budget.charge(cost::REQUEST),
-            cost: cost::REQUEST,
-            piece: 0,
+            account,
             local,
             signal,
             came,
@@ -138,8 +135,7 @@ impl Meter {
     /// The answer goes by a stream of its own.
     pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
         self.takers = Some((takers, request));
-        self.cost = cost::STREAM;
-        self.charge.set(self.cost);
+        self.charge.set(cost::STREAM);
     }
 
     /// The request has a body. `both_ways`: whatever is answered.
@@ -161,10 +157,9 @@ impl Meter {
         }
     }
 
-    /// Who is given a piece of the answer may still have the one before: hyper does, of HTTP/2.
-    fn hold(&mut self, piece: usize) {
-        self.charge.set(self.cost + cost::PIECE.max(self.piece + piece));
-        self.piece = piece;
+    /// The client may not take it for long. What is small is copied to the end of a head, unless it goes by HTTP/2.
+    fn give(&self, piece: Bytes) -> Bytes {
+        if self.takers.is_none() && piece.len() < SMALL { piece } else { self.account.give(piece) }
     }
 
     /// The request has come further.
@@ -405,11 +400,11 @@ impl Metered {
         self.body.is_piped()
     }
 
-    /// See [`Body::poll_fill`].
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
-        let filled = ready!(self.body.poll_fill(cx, pipe));
-        self.meter.bytes += *filled.as_ref().unwrap_or(&0) as u64;
-        Poll::Ready(filled)
+    /// See [`Body::poll_fill`]. What is in the pipe is charged for.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<(usize, Unread), BodyError>> {
+        let filled = ready!(self.body.poll_fill(cx, pipe))?;
+        self.meter.bytes += filled as u64;
+        Poll::Ready(Ok((filled, self.meter.account.charge(filled))))
     }
 }
 
@@ -419,21 +414,19 @@ impl HttpBody for Metered {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.meter.asked();
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
-        match &frame {
-            Some(Ok(frame)) => match frame.trailers_ref() {
-                // Nothing comes after them, and not everybody asks.
-                Some(trailers) => {
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(piece) = frame.data_mut() {
+                    self.meter.bytes += piece.len() as u64;
+                    *piece = self.meter.give(std::mem::take(piece));
+                } else if let Some(trailers) = frame.trailers_ref() {
                     self.meter.told(trailers);
+                    // Nothing comes after them, and not everybody asks.
                     self.meter.whole = true;
                 }
-                None => {
-                    let piece = frame.data_ref().map_or(0, Bytes::len);
-                    self.meter.bytes += piece as u64;
-                    self.meter.hold(piece);
-                }
-            },
+            }
             Some(Err(_)) => {
                 if let Some(call) = &mut self.meter.call {
                     call.is_broken = true;

@@ -84,6 +84,7 @@ impl Local {
                 ticks.tick().await;
                 let Some(local) = local.upgrade() else { return };
                 local.places.leave_gone(&local.snapshot());
+                local.budget.tick();
                 local.flush_log();
             }
         });
