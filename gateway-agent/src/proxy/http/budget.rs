@@ -43,6 +43,8 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct Count {
     used: AtomicUsize,
+    /// Of that, what connections have that have been told to go.
+    leaving: AtomicUsize,
     /// Ticks so far.
     now: AtomicU32,
 }
@@ -71,8 +73,9 @@ impl Budget {
         let number = self.opened.get();
         self.opened.set(number + 1);
         let count = Arc::clone(&self.count);
-        let account =
-            Arc::new(Account { count, unread: AtomicUsize::new(0), moved: AtomicU32::new(0), cut_off: Notify::new() });
+        let (unread, leaves) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (moved, cut_off) = (AtomicU32::new(0), Notify::new());
+        let account = Arc::new(Account { count, unread, moved, leaves, cut_off });
         self.accounts.borrow_mut().insert(number, Arc::clone(&account));
         Open { budget: Rc::clone(self), number, account }
     }
@@ -84,7 +87,7 @@ impl Budget {
 
     /// Whether there is room for more, also if others have to make it.
     pub fn has_room(&self) -> bool {
-        self.used() < self.limit || self.make_room()
+        self.used().saturating_sub(self.count.leaving.load(Relaxed)) < self.limit || self.make_room()
     }
 
     /// Who has something gets no more, and what is read is read in small pieces.
@@ -104,8 +107,9 @@ impl Budget {
         while freed < Budget::ROOM {
             let unread = accounts.iter().map(|(number, account)| (account.unread(now), *number));
             let Some((most @ 1.., number)) = unread.max() else { break };
-            // Whoever comes next is not to count on the same one.
             let Some(account) = accounts.remove(&number) else { break };
+            account.leaves.store(most, Relaxed);
+            self.count.leaving.fetch_add(most, Relaxed);
             account.cut_off.notify_one();
             freed += most;
         }
@@ -121,6 +125,8 @@ pub struct Account {
     unread: AtomicUsize,
     /// When that last changed.
     moved: AtomicU32,
+    /// What it is to give back by going.
+    leaves: AtomicUsize,
     cut_off: Notify,
 }
 
@@ -173,6 +179,7 @@ pub struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.budget.accounts.borrow_mut().remove(&self.number);
+        self.account.count.leaving.fetch_sub(self.account.leaves.load(Relaxed), Relaxed);
     }
 }
 
@@ -276,10 +283,14 @@ mod tests {
             let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
             notified.as_mut().poll(cx).is_ready()
         };
-        for left in [&most, &some] {
-            assert!(!is_cut_off(left) && budget.has_room() && is_cut_off(left));
-        }
+        assert!(budget.has_room() && is_cut_off(&most), "the most first");
+        assert!(budget.has_room() && !is_cut_off(&some), "that is enough");
+        let _more = budget.charge(100 << 10);
+        assert!(budget.has_room() && is_cut_off(&some));
+        let _more = budget.charge(70 << 10);
         assert!(!budget.has_room(), "those who are left have nothing unread, or read");
+        drop((most, some));
+        assert!(!budget.has_room(), "what they had is still there");
         assert!([idle, reader].iter().all(|left| !is_cut_off(left)));
     }
 }
