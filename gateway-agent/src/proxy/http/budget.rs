@@ -28,6 +28,11 @@ pub mod cost {
     pub const PIECE: usize = 16 << 10;
     /// What knows of a piece.
     pub const OF_PIECE: usize = 256;
+    /// On the way to a client that takes nothing, behind the pieces: what they are written from, and with TLS its records.
+    pub const STUCK: usize = 16 << 10;
+    pub const STUCK_TLS: usize = 32 << 10;
+    /// Of a large answer by hyper: what the backend may send before it is read.
+    pub const UNREAD: usize = 64 << 10;
 }
 
 /// Of a worker.

@@ -60,6 +60,8 @@ pub struct Meter {
     upgraded: Option<Rc<Upgraded>>,
     charge: Charge,
     account: Arc<Account>,
+    /// More of the answer may be here than was asked for.
+    ahead: Option<Unread>,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -110,6 +112,7 @@ impl Meter {
         Box::new(Meter {
             charge: local.budget.charge(cost::REQUEST),
             account,
+            ahead: None,
             local,
             signal,
             came,
@@ -176,6 +179,11 @@ impl Meter {
         if let (Some(logged), Some(log)) = (&mut self.logged, self.local.shared.log.get()) {
             logged.which = listener.ir.settings.logged.unwrap_or(log.which);
         }
+    }
+
+    /// It may be written down.
+    pub fn is_logged(&self) -> bool {
+        self.logged.is_some()
     }
 
     /// The agent answers by itself, or breaks off. Nobody does anything to a client that has left.
@@ -420,6 +428,9 @@ impl HttpBody for Metered {
             Some(Ok(frame)) => {
                 if let Some(piece) = frame.data_mut() {
                     self.meter.bytes += piece.len() as u64;
+                    if piece.len() >= SMALL && self.meter.ahead.is_none() && self.body.is_ahead() {
+                        self.meter.ahead = Some(self.meter.account.charge(cost::UNREAD));
+                    }
                     *piece = self.meter.give(std::mem::take(piece));
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.meter.told(trailers);

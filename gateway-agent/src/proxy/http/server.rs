@@ -80,6 +80,14 @@ impl Security {
             Security::Tls { .. } => cost::CONNECTION + cost::TLS,
         }
     }
+
+    /// While the client takes nothing.
+    fn stuck_cost(&self) -> usize {
+        match self {
+            Security::Clear => cost::STUCK,
+            Security::Tls { .. } => cost::STUCK + cost::STUCK_TLS,
+        }
+    }
 }
 
 impl Client {
@@ -128,8 +136,10 @@ where
         Security::Tls { h2: true, .. } => Some(Speaks::Http2),
         Security::Tls { h2: false, .. } => Some(Speaks::Http1),
     };
+    let open = client.local.budget.open();
+    let stuck = (Arc::clone(&open.account), client.security.stuck_cost());
     // By itself: every future that has it in its turn would have the room for it.
-    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal)));
+    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal), stuck));
     if let Some(reason) = refused {
         if speaks == Some(Speaks::Http2) {
             client.local.metrics.answer(reason);
@@ -148,7 +158,7 @@ where
     };
     let connection = Rc::new(Connection {
         known: Rc::new(Known::of(&client.origin)),
-        open: local.budget.open(),
+        open,
         client,
         signal,
         trusted: settings.trusted_hops > 0,
