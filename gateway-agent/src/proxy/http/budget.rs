@@ -5,8 +5,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
@@ -18,16 +19,16 @@ pub mod cost {
     pub const CONNECTION: usize = 5 << 10;
     /// TLS on it.
     pub const TLS: usize = 9 << 10;
-    /// Beyond that, of a connection of HTTP/1 that has had a head, and of one of HTTP/2.
+    /// Beyond that, of a connection of HTTP/1 that has had a head, and of one of HTTP/2, with all of the buffers that h2 has for it.
     pub const HTTP1: usize = 6 << 10;
-    pub const HTTP2: usize = 17 << 10;
+    pub const HTTP2: usize = 34 << 10;
     /// A request, until its answer has gone; and one by a stream of HTTP/2.
     pub const REQUEST: usize = 6 << 10;
     pub const STREAM: usize = 19 << 10;
     /// A piece of an answer has at least so much: it is a part of a buffer, and nobody else has the rest.
     pub const PIECE: usize = 16 << 10;
-    /// What knows of a piece.
-    pub const OF_PIECE: usize = 256;
+    /// What knows of a piece: by HTTP/2 its stream, whose head may wait too.
+    pub const OF_PIECE: usize = 3 << 10;
     /// On the way to a client that takes nothing, behind the pieces: what they are written from, and with TLS its records.
     pub const STUCK: usize = 16 << 10;
     pub const STUCK_TLS: usize = 32 << 10;
@@ -79,8 +80,8 @@ impl Budget {
         self.opened.set(number + 1);
         let count = Arc::clone(&self.count);
         let (unread, leaves) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (moved, cut_off) = (AtomicU32::new(0), Notify::new());
-        let account = Arc::new(Account { count, unread, moved, leaves, cut_off });
+        let (moved, waiting, cut_off) = (AtomicU32::new(0), Mutex::default(), Notify::new());
+        let account = Arc::new(Account { count, unread, moved, waiting, leaves, cut_off });
         self.accounts.borrow_mut().insert(number, Arc::clone(&account));
         Open { budget: Rc::clone(self), number, account }
     }
@@ -88,6 +89,18 @@ impl Budget {
     /// Ten times a second.
     pub fn tick(&self) {
         self.count.now.fetch_add(1, Relaxed);
+        if self.used() < self.limit {
+            self.accounts.borrow().values().for_each(|account| account.wake());
+        }
+    }
+
+    /// Until a client may be given another piece: while memory is used up it is to take first what it has.
+    pub fn poll_room(&self, cx: &Context<'_>, account: &Account) -> Poll<()> {
+        if self.used() < self.limit || account.unread.load(Relaxed) == 0 {
+            return Poll::Ready(());
+        }
+        account.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Whether there is room for more, also if others have to make it.
@@ -130,6 +143,8 @@ pub struct Account {
     unread: AtomicUsize,
     /// When that last changed.
     moved: AtomicU32,
+    /// Answers that may have more when it has taken that.
+    waiting: Mutex<Vec<Waker>>,
     /// What it is to give back by going.
     leaves: AtomicUsize,
     cut_off: Notify,
@@ -159,6 +174,11 @@ impl Account {
     /// Until the connection is to make room for others.
     pub async fn cut_off(&self) {
         self.cut_off.notified().await;
+    }
+
+    fn wake(&self) {
+        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     fn moves(&self) {
@@ -209,7 +229,9 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Unread {
     fn drop(&mut self) {
         self.account.count.used.fetch_sub(self.bytes, Relaxed);
-        self.account.unread.fetch_sub(self.bytes, Relaxed);
+        if self.account.unread.fetch_sub(self.bytes, Relaxed) == self.bytes {
+            self.account.wake();
+        }
         self.account.moves();
     }
 }
@@ -271,6 +293,23 @@ mod tests {
         assert_eq!((&last[..], budget.used()), (&[1][..], (20 << 10) + cost::OF_PIECE));
         drop((last, open));
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn when_memory_is_used_up_a_client_gets_one_piece_at_a_time() {
+        let budget = Budget::new(64 << 10);
+        let open = budget.open();
+        let cx = &Context::from_waker(Waker::noop());
+        let is_let = || budget.poll_room(cx, &open.account).is_ready();
+        let first = open.account.give(Bytes::from(vec![0; 16 << 10]));
+        assert!(is_let());
+        let others = budget.charge(60 << 10);
+        assert!(!is_let());
+        drop(first);
+        assert!(is_let(), "it has nothing");
+        let _second = open.account.give(Bytes::from(vec![0; 16 << 10]));
+        drop(others);
+        assert!(is_let(), "there is room");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct Meter {
     charge: Charge,
     account: Arc<Account>,
     /// More of the answer may be here than was asked for.
-    ahead: Option<Unread>,
+    ahead: Option<Charge>,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -421,6 +421,10 @@ impl HttpBody for Metered {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // HTTP/1 asks when all has gone.
+        if self.meter.takers.is_some() {
+            ready!(self.meter.local.budget.poll_room(cx, &self.meter.account));
+        }
         self.meter.asked();
         let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
@@ -429,7 +433,7 @@ impl HttpBody for Metered {
                 if let Some(piece) = frame.data_mut() {
                     self.meter.bytes += piece.len() as u64;
                     if piece.len() >= SMALL && self.meter.ahead.is_none() && self.body.is_ahead() {
-                        self.meter.ahead = Some(self.meter.account.charge(cost::UNREAD));
+                        self.meter.ahead = Some(self.meter.local.budget.charge(cost::UNREAD));
                     }
                     *piece = self.meter.give(std::mem::take(piece));
                 } else if let Some(trailers) = frame.trailers_ref() {
