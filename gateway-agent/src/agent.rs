@@ -24,11 +24,12 @@ use crate::apply::owners::Holder;
 use crate::apply::status::{Board, Statuses};
 use crate::compile::Compiled;
 use crate::datapath::{Datapath, Events};
+use crate::emit::in_force::{InForce, in_force};
 use crate::emit::maps::{self, Wanted, ip};
 use crate::emit::proxy::table;
 use crate::emit::shares::BackendKey;
 use crate::emit::status::{Kept, ObjectStatus};
-use crate::index::{Change, Index, NodeFacts, ObjectId, Reach, RouteType};
+use crate::index::{Change, Index, Name, NodeFacts, ObjectId, Reach, RouteType};
 use crate::ir::{Ir, ListenerName, Target, Traffic};
 use crate::proxy::{self, Tls};
 use crate::source::{Problem, Severity};
@@ -55,6 +56,10 @@ pub struct Agent {
     /// What was made of its IR.
     wanted: Wanted,
     statuses: Kept,
+    /// For the other nodes of a cluster.
+    in_force: InForce,
+    /// Something else is in force.
+    in_force_changed: Rc<Notify>,
     /// Whoever writes them into a cluster looks here.
     board: Rc<Board>,
     /// Listeners that did not get into the maps, and why.
@@ -97,6 +102,8 @@ impl Agent {
             compiled: Compiled::default(),
             wanted: Wanted::default(),
             statuses: Kept::default(),
+            in_force: InForce::default(),
+            in_force_changed: Rc::default(),
             board,
             failed: Vec::new(),
             manifest_problems: Arc::default(),
@@ -156,6 +163,16 @@ impl Agent {
 
     pub fn addresses_changed(&self) -> Rc<Notify> {
         Rc::clone(&self.addresses_changed)
+    }
+
+    /// Listeners that are not in force, as other nodes of a cluster are told of them; `None`: nothing is known of any yet.
+    pub fn lacking(&self) -> Option<&BTreeSet<Box<str>>> {
+        self.told.then_some(&self.in_force.lacking)
+    }
+
+    /// Something else is in force, and this agent is not the one that writes statuses, which knows.
+    pub fn in_force_changed(&self) -> Rc<Notify> {
+        Rc::clone(&self.in_force_changed)
     }
 
     /// When [`Agent::announce_due`] has something to do.
@@ -292,8 +309,9 @@ impl Agent {
         self.proxy.publish(table(ir, &self.proxy.table(), &self.tls), http);
         self.place_proxy();
         let failed = listeners(&self.apply(start));
+        let others = reach.everything || reach.listeners || failed != self.failed;
         self.failed = failed;
-        self.write_statuses();
+        self.write_statuses(others);
         self.tell_problems();
     }
 
@@ -321,10 +339,17 @@ impl Agent {
         applied.problems
     }
 
-    fn write_statuses(&mut self) {
+    /// `others`: listeners may be others, or in force where they were not.
+    fn write_statuses(&mut self, others: bool) {
         let mut report = Cow::Borrowed(&self.compiled.report);
         for (listener, why) in &self.failed {
             report.to_mut().not_programmed(listener, why);
+        }
+        if others {
+            let before = std::mem::replace(&mut self.in_force, in_force(&report));
+            if before.digest != self.in_force.digest && !self.index.addressing().decides() {
+                self.in_force_changed.notify_one();
+            }
         }
         for id in self.statuses.follow(&report, Timestamp::now()) {
             self.board.touch(id);
@@ -435,6 +460,13 @@ impl Statuses for Agent {
 
     fn all(&self) -> Vec<ObjectId> {
         self.statuses.iter().map(ObjectStatus::id).collect()
+    }
+
+    fn served(&self, id: &ObjectId) -> Option<(Name, Vec<IpAddr>)> {
+        let gateway = self.compiled.report.gateway_of(id)?;
+        let announced = |address: &IpAddr| self.compiled.ir.announced_addresses.binary_search(address).is_ok();
+        let addresses = gateway.of_pool.iter().copied().filter(announced).collect();
+        Some((gateway.subject.name.clone(), addresses))
     }
 }
 

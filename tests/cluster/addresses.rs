@@ -31,10 +31,10 @@ fn get(bed: &Bed, address: IpAddr) -> Result<String> {
 }
 
 /// The agent of a node does nothing until this is dropped.
-struct Stopped<'a>(&'a Place);
+pub struct Stopped<'a>(&'a Place);
 
 impl Stopped<'_> {
-    fn new<'a>(bed: &'a Bed, node: &str) -> Stopped<'a> {
+    pub fn new<'a>(bed: &'a Bed, node: &str) -> Stopped<'a> {
         let place = bed.cluster.nodes().iter().find(|place| place.name() == node).expect("a node of the cluster");
         signal(place, "-STOP").unwrap();
         Stopped(place)
@@ -58,7 +58,7 @@ fn signal(node: &Place, signal: &str) -> Result<()> {
 fn when_an_owner_is_silent_another_node_has_its_addresses_within_three_seconds() {
     let bed = Bed::new();
     let _applied = bed.apply(NAMESPACE, MANIFESTS);
-    bed.kubectl(&format!("rollout status deployment/echo -n {NAMESPACE} --timeout=60s")).unwrap();
+    bed.wait_for_pods(NAMESPACE, "echo");
     let mut addresses = Vec::new();
     for gateway in ["one", "two", "three"] {
         bed.wait_for("an answer", || get(&bed, address(&bed, gateway)?).map(drop));

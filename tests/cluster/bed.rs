@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gateway_tests::cluster::{Cluster, Tools};
+use gateway_tests::cluster::{Cluster, Place, Tools};
 use gateway_tests::lab::wait_for;
 use serde_json::Value;
 
@@ -66,12 +66,34 @@ impl Bed {
         self.cluster.nodes().iter().for_each(|node| node.kill("sluice").unwrap());
     }
 
-    /// Until both nodes have an agent that is ready.
+    /// Until the pods of a Deployment are ready. A kubelet that has been without an API server asks again after a minute at the latest.
+    pub fn wait_for_pods(&self, namespace: &str, deployment: &str) {
+        self.kubectl(&format!("rollout status deployment/{deployment} -n {namespace} --timeout=150s")).unwrap();
+    }
+
+    /// Until all nodes have an agent that is ready, and each gives the others signs of its life.
     pub fn wait_for_agents(&self) {
         self.wait_for("agents on all nodes", || {
             let line = "get daemonset sluice -n sluice-system -o jsonpath={.status.numberReady}/{.status.desiredNumberScheduled}";
             let ready = self.kubectl(line)?;
             ensure!(ready == format!("{0}/{0}", self.cluster.nodes().len()), "{ready} are ready");
+            Ok(())
+        });
+        let signs = || -> Result<Vec<String>> {
+            let of = |node: &Place| {
+                self.kubectl(&format!(
+                    "get lease sluice-node-{} -n sluice-system -o jsonpath={{.spec.renewTime}}",
+                    node.name()
+                ))
+            };
+            self.cluster.nodes().iter().map(of).collect()
+        };
+        let before = signs().unwrap();
+        self.wait_for("signs of all agents", || {
+            ensure!(
+                signs()?.iter().zip(&before).all(|(now, before)| now != before),
+                "some have given none since {before:?}"
+            );
             Ok(())
         });
     }

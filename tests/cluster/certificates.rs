@@ -64,7 +64,7 @@ fn a_challenge_is_answered_within_a_second_while_its_listener_has_no_certificate
     let bed = Bed::new();
     let namespace = "challenge";
     let _applied = bed.apply(namespace, MANIFESTS);
-    bed.kubectl(&format!("rollout status deployment/solver -n {namespace} --timeout=60s")).unwrap();
+    bed.wait_for_pods(namespace, "solver");
     let path = format!("/.well-known/acme-challenge/{TOKEN}");
     bed.wait_for("everything to be sent to HTTPS", || {
         let (status, _) = get(&bed, &path)?;

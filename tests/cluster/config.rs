@@ -1,7 +1,7 @@
 //! SluiceConfigs: what the API server refuses, what a status says of the rest, and that a change counts at once.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

@@ -23,7 +23,7 @@ fn http_and_tcp_reach_the_pods_of_both_nodes() {
 
 pub fn works(bed: &Bed, namespace: &str) {
     let _applied = bed.apply(namespace, MANIFESTS);
-    bed.kubectl(&format!("rollout status deployment/echo -n {namespace} --timeout=60s")).unwrap();
+    bed.wait_for_pods(namespace, "echo");
     for port in [80, 81] {
         let mut pods = BTreeSet::new();
         bed.wait_for("answers of both pods", || {

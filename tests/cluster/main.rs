@@ -14,6 +14,7 @@ mod deployed;
 mod example;
 mod families;
 mod others;
+mod programmed;
 mod rights;
 mod rollout;
 mod statuses;

@@ -50,6 +50,7 @@ const TEXTS: &[(&str, &str, &str)] = &[
         "UnsupportedValue",
         "spec.rules[0].matches[0].path.value: \"/(\\w{100}){100}\" is larger than 262144 bytes once compiled; make it shorter",
     ),
+    ("httproute annotated", "UnsupportedValue", "metadata.annotations[sluice.dev/external-auth-timeout]: "),
 ];
 
 /// Without its breaks of lines.

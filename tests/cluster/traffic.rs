@@ -47,7 +47,7 @@ impl<'a> Site<'a> {
         let applied = bed.apply(namespace, MANIFESTS);
         let (certificate, key) = (identity.certificate_file.display(), identity.key_file.display());
         bed.kubectl(&format!("create secret tls echo -n {namespace} --cert={certificate} --key={key}")).unwrap();
-        bed.kubectl(&format!("rollout status deployment/echo -n {namespace} --timeout=60s")).unwrap();
+        bed.wait_for_pods(namespace, "echo");
         let address = bed.wait_for_address(namespace, "edge");
         let site = Site { bed, address, authority, _applied: applied };
         ALL.into_iter().for_each(|way| bed.wait_for(&format!("an answer by {way}"), || site.ask(way)));

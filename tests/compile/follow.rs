@@ -117,7 +117,7 @@ fn change_route(route: &mut Route, objects: &[Object], step: &Step) -> Option<()
             fewer.pop();
             *backends = fewer.into();
         }
-        (Step::FewerBackends, Rules::Http(Ok(rules))) => {
+        (Step::FewerBackends, Rules::Http(rules)) => {
             let mut fewer = rules.first()?.backends.to_vec();
             fewer.pop();
             rules.first_mut()?.backends = fewer.into();
@@ -126,7 +126,7 @@ fn change_route(route: &mut Route, objects: &[Object], step: &Step) -> Option<()
             let more = to(&*picked(&services(objects), pick)?);
             *backends = backends.iter().cloned().chain([more]).collect();
         }
-        (Step::MoreBackends(pick), Rules::Http(Ok(rules))) => {
+        (Step::MoreBackends(pick), Rules::Http(rules)) => {
             let more = to(&*picked(&services(objects), pick)?);
             let mut backends = rules.first()?.backends.to_vec();
             let filters = Box::default();

@@ -185,6 +185,7 @@ fn objects(world: &World) -> Vec<Object> {
             infrastructure: Infrastructure::default(),
             listener_sets: AllowedNamespaces::None,
             tls: GatewayTls::default(),
+            refused: None,
         };
         Object::Gateway(gateway.into())
     });

@@ -214,7 +214,7 @@ fn one_changed_route_is_the_only_new_one() {
     assert!(Arc::ptr_eq(http(&before, "a"), http(&compiled.ir, "a")));
 
     let mut other = route(&index, "r1");
-    let Rules::Http(Ok(rules)) = &mut other.rules else { panic!("rules") };
+    let Rules::Http(rules) = &mut other.rules else { panic!("rules") };
     rules[0].timeouts.request = Some(std::time::Duration::from_secs(1));
     let before = change(&mut index, &mut compiled, [Change::Set(Object::Route(other.into()))]);
     assert_eq!(changed(&before, &compiled.ir), ["HTTPRoute default/r1"]);

@@ -1,11 +1,12 @@
-//! What a node makes of what it hears of the others: who lives, who owns which address, and whether it is this node that is to write down
-//! a change. Clocks of different nodes are compared nowhere: a node lives as long as its signs keep coming here.
+//! What a node makes of what it hears of the others: who lives, who owns which address, who has what in force, and whether it is this node
+//! that is to write down a change. Clocks of different nodes are compared nowhere: a node lives as long as its signs keep coming here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::nodes::{Applied, Nodes};
 use super::owners::{Owners, decide};
 
 /// A node says that it lives.
@@ -16,6 +17,8 @@ pub struct Sign {
     pub mark: Box<str>,
     /// How long that is to be believed.
     pub lasts: Duration,
+    /// What it has in force; `None`: it has not said yet.
+    pub applied: Option<Arc<Applied>>,
 }
 
 /// What is heard.
@@ -44,7 +47,7 @@ pub struct Decision {
 pub struct Council {
     own: Arc<str>,
     nodes: BTreeMap<Arc<str>, Life>,
-    record: Option<(Owners, Box<str>)>,
+    record: Option<(Arc<Owners>, Box<str>)>,
     /// Since when this node hears itself.
     awake: Option<Instant>,
 }
@@ -53,6 +56,9 @@ struct Life {
     mark: Box<str>,
     lasts: Duration,
     heard: Instant,
+    applied: Option<Arc<Applied>>,
+    /// It gave no sign for too long, while this node could hear.
+    silent: bool,
 }
 
 impl Life {
@@ -70,10 +76,23 @@ impl Council {
         match heard {
             // What is said again and again is not said anew.
             Heard::Sign(sign) if self.nodes.get(&sign.node).is_some_and(|life| life.mark == sign.mark) => {}
-            Heard::Sign(Sign { node, mark, lasts }) => drop(self.nodes.insert(node, Life { mark, lasts, heard: now })),
+            Heard::Sign(Sign { node, mark, lasts, applied }) => {
+                let life = Life { mark, lasts, heard: now, applied, silent: false };
+                self.nodes.insert(node, life);
+            }
             Heard::Gone(node) => drop(self.nodes.remove(&node)),
-            Heard::Owners(owners, version) => self.record = Some((owners, version)),
+            Heard::Owners(owners, version) => self.record = Some((owners.into(), version)),
         }
+    }
+
+    /// What is known of the others after a decision; `None`: no more than before, for this node does not even hear itself.
+    pub fn nodes(&self, now: Instant) -> Option<Nodes> {
+        self.awake?;
+        let lives = |(node, life): &(&Arc<str>, &Life)| **node != self.own && !life.silent && now < life.until();
+        let others = self.nodes.iter().filter(lives);
+        let others = others.map(|(node, life)| (Arc::clone(node), life.applied.clone())).collect();
+        let owners = self.record.as_ref().map(|(owners, _)| Arc::clone(owners));
+        Some(Nodes { own: Arc::clone(&self.own), others, owners })
     }
 
     pub fn decide(&mut self, addresses: &BTreeSet<IpAddr>, now: Instant) -> Decision {
@@ -88,6 +107,9 @@ impl Council {
         let ripe = self.awake.zip(own).map(|(since, lasts)| since + lasts);
         if own.is_none() {
             self.awake = None;
+        } else {
+            // It may live again in the eyes of a node that has slept: that is for addresses, which are not taken away in haste.
+            self.nodes.values_mut().for_each(|life| life.silent |= now >= life.until());
         }
         let Some((owners, version)) = &self.record else {
             return Decision { held: None, certain: false, write: None, again: None };
@@ -103,7 +125,7 @@ impl Council {
         let again = again.map(|again| if now < ripe { again.min(ripe) } else { again });
         let wanted = decide(&living, owners, addresses);
         // One is enough.
-        let writes = now >= ripe && living.first() == Some(&self.own) && wanted != *owners;
+        let writes = now >= ripe && living.first() == Some(&self.own) && wanted != **owners;
         Decision { held, certain: true, write: writes.then(|| (wanted, version.clone())), again }
     }
 }
@@ -119,6 +141,10 @@ mod tests {
 
     fn addresses(count: u8) -> BTreeSet<IpAddr> {
         (0..count).map(|host| IpAddr::from([198, 18, 0, host])).collect()
+    }
+
+    fn sign(node: &str, mark: &str) -> Heard {
+        Heard::Sign(Sign { node: node.into(), mark: mark.into(), lasts: LASTS, applied: None })
     }
 
     /// Nodes that share a record, and a clock that is turned by hand.
@@ -171,6 +197,7 @@ mod tests {
                     node: Arc::clone(node),
                     mark: self.now.to_string().into(),
                     lasts: LASTS,
+                    applied: None,
                 });
                 let signs: Vec<Sign> = signs.collect();
                 for (node, council) in self.councils.iter_mut().filter(|(node, _)| self.living.contains_key(*node)) {
@@ -262,7 +289,12 @@ mod tests {
         let start = Instant::now();
         let mut council = Council::new("a".into());
         let sign = |node: &str, mark: &str, seconds| {
-            Heard::Sign(Sign { node: node.into(), mark: mark.into(), lasts: Duration::from_secs(seconds) })
+            Heard::Sign(Sign {
+                node: node.into(),
+                mark: mark.into(),
+                lasts: Duration::from_secs(seconds),
+                applied: None,
+            })
         };
         council.hear(Heard::Owners(Owners::from([(IpAddr::from([198, 18, 0, 1]), "b".into())]), "1".into()), start);
         for second in 0..20 {
@@ -281,7 +313,7 @@ mod tests {
         council.hear(Heard::Owners(Owners::new(), "".into()), start);
         for second in 0..5 {
             let now = start + Duration::from_secs(second);
-            council.hear(Heard::Sign(Sign { node: "a".into(), mark: second.to_string().into(), lasts: LASTS }), now);
+            council.hear(sign("a", &second.to_string()), now);
             assert_eq!(council.decide(&addresses(3), now).write.is_some(), second >= 3, "after {second} s");
         }
     }
@@ -290,11 +322,39 @@ mod tests {
     fn before_the_record_is_known_nothing_is_decided() {
         let now = Instant::now();
         let mut council = Council::new("a".into());
-        council.hear(Heard::Sign(Sign { node: "a".into(), mark: "1".into(), lasts: LASTS }), now);
+        council.hear(sign("a", "1"), now);
         assert_eq!(
             council.decide(&addresses(3), now),
             Decision { held: None, certain: false, write: None, again: None }
         );
+    }
+
+    /// Whom a node takes for living, of the others.
+    fn others(council: &mut Council, now: Instant) -> Option<Vec<Arc<str>>> {
+        council.decide(&BTreeSet::new(), now);
+        council.nodes(now).map(|nodes| nodes.others.into_keys().collect())
+    }
+
+    #[test]
+    fn nobody_waits_for_a_node_that_has_died_also_after_a_time_of_hearing_nothing() {
+        let start = Instant::now();
+        let at = |millis: u64| start + Duration::from_millis(millis);
+        let mut council = Council::new("a".into());
+        council.hear(Heard::Owners(Owners::new(), "1".into()), at(0));
+        assert_eq!(others(&mut council, at(0)), None, "it does not hear itself");
+        for node in ["a", "b", "c"] {
+            council.hear(sign(node, "0"), at(0));
+        }
+        assert_eq!(others(&mut council, at(0)), Some(vec!["b".into(), "c".into()]));
+        for (millis, node) in [(2_000, "a"), (2_000, "b")] {
+            council.hear(sign(node, "1"), at(millis));
+        }
+        assert_eq!(others(&mut council, at(2_600)), Some(vec!["b".into()]), "c has died");
+        assert_eq!(others(&mut council, at(9_000)), None, "the API server is away");
+        council.hear(sign("a", "2"), at(9_100));
+        assert_eq!(others(&mut council, at(9_100)), Some(vec!["b".into()]), "nobody else has died meanwhile");
+        council.hear(sign("c", "2"), at(9_200));
+        assert_eq!(others(&mut council, at(9_200)), Some(vec!["b".into(), "c".into()]));
     }
 
     proptest! {

@@ -1,11 +1,12 @@
-//! Which address a Gateway has, and which node answers for it on its links. Pure: no I/O, no clock; what was decided before is an
-//! input, so that an address stays where it is.
+//! Which address a Gateway has, which node answers for it on its links, and what each node says that it has in force. Pure: no I/O, no
+//! clock; what was decided before is an input, so that an address stays where it is.
 
 #![forbid(unsafe_code)]
 
 mod assign;
 mod council;
 mod memory;
+mod nodes;
 mod owners;
 mod pool;
 
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 pub use assign::{Assigned, Given, Missing, Refusal, Wish, assign};
 pub use council::{Council, Decision, Heard, Sign};
 pub use memory::Addressing;
+pub use nodes::{Applied, Behind, Need, Nodes, Reached};
 pub use owners::Owners;
 pub use pool::{Block, Pool, PoolError};
 

@@ -21,12 +21,12 @@ use tracing_subscriber::filter::LevelFilter;
 use super::access_log::{self, AccessLog};
 use super::session_keys::SessionKeys;
 use super::{DEFAULT_PIN_DIR, DEFAULT_SOCKET};
-use crate::addresses::{Addressing, Block, Pool};
+use crate::addresses::{Addressing, Applied, Block, Nodes, Pool};
 use crate::admin::{self, Subject};
 use crate::agent::Agent;
 use crate::apply;
 use crate::apply::address_file::AddressFile;
-use crate::apply::owners::{self, Leases};
+use crate::apply::owners::{self, Leases, Saying};
 use crate::apply::status::{Board, Lease};
 use crate::datapath::{AttachOptions, Datapath, Monitor, Pins, Sizes, Successor, XdpMode, memory};
 use crate::index::Change;
@@ -323,13 +323,11 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         Agent::new(&options.node_name(), datapath, proxy.handle(), proxy.take_steered(), tls, Rc::clone(&board));
     let agent = Rc::new(RefCell::new(agent));
     let kept = cluster.as_ref().map(|(_, cluster)| Rc::clone(cluster));
-    let mut others = cluster.clone();
-    let mut settle = |agent: &Rc<RefCell<Agent>>| {
-        let (api, cluster) = others.take()?;
+    let mut owning = cluster.clone().map(|(api, cluster)| {
         let restart = Duration::from_secs(options.addresses.address_restart);
-        Some(settle_owners(api, cluster, &options.node_name(), restart, Rc::clone(agent)))
-    };
-    let mut owning = if pool.is_empty() { None } else { settle(&agent) };
+        let urgent = !pool.is_empty();
+        talk_to_nodes(api, cluster, &options.node_name(), restart, urgent, Rc::clone(&agent))
+    });
     let mut statuses = None;
     let mut access_log = AccessLog::new(log, agent.borrow().events().context("cannot read map EVENTS")?);
     let watchers = agent.borrow().watchers();
@@ -363,24 +361,23 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let (mut refresh, mut quiet) = (None::<Instant>, Instant::now());
     loop {
         let announcement = agent.borrow().announcement();
-        // The first pool may be a SluiceConfig's. Until then nobody need ask who lives.
-        if owning.is_none() && agent.borrow().has_pool_addresses() {
-            owning = settle(&agent);
-        }
         tokio::select! {
             batch = batches.recv() => {
                 let batch = batch.with_context(|| format!("{origin} is not watched any more"))?;
                 agent.borrow_mut().change(batch.changes, batch.problems);
                 agent.borrow().changed(batch.heard);
+                if let Some(cluster) = &kept {
+                    cluster.applied();
+                }
                 if !std::mem::replace(&mut ready, true) {
                     // New connections come here now.
                     drop(successor.take());
                     say_ready(&origin, &options.pin_dir);
                 }
                 // Not before, nor by what was kept: it would take away what it does not know of.
-                if let Some((api, cluster)) = cluster.take() {
+                if let (Some((api, cluster)), Some((_, nodes))) = (cluster.take(), &owning) {
                     let (agent, board) = (Rc::clone(&agent), Rc::clone(&board));
-                    statuses = Some(write_statuses(api, cluster, &options.node_name(), agent, board));
+                    statuses = Some(write_statuses(api, cluster, &options.node_name(), agent, board, nodes.clone()));
                 }
             }
             changed = network.changed() => {
@@ -436,7 +433,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     // Who was told to take over is replaced in the same way; the next agent may not have begun yet.
     let replaced = options.take_over || agent.borrow().is_awaited();
     if replaced {
-        if let Some(owning) = &mut owning {
+        if let Some((owning, _)) = &mut owning {
             owning.stop().await;
         }
         for door in doors {
@@ -466,7 +463,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     // Until here this node lives for the others.
-    if let Some(owning) = owning.as_mut().filter(|_| !replaced) {
+    if let Some((owning, _)) = owning.as_mut().filter(|_| !replaced) {
         owning.stop().await;
     }
     Ok(())
@@ -540,12 +537,19 @@ impl LastWord {
 }
 
 /// Starts what writes statuses; when it is stopped another agent may write at once.
-fn write_statuses(api: Api, cluster: Rc<Cluster>, node: &str, agent: Rc<RefCell<Agent>>, board: Rc<Board>) -> LastWord {
+fn write_statuses(
+    api: Api,
+    cluster: Rc<Cluster>,
+    node: &str,
+    agent: Rc<RefCell<Agent>>,
+    board: Rc<Board>,
+    nodes: watch::Receiver<Nodes>,
+) -> LastWord {
     let stop = Rc::new(Notify::new());
     let (lease, holding) = Lease::new(&api, node);
     let task = spawn_local(lease.run(Rc::clone(&stop)));
     spawn_local(decide_addresses(Rc::clone(&agent), holding.clone()));
-    spawn_local(apply::status::write(api, cluster, agent, board, holding));
+    spawn_local(apply::status::write(api, cluster, agent, board, nodes, holding));
     LastWord { stop, task, also: None }
 }
 
@@ -560,15 +564,32 @@ async fn decide_addresses(agent: Rc<RefCell<Agent>>, mut holding: watch::Receive
     }
 }
 
-/// Starts what settles among nodes which of them answers for which address; when it is stopped the others are told that a new agent will
-/// be here within `restart`.
-fn settle_owners(api: Api, cluster: Rc<Cluster>, node: &str, restart: Duration, agent: Rc<RefCell<Agent>>) -> LastWord {
+/// Starts what tells the other nodes that this one lives and what it has in force, and settles which of them answers for which address; when it
+/// is stopped the others are told that a new agent will be here within `restart`. `urgent`: there are addresses that move, or will be.
+fn talk_to_nodes(
+    api: Api,
+    cluster: Rc<Cluster>,
+    node: &str,
+    restart: Duration,
+    urgent: bool,
+    agent: Rc<RefCell<Agent>>,
+) -> (LastWord, watch::Receiver<Nodes>) {
     let stop = Rc::new(Notify::new());
-    let (leases, heard) = Leases::start(api, cluster, node);
-    let task = spawn_local(owners::give_signs(Rc::clone(&leases), restart, Rc::clone(&stop)));
-    let changed = agent.borrow().addresses_changed();
-    let also = spawn_local(owners::follow(node.into(), leases, heard, agent, changed));
-    LastWord { stop, task, also: Some(also) }
+    let (leases, heard) = Leases::start(api, Rc::clone(&cluster), node);
+    let saying = {
+        let agent = Rc::clone(&agent);
+        move || {
+            let agent = agent.borrow();
+            let lacking = agent.lacking()?;
+            let applied = cluster.place().map(|reached| Applied { reached, lacking: lacking.clone() });
+            Some(Saying { urgent: urgent || agent.has_pool_addresses(), applied })
+        }
+    };
+    let (changed, news) = (agent.borrow().addresses_changed(), agent.borrow().in_force_changed());
+    let task = spawn_local(owners::give_signs(Rc::clone(&leases), saying, news, restart, Rc::clone(&stop)));
+    let (sender, nodes) = watch::channel(Nodes::default());
+    let also = spawn_local(owners::follow(node.into(), leases, heard, agent, changed, sender));
+    (LastWord { stop, task, also: Some(also) }, nodes)
 }
 
 fn say_ready(origin: &str, pins: &Path) {

@@ -102,6 +102,9 @@ pub fn plan(index: &Index, classes: &[Class], problems: &mut Vec<Problem>) -> Ve
 type Lot = Result<Parameters, (Reason, String)>;
 
 fn lot(index: &Index, gateway: &Gateway, class: &Class) -> Lot {
+    if let Some(why) = gateway.refused.as_ref().filter(|_| gateway.listeners.is_empty()) {
+        return Err((Reason::Invalid, why.to_string()));
+    }
     let Some(parameters) = &class.parameters else {
         let message = format!("GatewayClass {} is not accepted; see its conditions", gateway.class);
         return Err((Reason::Pending, message));
@@ -282,11 +285,23 @@ impl Plan {
                 Some(Condition::yes(ConditionType::ResolvedRefs, Reason::ResolvedRefs, message))
             }
         };
+        let accepted = still_accepted(accepted, self.gateway.refused.as_deref());
         let insecure = self.gateway.tls.is_insecure().then(|| {
             let message =
                 "spec.tls.frontend lets clients in whose certificate is missing or wrong (AllowInsecureFallback)";
             Condition::yes(ConditionType::InsecureFrontendValidationMode, Reason::ConfigurationChanged, message)
         });
         [accepted, programmed].into_iter().chain(resolved).chain(insecure).collect()
+    }
+}
+
+/// Of an object that is served as it was before it became something that is refused.
+pub fn still_accepted(accepted: Condition, refused: Option<&str>) -> Condition {
+    match refused.filter(|_| accepted.status) {
+        Some(why) => {
+            let message = format!("{why}; what was right before stays in force");
+            Condition::no(ConditionType::Accepted, Reason::Invalid, message)
+        }
+        None => accepted,
     }
 }

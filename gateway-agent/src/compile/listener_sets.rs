@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::gateways::Plan;
+use super::gateways::{Plan, still_accepted};
 use super::{Condition, ConditionType, Reason, SetReport};
 use crate::index::{AllowedNamespaces, GATEWAY_GROUP, Gateway, Index, Kind, ListenerSet, Name, ObjectId};
 use crate::source::{Problem, Severity};
@@ -90,6 +90,8 @@ pub fn report(plan: &Plan, number: usize) -> SetReport {
     } else if plan.is_refused() {
         let message = format!("Gateway {gateway} is not accepted; see its conditions");
         no(Reason::ParentNotAccepted, Reason::ParentNotAccepted, message)
+    } else if let Some(why) = set.refused.as_deref().filter(|_| set.listeners.is_empty()) {
+        no(Reason::Invalid, Reason::Invalid, why.to_owned())
     } else if own().all(|listener| listener.is_invalid()) {
         let message = format!("No listener is valid; see the conditions of {}", named(true));
         no(Reason::ListenersNotValid, Reason::ListenersNotValid, message)
@@ -111,7 +113,7 @@ pub fn report(plan: &Plan, number: usize) -> SetReport {
             let message = format!("Gateway {gateway} is not programmed; see its conditions");
             Condition::no(ConditionType::Programmed, Reason::ParentNotProgrammed, message)
         };
-        vec![accepted, programmed]
+        vec![still_accepted(accepted, set.refused.as_deref()), programmed]
     };
-    SetReport { subject: (&set.meta).into(), conditions, listeners: Vec::new() }
+    SetReport { subject: (&set.meta).into(), gateway: gateway.clone(), conditions, listeners: Vec::new() }
 }

@@ -20,8 +20,10 @@
 //! - A Service that exists and has no endpoints is a resolved reference; its share of connections is refused.
 //! - Of an HTTPRoute and a GRPCRoute that have host names of a listener in common the older alone is attached there
 //!   (`HostnameConflict`); on other listeners the younger may be.
-//! - Where the API lets through what Sluice cannot do (an expression that is too large, a change of a header that frames messages), the
-//!   route is not accepted (`UnsupportedValue`); the last version that was is not kept, for the status speaks of the one there is.
+//! - Where the API lets through what Sluice cannot do (an expression that is too large, a change of a header that frames messages, a word of a
+//!   later version of the API), the route is not accepted (`UnsupportedValue`); the last version that was is not kept, for the status speaks
+//!   of the one there is. A Gateway or ListenerSet is not accepted either (`Invalid`), but is served as it was before: many depend on it. Of a
+//!   BackendTLSPolicy nothing is known then, and nothing is sent.
 //! - An `ExtensionRef` is never known: `ResolvedRefs` says so, and its rule answers with 500.
 //! - Listeners of a ListenerSet come after those of their Gateway and of older ListenerSets, which keep the port or hostname; within one
 //!   object there is no winner. ReferenceGrants are asked for the object that the listener is written in.

@@ -89,7 +89,7 @@ impl Policies {
                     let referrer = Referrer { kind: Kind::BackendTLSPolicy, namespace, bad_kind: Reason::InvalidKind };
                     authorities::resolve(index, &referrer, "spec.validation.caCertificateRefs", refs)
                 }
-                Trust::System | Trust::Unknown(_) => Resolved { authorities: None, wrong: None },
+                Trust::System | Trust::Unknown(_) | Trust::Refused(_) => Resolved { authorities: None, wrong: None },
             };
             let roots = match (&policy.trust, authorities) {
                 (Trust::System, _) => Ok(Roots::System),
@@ -99,6 +99,7 @@ impl Policies {
                         format!("spec.validation.wellKnownCACertificates: \"{name}\" is not known here; use System");
                     Err((Reason::Invalid, message))
                 }
+                (Trust::Refused(why), None) => Err((Reason::Invalid, why.to_string())),
                 (Trust::These(_), None) => {
                     let message =
                         "No CA certificate reference holds, so nothing is sent to the backends; see ResolvedRefs";

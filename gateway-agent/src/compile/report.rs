@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::index::{Meta, Name, ObjectId, Origin, ParentRef, RouteType};
+use crate::index::{Kind, Meta, Name, ObjectId, Origin, ParentRef, RouteType};
 use crate::ir::ListenerName;
 use crate::source::Problem;
 
@@ -29,6 +29,20 @@ pub struct Report {
 }
 
 impl Report {
+    /// Of a Gateway, or of the one that a ListenerSet is for.
+    pub fn gateway_of(&self, id: &ObjectId) -> Option<&GatewayReport> {
+        let name = match id.kind {
+            Kind::Gateway => &id.name,
+            Kind::ListenerSet => {
+                let found = self.listener_sets.binary_search_by(|set| set.subject.name.cmp(&id.name));
+                &self.listener_sets[found.ok()?].gateway
+            }
+            _ => return None,
+        };
+        let found = self.gateways.binary_search_by(|gateway| gateway.subject.name.cmp(name));
+        found.ok().map(|at| &*self.gateways[at])
+    }
+
     /// For `apply`: what compiled did not get into the maps.
     pub fn not_programmed(&mut self, listener: &ListenerName, message: &str) {
         let fail = |listeners: &mut [ListenerReport], section: &str| {
@@ -94,6 +108,8 @@ pub struct GatewayReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetReport {
     pub subject: Subject,
+    /// Its parent.
+    pub gateway: Name,
     pub conditions: Vec<Condition>,
     pub listeners: Vec<ListenerReport>,
 }

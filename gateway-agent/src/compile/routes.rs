@@ -59,7 +59,7 @@ pub fn attach<'a>(
     }
     let forward = match &route.rules {
         Rules::Forward { backends, .. } => Some(backends::resolve(index, route, backends, &mut resolver.uses)),
-        Rules::Http(_) => None,
+        Rules::Http(_) | Rules::Refused(_) => None,
     };
     let mut attachment = Attachment { index, stage, board, key, route, takings: Vec::new() };
     let mut of_parents = Vec::with_capacity(parents.len());
@@ -75,7 +75,7 @@ pub fn attach<'a>(
                 };
                 (Offer::Forward { plain: Arc::clone(plain), inside }, resolved.clone())
             }
-            (None, Rules::Http(Ok(rules))) => {
+            (None, Rules::Http(rules)) => {
                 let plan = &stage.plans[sections.gateway];
                 let made = resolver.route(route, rules, &plan.gateway.meta.name, &plan.client);
                 (Offer::Http(made.route), made.condition)
@@ -148,13 +148,13 @@ impl Attachment<'_> {
     fn accept(&mut self, parent: &ParentRef, sections: &Sections, content: &Offer) -> Condition {
         let refuse = |reason, message| Condition::no(ConditionType::Accepted, reason, message);
         match &self.route.rules {
-            Rules::Forward { count: 0 | 1, .. } | Rules::Http(Ok(_)) => {}
+            Rules::Forward { count: 0 | 1, .. } | Rules::Http(_) => {}
             Rules::Forward { count, .. } => {
                 let message =
                     format!("spec.rules: {count} rules, and nothing in a packet could choose between them; leave one");
                 return refuse(Reason::UnsupportedValue, message);
             }
-            Rules::Http(Err(why)) => return refuse(Reason::UnsupportedValue, why.to_string()),
+            Rules::Refused(why) => return refuse(Reason::UnsupportedValue, why.to_string()),
         }
         let plan = &self.stage.plans[sections.gateway];
         let title = sections.title(plan);

@@ -17,6 +17,7 @@ use crate::index::{GATEWAY_GROUP, Kind, Name, ObjectId, ParentRef};
 
 mod features;
 mod kept;
+mod pending;
 
 pub use kept::Kept;
 

@@ -24,6 +24,8 @@ pub struct Gateway {
     /// `allowedListeners`: whose ListenerSets it takes.
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
+    /// What the API lets through and Sluice cannot do. Then the rest is as it was before, or there are no listeners.
+    pub refused: Option<Box<str>>,
 }
 
 /// `spec.tls`.
@@ -76,6 +78,8 @@ pub struct ListenerSet {
     pub parent: ParentRef,
     /// Names are unique.
     pub listeners: Box<[Arc<Listener>]>,
+    /// As of a Gateway.
+    pub refused: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -74,8 +74,8 @@ impl Route {
     /// Services that it names, some more than once.
     pub fn services(&self) -> impl Iterator<Item = &Name> {
         let rules = match &self.rules {
-            Rules::Http(Ok(rules)) => &rules[..],
-            Rules::Http(Err(_)) | Rules::Forward { .. } => &[],
+            Rules::Http(rules) => &rules[..],
+            Rules::Refused(_) | Rules::Forward { .. } => &[],
         };
         self.rules.backends().iter().chain(rules.iter().flat_map(HttpRule::references)).map(|backend| &backend.name)
     }
@@ -89,8 +89,9 @@ pub enum Rules {
         /// Of the first rule.
         backends: Box<[BackendRef]>,
     },
-    /// `Err`: what the API lets through and Sluice cannot do (`spec.rules[0]…: why`): the route is not accepted.
-    Http(Result<Box<[HttpRule]>, Box<str>>),
+    Http(Box<[HttpRule]>),
+    /// What the API lets through and Sluice cannot do (`spec.rules[0]…: why`): the route is not accepted.
+    Refused(Box<str>),
 }
 
 impl Rules {
@@ -98,7 +99,7 @@ impl Rules {
     pub fn backends(&self) -> &[BackendRef] {
         match self {
             Rules::Forward { backends, .. } => backends,
-            Rules::Http(_) => &[],
+            Rules::Http(_) | Rules::Refused(_) => &[],
         }
     }
 }
@@ -213,6 +214,8 @@ pub enum Trust {
     Unknown(Arc<str>),
     /// Never empty.
     These(Box<[AuthorityRef]>),
+    /// What the API lets through and Sluice cannot do: nothing is known of it.
+    Refused(Box<str>),
 }
 
 /// `ca.crt` of a ConfigMap; what is wrong with it is for those who refer to it.

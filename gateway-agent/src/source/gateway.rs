@@ -12,15 +12,32 @@ use crate::index::*;
 use crate::ir::Infrastructure;
 use crate::ir::http::Unverified;
 
+type Listeners = Box<[Arc<Listener>]>;
+
 /// `spec` of a Gateway.
 pub struct GatewaySpec {
     pub class: Arc<str>,
-    pub listeners: Box<[Arc<Listener>]>,
+    pub listeners: Listeners,
     pub addresses: Box<[AddressRequest]>,
     pub parameters: Option<ParametersRef>,
     pub infrastructure: Infrastructure,
     pub listener_sets: AllowedNamespaces,
     pub tls: GatewayTls,
+}
+
+impl GatewaySpec {
+    /// Of one that cannot be read.
+    pub fn nothing(class: Arc<str>) -> GatewaySpec {
+        GatewaySpec {
+            class,
+            listeners: Box::default(),
+            addresses: Box::default(),
+            parameters: None,
+            infrastructure: Infrastructure::default(),
+            listener_sets: AllowedNamespaces::None,
+            tls: GatewayTls::default(),
+        }
+    }
 }
 
 pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
@@ -52,16 +69,16 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<GatewaySpec> {
     })
 }
 
-/// `spec` of a ListenerSet.
-pub fn listener_set(reader: &mut Reader, node: &Node) -> Option<(ParentRef, Box<[Arc<Listener>]>)> {
+/// `spec` of a ListenerSet; its listeners are `None` if something is wrong with them.
+pub fn listener_set(reader: &mut Reader, node: &Node) -> Option<(ParentRef, Option<Listeners>)> {
     reader.fields(node, |f| {
         let parent = f.required("parentRef", parent_ref);
         let listeners = listeners(f);
-        Some((parent?, listeners?))
+        Some((parent?, listeners))
     })
 }
 
-fn listeners(f: &mut Fields) -> Option<Box<[Arc<Listener>]>> {
+fn listeners(f: &mut Fields) -> Option<Listeners> {
     let listeners = f.required("listeners", |r, n| read::items(r, n, &mut listener))?;
     for (i, listener) in listeners.iter().enumerate() {
         if listeners[..i].iter().any(|other| other.name == listener.name) {

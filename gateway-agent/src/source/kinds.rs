@@ -107,16 +107,33 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             Kind::Gateway => {
                 let spec = f.required("spec", gateway::spec);
                 let had = f.optional("status", |_, status| Some(gateway::had(status))).unwrap_or_default();
-                let (meta, spec) = (metadata?.meta, spec?);
+                let meta = metadata?.meta;
+                let refused = f.reader().take_refused();
+                let spec = match &refused {
+                    Some(_) => GatewaySpec::nothing(f.intern(node.text_at(&["spec", "gatewayClassName"])?)),
+                    None => spec?,
+                };
                 let GatewaySpec { class, listeners, addresses, parameters, infrastructure, listener_sets, tls } = spec;
-                let gateway =
-                    Gateway { meta, class, listeners, addresses, had, parameters, infrastructure, listener_sets, tls };
+                let gateway = Gateway {
+                    meta,
+                    class,
+                    listeners,
+                    addresses,
+                    had,
+                    parameters,
+                    infrastructure,
+                    listener_sets,
+                    tls,
+                    refused,
+                };
                 Some(Object::Gateway(gateway.into()))
             }
             Kind::ListenerSet => {
                 let spec = f.required("spec", gateway::listener_set);
                 let (meta, (parent, listeners)) = (metadata?.meta, spec?);
-                Some(Object::ListenerSet(ListenerSet { meta, parent, listeners }.into()))
+                let refused = f.reader().take_refused();
+                let listeners = if refused.is_some() { Box::default() } else { listeners? };
+                Some(Object::ListenerSet(ListenerSet { meta, parent, listeners, refused }.into()))
             }
             Kind::HTTPRoute => route::route(f, RouteType::Http, version, metadata),
             Kind::GRPCRoute => route::route(f, RouteType::Grpc, version, metadata),
@@ -125,7 +142,11 @@ pub fn object(reader: &mut Reader, kind: Kind, version: &str, node: &Node) -> Op
             Kind::UDPRoute => route::route(f, RouteType::Udp, version, metadata),
             Kind::BackendTLSPolicy => {
                 let spec = f.required("spec", policy::spec);
-                let (meta, (targets, server_name, identities, trust)) = (metadata?.meta, spec?);
+                let (meta, (targets, validation)) = (metadata?.meta, spec?);
+                let (server_name, identities, trust) = match f.reader().take_refused() {
+                    Some(why) => (f.intern(""), Box::default(), Trust::Refused(why)),
+                    None => validation?,
+                };
                 Some(Object::BackendTlsPolicy(
                     BackendTlsPolicy { meta, targets, server_name, identities, trust }.into(),
                 ))

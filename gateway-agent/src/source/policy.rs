@@ -11,9 +11,10 @@ use crate::index::{PolicyTarget, Trust};
 use crate::ir::HostName;
 use crate::ir::http::Identity;
 
-type Spec = (Box<[PolicyTarget]>, Arc<str>, Box<[Identity]>, Trust);
+type Validation = (Arc<str>, Box<[Identity]>, Trust);
 
-pub fn spec(reader: &mut Reader, node: &Node) -> Option<Spec> {
+/// The validation is `None` if something is wrong with it.
+pub fn spec(reader: &mut Reader, node: &Node) -> Option<(Box<[PolicyTarget]>, Option<Validation>)> {
     reader.fields(node, |f| {
         let targets = f.required("targetRefs", |r, n| read::items(r, n, &mut target));
         for (key, _) in f.optional("options", read::strings).unwrap_or_default() {
@@ -44,8 +45,7 @@ pub fn spec(reader: &mut Reader, node: &Node) -> Option<Spec> {
                 }
             }
         }
-        let (server_name, identities, trust) = validation?;
-        Some((targets, server_name, identities, trust))
+        Some((targets, validation))
     })
 }
 
@@ -59,7 +59,7 @@ fn target(reader: &mut Reader, node: &Node) -> Option<PolicyTarget> {
     })
 }
 
-fn validation(reader: &mut Reader, node: &Node) -> Option<(Arc<str>, Box<[Identity]>, Trust)> {
+fn validation(reader: &mut Reader, node: &Node) -> Option<Validation> {
     reader.fields(node, |f| {
         let server_name = f.required("hostname", precise_hostname);
         let identities = f.list("subjectAltNames", identity);

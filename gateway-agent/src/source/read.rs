@@ -89,6 +89,11 @@ impl<'s> Reader<'s> {
         Some(errors.join("; ").into())
     }
 
+    /// The same of an object that an API server has let through, for its own status.
+    pub fn take_refused(&mut self) -> Option<Box<str>> {
+        if self.by_api { self.take_errors() } else { None }
+    }
+
     pub fn into_problems(self) -> Vec<Problem> {
         self.problems
     }

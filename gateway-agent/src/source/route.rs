@@ -32,10 +32,14 @@ pub fn route(f: &mut Fields, of: RouteType, version: &str, metadata: Option<Meta
                 RouteType::Http | RouteType::Grpc => http::rules(f, http::Owner { of, name: &name, auth }),
                 RouteType::Tcp | RouteType::Tls | RouteType::Udp => forward(f, version, &name.namespace),
             };
-            Some((parents, hostnames?, rules?))
+            Some((parents, hostnames, rules))
         })
     });
     let (meta, (parents, hostnames, rules)) = (metadata?.meta, spec?);
+    let (hostnames, rules) = match f.reader().take_refused() {
+        Some(why) => (Box::default(), Rules::Refused(why)),
+        None => (hostnames?, rules?),
+    };
     Some(Object::Route(Route { meta, of, hostnames, parents, rules }.into()))
 }
 

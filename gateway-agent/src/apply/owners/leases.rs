@@ -1,5 +1,5 @@
-//! Leases of a cluster as the record: one a node, which it renews every second, and one whose annotation says who owns which address, which
-//! is written when that changes, however many addresses there are.
+//! Leases of a cluster as the record: one a node, which it renews again and again and whose annotation says what it has in force, and one
+//! whose annotation says who owns which address, which is written when that changes, however many addresses there are.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
 use super::Record;
-use crate::addresses::{Heard, Owners, Sign};
+use crate::addresses::{Applied, Heard, Owners, Sign};
 use crate::complaint::Complaint;
 use crate::source::Node;
 use crate::source::kube::{Api, ApiError, Cluster, Format, Place, Subject, micro_time};
@@ -21,6 +21,8 @@ use crate::source::kube::{Api, ApiError, Cluster, Format, Place, Subject, micro_
 /// The Lease that says who owns what, and its annotation: lines of an address and a node.
 const OWNERS: &str = "sluice-addresses";
 const ANNOTATION: &str = "sluice.dev/owners";
+/// Of the Lease of a node: [`Applied`].
+const APPLIED: &str = "sluice.dev/applied";
 /// Of all these Leases.
 const LABEL: (&str, &str) = ("sluice.dev/purpose", "addresses");
 /// A Lease counts whole seconds.
@@ -79,11 +81,15 @@ impl Leases {
 impl Record for Leases {
     type Error = ApiError;
 
-    async fn sign(&self, lasts: Duration) -> Result<(), ApiError> {
+    async fn sign(&self, lasts: Duration, applied: Option<&Applied>) -> Result<(), ApiError> {
         let seconds = (lasts + SLACK).as_secs().max(1);
-        let change = json!({
+        let mut change = json!({
             "spec": { "holderIdentity": &*self.node, "leaseDurationSeconds": seconds, "renewTime": micro_time(Timestamp::now()) },
         });
+        // What an earlier agent has said stays: the kernel goes on with it.
+        if let Some(applied) = applied {
+            change["metadata"]["annotations"][APPLIED] = applied.to_string().into();
+        }
         self.put(&format!("sluice-node-{}", self.node), None, change).await
     }
 
@@ -156,7 +162,8 @@ impl Subject for Listener {
         let node: Arc<str> = node.into();
         self.known.insert(name.into(), (Arc::clone(&node), self.round));
         let lasts = Duration::from_secs(seconds).saturating_sub(SLACK);
-        self.say(Heard::Sign(Sign { node, mark: mark.into(), lasts }));
+        let applied = object.text_at(&["metadata", "annotations", APPLIED]).map(|text| Arc::new(Applied::parse(text)));
+        self.say(Heard::Sign(Sign { node, mark: mark.into(), lasts, applied }));
     }
 
     fn gone(&mut self, object: &Node) {
@@ -229,8 +236,13 @@ mod tests {
     fn a_lease_of_a_node_is_a_sign_that_it_lives() {
         let (mut listener, mut receiver) = listener();
         tell(&mut listener, &of_node("node-1", "12:00", 3));
-        let sign = Sign { node: "node-1".into(), mark: "12:00".into(), lasts: LASTS };
-        assert_eq!(heard(&mut receiver), [Heard::Sign(sign)]);
+        let sign = Sign { node: "node-1".into(), mark: "12:00".into(), lasts: LASTS, applied: None };
+        assert_eq!(heard(&mut receiver), [Heard::Sign(sign.clone())]);
+        let mut saying = of_node("node-1", "12:00", 3);
+        saying["metadata"]["annotations"] = json!({ APPLIED: "gateways 7\n" });
+        tell(&mut listener, &saying);
+        let applied = Some(Arc::new(Applied::parse("gateways 7")));
+        assert_eq!(heard(&mut receiver), [Heard::Sign(Sign { applied, ..sign })]);
         tell(&mut listener, &json!({ "metadata": { "name": "sluice-node-2" }, "spec": {} }));
         assert_eq!(heard(&mut receiver), []);
     }

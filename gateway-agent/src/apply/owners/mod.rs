@@ -1,4 +1,5 @@
-//! Which addresses of the pool this node answers for: what [`Council`] decides, carried out.
+//! What the nodes of a cluster tell each other: that they live, what they have in force, and which of them answers for which address of the
+//! pool: what [`Council`] decides, carried out.
 
 #![forbid(unsafe_code)]
 
@@ -12,18 +13,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 pub use leases::Leases;
 
-use crate::addresses::{Council, Heard, Owners};
+use crate::addresses::{Applied, Council, Heard, Nodes, Owners};
 use crate::complaint::Complaint;
 
 /// How often a node says that it lives, and how long that is believed: one may be lost, and the addresses of a node that has died are
 /// another's within three seconds.
 const SIGN: Duration = Duration::from_secs(1);
 const LASTS: Duration = Duration::from_millis(2_500);
+/// The same where no address has to move, as kubelets do it.
+const CALM_SIGN: Duration = Duration::from_secs(10);
+const CALM_LASTS: Duration = Duration::from_secs(25);
+/// A sign that is given sooner because there is news comes this much after the last such one.
+const TOGETHER: Duration = Duration::from_millis(500);
 /// After so long an answer is not waited for any more, or a change that was not heard of is tried again.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -32,8 +38,8 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub trait Record {
     type Error: fmt::Display;
 
-    /// This node lives, which is to be believed for so long.
-    fn sign(&self, lasts: Duration) -> impl Future<Output = Result<(), Self::Error>>;
+    /// This node lives, which is to be believed for so long, and has this in force; `None`: what it said before.
+    fn sign(&self, lasts: Duration, applied: Option<&Applied>) -> impl Future<Output = Result<(), Self::Error>>;
 
     /// Replaces this version, unless it is not the last any more: that is no error.
     fn write(&self, owners: &Owners, version: &str) -> impl Future<Output = Result<(), Self::Error>>;
@@ -47,37 +53,68 @@ pub trait Holder {
     fn hold(&mut self, addresses: BTreeSet<IpAddr>, certain: bool);
 }
 
-/// Says again and again that this node lives, until `stop` says so; then that it will be back within `restart`.
-pub async fn give_signs<R: Record>(record: Rc<R>, restart: Duration, stop: Rc<Notify>) {
+/// What a node has to say of itself.
+pub struct Saying {
+    /// Addresses are to move soon after it dies.
+    pub urgent: bool,
+    pub applied: Option<Applied>,
+}
+
+/// Says again and again that this node lives, and sooner when there is `news`, until `stop` says so; then that it will be back within
+/// `restart`. `say`: `None` if it is not of use to anybody yet.
+pub async fn give_signs<R: Record>(
+    record: Rc<R>,
+    say: impl Fn() -> Option<Saying>,
+    news: Rc<Notify>,
+    restart: Duration,
+    stop: Rc<Notify>,
+) {
     let mut complaint = Complaint::default();
+    let mut hurried: Option<Instant> = None;
     loop {
         let begun = Instant::now();
-        match timeout(ANSWER, record.sign(LASTS)).await {
-            Ok(Ok(())) => complaint.settle(),
-            Ok(Err(error)) if complaint.is_new(&error) => {
-                tracing::error!(
-                    "cannot tell the other nodes that this one lives, so they take over its addresses: {error}"
-                );
+        let mut pause = SIGN;
+        if let Some(Saying { urgent, applied }) = say() {
+            let (every, lasts) = if urgent { (SIGN, LASTS) } else { (CALM_SIGN, CALM_LASTS) };
+            match timeout(ANSWER, record.sign(lasts, applied.as_ref())).await {
+                Ok(Ok(())) => {
+                    complaint.settle();
+                    pause = every;
+                }
+                Ok(Err(error)) if complaint.is_new(&error) => {
+                    tracing::error!(
+                        "cannot tell the other nodes that this one lives, so they take over its addresses: {error}"
+                    );
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
-            Ok(Err(_)) | Err(_) => {}
         }
+        let hurry = async {
+            news.notified().await;
+            if let Some(last) = hurried {
+                sleep_until((last + TOGETHER).into()).await;
+            }
+        };
         tokio::select! {
-            () = sleep(SIGN.saturating_sub(begun.elapsed())) => {}
+            () = sleep(pause.saturating_sub(begun.elapsed())) => {}
+            () = hurry => hurried = Some(Instant::now()),
             () = stop.notified() => break,
         }
     }
-    if let Ok(Err(error)) = timeout(ANSWER, record.sign(restart)).await {
+    if let Ok(Err(error)) = timeout(ANSWER, record.sign(restart, None)).await {
         tracing::debug!("the other nodes were not told that this one comes back: {error}");
     }
 }
 
-/// Decides on all that is heard, until there is nothing to hear. `changed`: the addresses that Gateways have are others.
+/// Decides on all that is heard, until there is nothing to hear, and says in `nodes` what is known of the others. `changed`: the addresses
+/// that Gateways have are others.
 pub async fn follow<R: Record, H: Holder>(
     own: Arc<str>,
     record: Rc<R>,
     mut heard: mpsc::UnboundedReceiver<Heard>,
     holder: Rc<RefCell<H>>,
     changed: Rc<Notify>,
+    nodes: watch::Sender<Nodes>,
 ) {
     let mut council = Council::new(own);
     // The version that was replaced last, and when.
@@ -89,6 +126,13 @@ pub async fn follow<R: Record, H: Holder>(
         let mut decision = council.decide(addresses.as_ref().unwrap_or(&BTreeSet::new()), now);
         if let Some(held) = decision.held.take() {
             holder.borrow_mut().hold(held, decision.certain);
+        }
+        if let Some(now) = council.nodes(now) {
+            nodes.send_if_modified(|known| {
+                let is_new = *known != now;
+                *known = now;
+                is_new
+            });
         }
         if let Some((owners, version)) = decision.write.filter(|_| addresses.is_some()) {
             let last = replaced.as_ref().filter(|(before, _)| *before == version).map(|(_, at)| *at + ANSWER);
@@ -121,5 +165,64 @@ pub async fn follow<R: Record, H: Holder>(
             () = changed.notified() => {}
             () = sleep_until(again.unwrap_or(now).into()), if again.is_some() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+
+    /// When signs were given, for how long, and what they said.
+    struct Given(RefCell<Vec<(Instant, Duration, Option<Applied>)>>);
+
+    impl Record for Given {
+        type Error = fmt::Error;
+
+        async fn sign(&self, lasts: Duration, applied: Option<&Applied>) -> Result<(), fmt::Error> {
+            self.0.borrow_mut().push((Instant::now(), lasts, applied.cloned()));
+            Ok(())
+        }
+
+        async fn write(&self, _: &Owners, _: &str) -> Result<(), fmt::Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn news_are_told_at_once_and_much_news_together() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let given = Rc::new(Given(RefCell::default()));
+            let (news, stop, told) = (Rc::new(Notify::new()), Rc::new(Notify::new()), Rc::new(RefCell::new(false)));
+            let say = {
+                let told = Rc::clone(&told);
+                move || told.borrow().then(|| Saying { urgent: false, applied: Some(Applied::default()) })
+            };
+            let signs = give_signs(Rc::clone(&given), say, Rc::clone(&news), CALM_LASTS, Rc::clone(&stop));
+            let signs = spawn_local(signs);
+            sleep(Duration::from_millis(50)).await;
+            assert_eq!(given.0.borrow().len(), 0, "nothing is known yet");
+            *told.borrow_mut() = true;
+            let begun = Instant::now();
+            // The first at once, the others together.
+            for _ in 0..5 {
+                news.notify_one();
+                sleep(Duration::from_millis(20)).await;
+            }
+            let deadline = begun + CALM_SIGN / 2;
+            while given.0.borrow().len() < 2 && Instant::now() < deadline {
+                sleep(Duration::from_millis(20)).await;
+            }
+            stop.notify_one();
+            signs.await.unwrap();
+            let given = given.0.borrow();
+            let [(first, lasts, Some(_)), (second, _, Some(_)), (_, _, None)] = &given[..] else {
+                panic!("{given:?}");
+            };
+            assert_eq!(*lasts, CALM_LASTS);
+            assert!(*first < begun + SIGN && *second >= *first + TOGETHER, "{given:?} since {begun:?}");
+        });
     }
 }

@@ -8,6 +8,7 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::bucket::Bucket;
 use crate::compile::ConditionType;
 use crate::index::ObjectId;
 use crate::source::kube::{Api, ApiError, Format, micro_time};
@@ -24,30 +25,27 @@ const MOST_TEXT: usize = 1024;
 /// Which of them are said.
 pub struct Events {
     said: HashMap<(ObjectId, String), Instant>,
-    left: u32,
-    filled: Instant,
+    bucket: Bucket,
+    tidied: Instant,
 }
 
 impl Events {
     pub fn new(now: Instant) -> Events {
-        Events { said: HashMap::new(), left: BURST, filled: now }
+        Events { said: HashMap::new(), bucket: Bucket::new(BURST, EACH, now), tidied: now }
     }
 
     /// Of these, those to say now.
     pub fn choose(&mut self, id: &ObjectId, turned: Vec<Turned>, now: Instant) -> Vec<Turned> {
-        let gained = (now.saturating_duration_since(self.filled).as_secs_f64() / EACH.as_secs_f64()) as u32;
-        if gained > 0 {
-            self.left = (self.left + gained).min(BURST);
-            self.filled = now;
+        if now >= self.tidied + EACH {
+            self.tidied = now;
             self.said.retain(|_, said| now < *said + AGAIN);
         }
         let mut chosen = turned;
         chosen.retain(|turned| {
             let key = (id.clone(), format!("{} {}", turned.reason, turned.message));
-            if self.left == 0 || self.said.contains_key(&key) {
+            if self.said.contains_key(&key) || !self.bucket.take(now) {
                 return false;
             }
-            self.left -= 1;
             self.said.insert(key, now);
             true
         });

@@ -1,5 +1,6 @@
 //! The status that an object is to have, of the one that it has and the one that is ours: what others wrote stays.
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::digest::is_ours;
@@ -7,19 +8,19 @@ use crate::compile::CONTROLLER;
 use crate::index::Kind;
 
 /// The fields of `status` to write. `wanted`: ours; `None`: we have nothing to say any more.
-pub fn merge(kind: Kind, present: &Value, wanted: Option<&Value>) -> Value {
+pub fn merge(kind: Kind, present: &Value, wanted: Option<&Value>, now: Timestamp) -> Value {
     match kind {
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => {
-            json!({ "parents": entries(present, wanted, "parents", "parentRef") })
+            json!({ "parents": entries(present, wanted, ("parents", "parentRef"), now) })
         }
-        Kind::BackendTLSPolicy => json!({ "ancestors": entries(present, wanted, "ancestors", "ancestorRef") }),
+        Kind::BackendTLSPolicy => json!({ "ancestors": entries(present, wanted, ("ancestors", "ancestorRef"), now) }),
         _ => {
             let mut merged = wanted.and_then(Value::as_object).cloned().unwrap_or_default();
-            merged.insert("conditions".into(), conditions(&present["conditions"], merged.get("conditions")));
+            merged.insert("conditions".into(), conditions(&present["conditions"], merged.get("conditions"), now));
             if let Some(Value::Array(listeners)) = merged.get_mut("listeners") {
                 for listener in listeners {
                     let before = find(&present["listeners"], "name", &listener["name"]);
-                    listener["conditions"] = conditions(&before["conditions"], listener.get("conditions"));
+                    listener["conditions"] = conditions(&before["conditions"], listener.get("conditions"), now);
                 }
             }
             for key in ["addresses", "listeners", "attachedListenerSets"] {
@@ -34,26 +35,32 @@ pub fn merge(kind: Kind, present: &Value, wanted: Option<&Value>) -> Value {
 }
 
 /// Of a list that several controllers write to.
-fn entries(present: &Value, wanted: Option<&Value>, list: &str, reference: &str) -> Vec<Value> {
+fn entries(present: &Value, wanted: Option<&Value>, (list, reference): (&str, &str), now: Timestamp) -> Vec<Value> {
     let (ours, mut all): (Vec<Value>, Vec<Value>) =
         array(&present[list]).iter().cloned().partition(|entry| entry["controllerName"] == CONTROLLER);
     let ours = Value::Array(ours);
     for entry in wanted.map_or(&[][..], |wanted| array(&wanted[list])) {
         let mut entry = entry.clone();
         let before = find(&ours, reference, &entry[reference]);
-        entry["conditions"] = conditions(&before["conditions"], entry.get("conditions"));
+        entry["conditions"] = conditions(&before["conditions"], entry.get("conditions"), now);
         all.push(entry);
     }
     all
 }
 
-/// A condition keeps its time while its status is the same; those of types that are not ours stay.
-fn conditions(present: &Value, wanted: Option<&Value>) -> Value {
+/// A condition keeps its time while its status is the same; one that turns back to what it was here all along (`Programmed`, which waits for
+/// other nodes) turns now. Those of types that are not ours stay.
+fn conditions(present: &Value, wanted: Option<&Value>, now: Timestamp) -> Value {
     let mut merged: Vec<Value> = wanted.map_or(&[][..], array).to_vec();
     for condition in &mut merged {
         let before = find(present, "type", &condition["type"]);
+        let time =
+            |condition: &Value| condition["lastTransitionTime"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
         if before["status"] == condition["status"] && !before["lastTransitionTime"].is_null() {
             condition["lastTransitionTime"] = before["lastTransitionTime"].clone();
+        } else if time(before).is_some_and(|before| time(condition).is_some_and(|after| after <= before)) {
+            let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+            condition["lastTransitionTime"] = now.to_string().into();
         }
     }
     let foreign = array(present).iter().filter(|condition| !condition["type"].as_str().is_some_and(is_ours));
@@ -96,14 +103,31 @@ mod tests {
             parent(CONTROLLER, "a", vec![condition("Accepted", "True", "2"), condition("ResolvedRefs", "False", "2")]),
             parent(CONTROLLER, "b", vec![condition("Accepted", "True", "2")]),
         ] });
-        let merged = merge(Kind::HTTPRoute, &present, Some(&wanted));
+        let merged = merge(Kind::HTTPRoute, &present, Some(&wanted), now());
         let a = parent(
             CONTROLLER,
             "a",
             vec![condition("Accepted", "True", "1"), condition("ResolvedRefs", "False", "2"), foreign],
         );
         assert_eq!(merged["parents"], json!([others, a, wanted["parents"][1]]));
-        assert_eq!(merge(Kind::HTTPRoute, &present, None)["parents"], json!([others]));
+        assert_eq!(merge(Kind::HTTPRoute, &present, None, now())["parents"], json!([others]));
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-22T03:00:00.5Z".parse().unwrap()
+    }
+
+    #[test]
+    fn what_turns_back_to_what_it_was_here_turns_now() {
+        let gateway = |status: &str, time: &str| json!({ "conditions": [condition("Programmed", status, time)] });
+        let time = |before: &str, after: &str| {
+            let (before, after) = (gateway("False", before), gateway("True", after));
+            merge(Kind::Gateway, &before, Some(&after), now())["conditions"][0]["lastTransitionTime"].clone()
+        };
+        for here in ["2026-11-22T01:00:00Z", "2026-11-22T02:00:00Z"] {
+            assert_eq!(time("2026-11-22T02:00:00Z", here), "2026-11-22T03:00:00Z");
+        }
+        assert_eq!(time("2026-11-22T02:00:00Z", "2026-11-22T02:30:00Z"), "2026-11-22T02:30:00Z");
     }
 
     #[test]
@@ -115,7 +139,7 @@ mod tests {
             "listeners": [listener("a", "1"), listener("gone", "1")],
         });
         let wanted = json!({ "conditions": [condition("Accepted", "True", "2")], "listeners": [listener("a", "2")] });
-        let merged = merge(Kind::Gateway, &present, Some(&wanted));
+        let merged = merge(Kind::Gateway, &present, Some(&wanted), now());
         assert_eq!(
             merged,
             json!({

@@ -8,20 +8,25 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod bucket;
 mod digest;
 mod events;
+mod gate;
 mod lease;
 mod made;
 mod merge;
 mod queue;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
@@ -29,13 +34,15 @@ use tokio::task::{JoinSet, spawn_local};
 pub use board::{Board, Counts};
 pub use digest::{Digest, digest};
 use events::{Events, Turned, turned};
+use gate::{Gate, Passage, Touched};
 pub use lease::Lease;
 use merge::merge;
 use queue::{Queue, Urgency};
 
+use crate::addresses::{Need, Nodes, Reached};
 use crate::complaint::Complaint;
 use crate::emit::status::ObjectStatus;
-use crate::index::{Kind, ObjectId};
+use crate::index::{Kind, Name, ObjectId};
 use crate::source::kube::{Api, ApiError, Cluster, Format, JSON, node, path};
 
 /// Written at the same time.
@@ -49,6 +56,8 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 pub trait Statuses {
     fn wanted(&self, id: &ObjectId) -> Option<&ObjectStatus>;
     fn all(&self) -> Vec<ObjectId>;
+    /// The Gateway that an object is or is for, and its addresses that one node of all answers for.
+    fn served(&self, id: &ObjectId) -> Option<(Name, Vec<IpAddr>)>;
 }
 
 /// Writes for as long as `holding` says so, until nobody says anything any more.
@@ -57,6 +66,7 @@ pub async fn write<S: Statuses>(
     cluster: Rc<Cluster>,
     statuses: Rc<RefCell<S>>,
     board: Rc<Board>,
+    nodes: watch::Receiver<Nodes>,
     mut holding: watch::Receiver<bool>,
 ) {
     while holding.wait_for(|holding| *holding).await.is_ok() {
@@ -66,7 +76,8 @@ pub async fn write<S: Statuses>(
             cluster: Rc::clone(&cluster),
             statuses: Rc::clone(&statuses),
             board: Rc::clone(&board),
-            queue: Queue::default(),
+            gate: Gate::new(nodes.clone()),
+            queue: Queue::new(Instant::now()),
             running: BTreeSet::new(),
             odd: BTreeMap::new(),
             failing: BTreeMap::new(),
@@ -87,6 +98,7 @@ struct Writer<S> {
     cluster: Rc<Cluster>,
     statuses: Rc<RefCell<S>>,
     board: Rc<Board>,
+    gate: Gate,
     queue: Queue,
     running: BTreeSet<ObjectId>,
     /// What the API server made something else of than was written (a field that its CRD does not have): wanted, and what became of it.
@@ -113,6 +125,14 @@ struct Task {
     version: Option<Box<str>>,
 }
 
+/// What is to be done about an object.
+enum Next {
+    Nothing,
+    Write(Task, Urgency),
+    /// It is to be looked at again then.
+    Wait(Instant),
+}
+
 impl<S: Statuses> Writer<S> {
     async fn run(mut self) {
         let mut tasks: JoinSet<(ObjectId, Digest, Result<Done, ApiError>)> = JoinSet::new();
@@ -127,7 +147,14 @@ impl<S: Statuses> Writer<S> {
                     // It is seen to when that has ended.
                     continue;
                 }
-                let Some((task, _)) = self.task(&id) else { continue };
+                let task = match self.task(&id, now) {
+                    Next::Write(task, _) => task,
+                    Next::Wait(until) => {
+                        self.queue.wait(id, until);
+                        continue;
+                    }
+                    Next::Nothing => continue,
+                };
                 self.running.insert(id);
                 let (api, cluster) = (self.api.clone(), Rc::clone(&self.cluster));
                 tasks.spawn_local(async move {
@@ -135,9 +162,16 @@ impl<S: Statuses> Writer<S> {
                     (task.id, task.digest, done)
                 });
             }
-            let due = self.queue.due().filter(|_| tasks.len() < AT_ONCE);
+            let due = if tasks.len() < AT_ONCE { self.queue.due(now) } else { None };
             tokio::select! {
                 touched = self.board.touched() => touched.into_iter().for_each(|id| self.touched(id)),
+                touched = self.gate.news() => {
+                    let touched = match touched {
+                        Touched::Everything => self.statuses.borrow().all(),
+                        Touched::These(ids) => ids,
+                    };
+                    touched.into_iter().filter(is_gated).for_each(|id| self.touched(id));
+                }
                 Some(done) = tasks.join_next(), if !tasks.is_empty() => match done {
                     Ok((id, digest, done)) => self.done(id, digest, done),
                     // A task panicked; that is a mistake of ours, and says so by itself.
@@ -153,35 +187,63 @@ impl<S: Statuses> Writer<S> {
             self.failing.remove(&id);
             self.odd.remove(&id);
             self.made.remove(&id);
+            self.gate.forget(&id);
         }
         let now = Instant::now();
-        match self.task(&id) {
+        match self.task(&id, now) {
             // Perhaps it has only not been compiled yet.
-            Some((Task { status: None, .. }, _)) => self.queue.wait(id, now + FIRST_RETRY),
-            Some((_, urgency)) => self.queue.push(id, urgency, now),
-            None => {}
+            Next::Write(Task { status: None, .. }, _) => self.queue.wait(id, now + FIRST_RETRY),
+            Next::Write(_, urgency) => self.queue.push(id, urgency, now),
+            Next::Wait(until) => self.queue.wait(id, until),
+            Next::Nothing => {}
         }
     }
 
     /// What is to be written of an object, if anything is.
-    fn task(&self, id: &ObjectId) -> Option<(Task, Urgency)> {
-        let seen = self.cluster.seen(id)?;
-        let statuses = self.statuses.borrow();
+    fn task(&mut self, id: &ObjectId, now: Instant) -> Next {
+        let Some(seen) = self.cluster.seen(id) else { return Next::Nothing };
+        let statuses = Rc::clone(&self.statuses);
+        let statuses = statuses.borrow();
         let (status, digest) = match statuses.wanted(id) {
             Some(wanted) => {
-                let text = serde_json::to_vec(&wanted.status).ok()?;
-                let digest = digest(id.kind, Some(&node(&text).ok()?));
-                (Some(serde_json::from_slice(&text).ok()?), digest)
+                let wanted = match self.pass(id, wanted, &*statuses, now) {
+                    Passage::Free => Cow::Borrowed(wanted),
+                    Passage::Wait(until) => return Next::Wait(until),
+                    Passage::Behind(behind) => {
+                        let mut wanted = wanted.clone();
+                        wanted.take_back(&behind);
+                        Cow::Owned(wanted)
+                    }
+                };
+                let Some((status, digest)) = written(id.kind, &wanted) else { return Next::Nothing };
+                (Some(status), digest)
             }
             // Whose these are is not said in them.
-            None if matches!(id.kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet) => return None,
+            None if matches!(id.kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet) => return Next::Nothing,
             None => (None, Digest::default()),
         };
         if seen.digest == digest || self.odd.get(id) == Some(&(digest, seen.digest)) {
-            return None;
+            return Next::Nothing;
         }
         let urgency = if seen.digest.settled == digest.settled { Urgency::Counts } else { Urgency::Soon };
-        Some((Task { id: id.clone(), status, digest, version: seen.blank }, urgency))
+        Next::Write(Task { id: id.clone(), status, digest, version: seen.blank }, urgency)
+    }
+
+    /// Whether what is in force here is so wherever it must be.
+    fn pass(&mut self, id: &ObjectId, wanted: &ObjectStatus, statuses: &S, now: Instant) -> Passage {
+        let Some((gateway, addresses)) = statuses.served(id).filter(|_| wanted.is_programmed()) else {
+            self.gate.forget(id);
+            return Passage::Free;
+        };
+        let gateway = ObjectId { kind: Kind::Gateway, name: gateway };
+        let mark = self.cluster.mark(&gateway);
+        // Only from there do the others know of addresses of a pool.
+        let gateways = if addresses.is_empty() { mark.spec } else { mark.spec.max(mark.addresses) };
+        let listener_sets = if id.kind == Kind::ListenerSet { self.cluster.mark(id).spec } else { 0 };
+        let is_new = *id == gateway && !self.cluster.shows(id, &addresses);
+        let reached = Reached { gateways, listener_sets };
+        let need = Need { reached, addresses, listeners: wanted.listeners_in_force() };
+        self.gate.pass(id, &need, is_new, now)
     }
 
     fn done(&mut self, id: ObjectId, wanted: Digest, done: Result<Done, ApiError>) {
@@ -309,7 +371,7 @@ impl Task {
 
     /// `None`: the object is not what it was.
     async fn patch(&self, api: &Api, path: &str, version: &str, present: &Value) -> Result<Option<Done>, ApiError> {
-        let status = merge(self.id.kind, present, self.status.as_ref());
+        let status = merge(self.id.kind, present, self.status.as_ref(), Timestamp::now());
         let patch = json!({ "metadata": { "resourceVersion": version }, "status": &status });
         let path = format!("{path}/status?fieldManager=sluice");
         match api.send(Method::PATCH, &path, Format::MergePatch, patch.to_string().into()).await {
@@ -322,6 +384,18 @@ impl Task {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Of these it is said whether they are programmed.
+fn is_gated(id: &ObjectId) -> bool {
+    matches!(id.kind, Kind::Gateway | Kind::ListenerSet)
+}
+
+/// A status as it is written.
+fn written(kind: Kind, wanted: &ObjectStatus) -> Option<(Value, Digest)> {
+    let text = serde_json::to_vec(&wanted.status).ok()?;
+    let digest = digest(kind, Some(&node(&text).ok()?));
+    Some((serde_json::from_slice(&text).ok()?, digest))
 }
 
 fn digest_of(kind: Kind, object: &Bytes) -> Result<Digest, ApiError> {

@@ -1,10 +1,12 @@
-//! In which order, and when, statuses are written. Namespaces take turns, so that one with thousands of routes holds up nobody else's;
+//! In which order, and when, statuses are written. GatewayClasses and Gateways come first, of which there are few. Of the others only so many
+//! are written a second, and namespaces take turns, so that one with thousands of routes holds up neither the API server nor anybody else's;
 //! objects that change with each of their routes (Gateways, ListenerSets) wait the longer the more often they change.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::bucket::Bucket;
 use crate::index::{Kind, ObjectId};
 
 /// A Gateway is written no sooner than this after it was touched: its routes come in bursts.
@@ -15,8 +17,14 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// After so long without a write it starts over.
 const CALM: Duration = Duration::from_secs(20);
 
-#[derive(Default)]
+/// Of what does not come first so many at once, and then one for each such time: some more than controllers that write this much make of
+/// their client's limit.
+const BURST: u32 = 200;
+const EACH: Duration = Duration::from_millis(10);
+
 pub struct Queue {
+    first: VecDeque<ObjectId>,
+    bucket: Bucket,
     /// By namespace, the first first.
     lanes: BTreeMap<Arc<str>, VecDeque<ObjectId>>,
     /// The namespace whose turn was last.
@@ -43,6 +51,18 @@ pub enum Urgency {
 }
 
 impl Queue {
+    pub fn new(now: Instant) -> Queue {
+        Queue {
+            first: VecDeque::new(),
+            bucket: Bucket::new(BURST, EACH, now),
+            lanes: BTreeMap::new(),
+            last: None,
+            waiting: BTreeSet::new(),
+            known: BTreeMap::new(),
+            paces: BTreeMap::new(),
+        }
+    }
+
     /// Something of an object is to be written.
     pub fn push(&mut self, id: ObjectId, urgency: Urgency, now: Instant) {
         if !matches!(id.kind, Kind::Gateway | Kind::ListenerSet) {
@@ -75,10 +95,13 @@ impl Queue {
             Some(Some(due)) => drop(self.waiting.remove(&(due, id.clone()))),
             None => {}
         }
+        if matches!(id.kind, Kind::GatewayClass | Kind::Gateway) {
+            return self.first.push_back(id);
+        }
         self.lanes.entry(Arc::clone(&id.name.namespace)).or_default().push_back(id);
     }
 
-    /// The next one, if one is due.
+    /// The next one, if one is due and may be written.
     pub fn pop(&mut self, now: Instant) -> Option<ObjectId> {
         while let Some((due, _)) = self.waiting.first()
             && *due <= now
@@ -86,6 +109,13 @@ impl Queue {
             let Some((_, id)) = self.waiting.pop_first() else { break };
             self.known.remove(&id);
             self.ready(id);
+        }
+        if let Some(id) = self.first.pop_front() {
+            self.known.remove(&id);
+            return Some(id);
+        }
+        if self.lanes.is_empty() || !self.bucket.take(now) {
+            return None;
         }
         let after = |last: &Arc<str>| {
             let above = (std::ops::Bound::Excluded(Arc::clone(last)), std::ops::Bound::Unbounded);
@@ -102,9 +132,10 @@ impl Queue {
         Some(id)
     }
 
-    /// When something that waits is due.
-    pub fn due(&self) -> Option<Instant> {
-        self.waiting.first().map(|(due, _)| *due)
+    /// When there is something to pop, after there was nothing.
+    pub fn due(&mut self, now: Instant) -> Option<Instant> {
+        let next = (!self.lanes.is_empty()).then(|| self.bucket.next(now));
+        self.waiting.first().map(|(due, _)| *due).into_iter().chain(next).min()
     }
 
     /// A status was written.
@@ -129,7 +160,8 @@ mod tests {
 
     #[test]
     fn namespaces_take_turns() {
-        let (mut queue, now) = (Queue::default(), Instant::now());
+        let now = Instant::now();
+        let mut queue = Queue::new(now);
         for i in 0..3 {
             queue.push(id(Kind::HTTPRoute, "large", &format!("{i}")), Urgency::Soon, now);
         }
@@ -141,7 +173,8 @@ mod tests {
 
     /// How often a Gateway is written whose routes come one by one.
     fn writes(routes: u32, every: Duration) -> u32 {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let start = Instant::now();
+        let mut queue = Queue::new(start);
         let gateway = id(Kind::Gateway, "a", "gateway");
         let mut writes = 0;
         for i in 0..routes {
@@ -152,7 +185,7 @@ mod tests {
                 queue.written(&id, now);
             }
         }
-        writes + u32::from(queue.due().is_some())
+        writes + u32::from(queue.due(start + every * routes).is_some())
     }
 
     #[test]
@@ -165,14 +198,35 @@ mod tests {
 
     #[test]
     fn a_condition_does_not_wait_as_long_as_a_number_of_routes() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let start = Instant::now();
+        let mut queue = Queue::new(start);
         let gateway = id(Kind::Gateway, "a", "gateway");
         for _ in 0..10 {
             queue.written(&gateway, start);
         }
         queue.push(gateway.clone(), Urgency::Counts, start);
-        assert_eq!(queue.due(), Some(start + LONGEST));
+        assert_eq!(queue.due(start), Some(start + LONGEST));
         queue.push(gateway, Urgency::Soon, start);
-        assert_eq!(queue.due(), Some(start + AGAIN));
+        assert_eq!(queue.due(start), Some(start + AGAIN));
+    }
+
+    #[test]
+    fn of_thousands_so_many_are_written_a_second_and_gateways_do_not_wait_for_them() {
+        let start = Instant::now();
+        let mut queue = Queue::new(start);
+        for i in 0..1000 {
+            queue.push(id(Kind::HTTPRoute, "a", &format!("{i}")), Urgency::Soon, start);
+        }
+        let popped = |queue: &mut Queue, now| std::iter::from_fn(|| queue.pop(now)).collect::<Vec<ObjectId>>();
+        assert_eq!(popped(&mut queue, start).len(), BURST as usize);
+        assert_eq!(queue.due(start), Some(start + EACH));
+        let gateway = id(Kind::Gateway, "a", "gateway");
+        queue.push(gateway.clone(), Urgency::Soon, start);
+        let later = start + Duration::from_secs(1);
+        let second = popped(&mut queue, later);
+        assert_eq!((second[0].clone(), second.len()), (gateway, 101));
+        let single = id(Kind::HTTPRoute, "b", "single");
+        queue.push(single.clone(), Urgency::Soon, later);
+        assert_eq!(popped(&mut queue, later + EACH), [single], "its namespace has its turn");
     }
 }

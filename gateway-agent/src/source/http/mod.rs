@@ -48,7 +48,7 @@ pub fn rules(f: &mut Fields, owner: Owner) -> Option<Rules> {
         read::items(r, n, &mut read_rule)
     });
     let rules = match rules {
-        None if given => return f.reader().take_refusals().map(|why| Rules::Http(Err(why))),
+        None if given => return f.reader().take_refusals().map(Rules::Refused),
         // The default of the CRD.
         None if owner.of == RouteType::Http => [everything()].into(),
         None => Box::default(),
@@ -66,10 +66,7 @@ pub fn rules(f: &mut Fields, owner: Owner) -> Option<Rules> {
             f.error_at("rules", format!("two rules are named {}; give each its own name", rule.name));
         }
     }
-    Some(Rules::Http(match f.reader().take_refusals() {
-        Some(why) => Err(why),
-        None => Ok(rules),
-    }))
+    Some(f.reader().take_refusals().map_or(Rules::Http(rules), Rules::Refused))
 }
 
 fn everything() -> HttpRule {

@@ -11,7 +11,9 @@ mod json;
 mod kept;
 mod link;
 mod objects;
+mod reached;
 mod references;
+mod refused;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -19,6 +21,7 @@ mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -33,11 +36,13 @@ pub use json::node;
 use link::Link;
 use objects::Objects;
 pub use objects::path;
+use reached::Mark;
 pub use store::Seen;
 use store::Store;
 pub use watch::{Place, Subject};
 
 use super::files::Batch;
+use crate::addresses::Reached;
 use crate::apply::status::{Board, Digest};
 use crate::index::{Kind, ObjectId};
 
@@ -129,6 +134,26 @@ impl Cluster {
     /// The status was written.
     pub fn wrote(&self, id: &ObjectId, digest: Digest) {
         self.store.borrow_mut().wrote(id, digest);
+    }
+
+    /// A batch was applied.
+    pub fn applied(&self) {
+        self.store.borrow_mut().progress.applied();
+    }
+
+    /// Up to where everything is applied that the API server has said; `None`: nothing is.
+    pub fn place(&self) -> Option<Reached> {
+        self.store.borrow().applied()
+    }
+
+    /// Which versions of an object matter.
+    pub fn mark(&self, id: &ObjectId) -> Mark {
+        self.store.borrow().progress.mark(id)
+    }
+
+    /// Whether the status of a Gateway shows these addresses, so that other agents know of them.
+    pub fn shows(&self, gateway: &ObjectId, addresses: &[IpAddr]) -> bool {
+        self.store.borrow().shows(gateway, addresses)
     }
 
     /// The file of objects is another agent's from now on.

@@ -84,6 +84,10 @@ impl Subject for Objects {
         self.cluster.news.notify_one();
     }
 
+    fn reached(&mut self, version: &str) {
+        self.cluster.store.borrow_mut().progress.reached(self.kind, version);
+    }
+
     fn missing(&mut self) -> bool {
         if !self.cluster.definitions.borrow().may_lack(self.kind) {
             return false;

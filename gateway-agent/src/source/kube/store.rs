@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::kept::{Kept, Line};
+use super::reached::Progress;
 use super::references::references;
+use super::refused::{is_refused, with_last_good};
+use crate::addresses::Reached;
 use crate::apply::status::{Digest, digest};
 use crate::index::{Change, GATEWAY_GROUP, Kind, Object, ObjectId, Origin};
 use crate::source::files::Batch;
@@ -31,6 +35,7 @@ pub struct Store {
     heard: Option<Instant>,
     /// For an agent that starts while the API server is away.
     kept: Option<Kept>,
+    pub progress: Progress,
 }
 
 #[derive(Default)]
@@ -85,19 +90,25 @@ impl Store {
         let id = object.as_ref().map_or(id, Object::id);
         let is_new = !self.known.contains_key(&id);
         let known = self.known.entry(id.clone()).or_default();
+        let object = object.map(|object| with_last_good(object, known.object.as_ref()));
         known.round = round;
         let before = known.status.digest;
         if has_status(kind) {
             known.status = seen(kind, node);
         }
         let touched = has_status(kind) && (is_new || known.status.digest != before);
+        // What was kept the API server has not said.
+        if round > 0 {
+            let now = object.as_ref().filter(|object| known.object.as_ref() != Some(*object));
+            self.progress.seen(&id, node, known.object.as_ref(), now);
+        }
         match object {
             // Often only its status has changed.
             Some(object) if known.object.as_ref() == Some(&object) => {}
             Some(object) => {
                 self.references_changed |= REFERRING.contains(&kind);
                 known.object = Some(object.clone());
-                if let Some(kept) = &mut self.kept {
+                if let Some(kept) = self.kept.as_mut().filter(|_| !is_refused(&object)) {
                     match kept.put(kind, version, node, known.kept.take()) {
                         Ok(line) => known.kept = Some(line),
                         Err(error) => self.cannot_keep(&error),
@@ -135,6 +146,7 @@ impl Store {
 
     pub fn gone(&mut self, id: ObjectId) {
         let Some(known) = self.known.remove(&id) else { return };
+        self.progress.gone(&id);
         self.complain(id.clone(), Vec::new());
         if let (Some(kept), Some(line)) = (&mut self.kept, known.kept)
             && let Err(error) = kept.blank(line)
@@ -174,6 +186,7 @@ impl Store {
         }
         let heard = self.heard.take().unwrap_or_else(Instant::now);
         self.problems_changed = false;
+        self.progress.took();
         let problems: Arc<[Problem]> = self.problems.values().flat_map(|problems| problems.iter().cloned()).collect();
         Some(Batch { heard, changes: std::mem::take(&mut self.changes), problems })
     }
@@ -181,6 +194,21 @@ impl Store {
     pub fn push(&mut self, change: Change) {
         self.heard.get_or_insert_with(Instant::now);
         self.changes.push(change);
+    }
+
+    /// Up to where everything is applied that the API server has said.
+    pub fn applied(&self) -> Option<Reached> {
+        self.progress.place(!self.changes.is_empty())
+    }
+
+    /// Whether the status of a Gateway shows these addresses, so that other agents know of them.
+    pub fn shows(&self, gateway: &ObjectId, addresses: &[IpAddr]) -> bool {
+        let known = self.known.get(gateway).and_then(|known| known.object.as_ref());
+        let had = known.map_or(&[][..], |object| match object {
+            Object::Gateway(gateway) => &gateway.had,
+            _ => &[],
+        });
+        addresses.iter().all(|address| had.contains(address))
     }
 
     fn cannot_keep(&mut self, error: &io::Error) {

@@ -41,6 +41,8 @@ pub trait Subject {
     fn gone(&mut self, object: &Node);
     /// The list has ended: what was not set since `begin` is gone.
     fn listed(&mut self, place: usize);
+    /// Everything up to a version has been said.
+    fn reached(&mut self, _version: &str) {}
     /// None of the places is served. `false`: that cannot be, and is to be asked again.
     fn missing(&mut self) -> bool;
     /// The API server does not want to say. `lasting`: it is not waited for any longer.
@@ -162,6 +164,7 @@ async fn list_at(api: &Api, subject: &mut impl Subject, i: usize) -> Result<Stri
         let end = json::page(&bytes, |object| subject.set(i, object)).map_err(ApiError::malformed)?;
         if end.next.is_empty() {
             subject.listed(i);
+            subject.reached(&end.version);
             return Ok(end.version);
         }
         // Tokens are in URL-safe base64 without padding.
@@ -234,6 +237,7 @@ fn event(subject: &mut impl Subject, place: usize, line: &[u8], version: &mut St
     }
     if let Some(now) = object.text_at(&["metadata", "resourceVersion"]) {
         now.clone_into(version);
+        subject.reached(now);
     }
     Ok(End::Closed)
 }
