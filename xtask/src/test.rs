@@ -109,7 +109,13 @@ impl Stage {
                     Ok(()) => arguments.push("--include-ignored"),
                     Err(error) => println!("- chromium: skipped, {error:#}"),
                 }
-                let mut count = integration("network", &arguments)?;
+                let mut count = Count::default();
+                if let Err(error) = setup::grpcio() {
+                    println!("- gRPC's C core: skipped, {error:#}");
+                    arguments.extend(["--skip", C_CORE]);
+                    count.skipped = 1;
+                }
+                count += integration("network", &arguments)?;
                 count += integration("network", &["--test-threads=1", FLOODS])?;
                 Ok(count)
             }
@@ -204,6 +210,8 @@ fn integration_tests() -> Result<Vec<String>> {
 
 /// Network tests that fill queues of the whole machine.
 const FLOODS: &str = "floods::";
+/// The test of a client that PyPI has.
+const C_CORE: &str = "http::rpc::calls_of_the_c_core_pass";
 
 fn integration(name: &str, arguments: &[&str]) -> Result<Count> {
     if !setup::is_root() {

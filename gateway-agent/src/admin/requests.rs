@@ -23,6 +23,7 @@ pub struct Requests {
     closed: u64,
     abandoned: u64,
     lines_lost: u64,
+    memory: u64,
     tunnels: u64,
     tunnels_open: u64,
     /// Inwards and outwards.
@@ -47,6 +48,7 @@ impl Requests {
             closed,
             abandoned: shared.total(|worker| worker.abandoned.get()),
             lines_lost: shared.total(|worker| worker.lines_lost.get()),
+            memory: shared.total(|worker| worker.memory.get()),
             tunnels,
             tunnels_open: tunnels.saturating_sub(tunnels_closed),
             tunnel_bytes: [
@@ -115,6 +117,9 @@ impl Requests {
         let help = "Upgraded connections that are open";
         let open = encoder.encode_descriptor("http_upgraded_connections_active", help, None, MetricType::Gauge)?;
         ConstGauge::new(self.tunnels_open as i64).encode(open)?;
+        let help = "What clients make the agent keep, by estimate; --proxy-memory is its limit";
+        let memory = encoder.encode_descriptor("http_memory_bytes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(self.memory as i64).encode(memory)?;
         let help = "Bytes that upgraded connections have moved";
         let mut moved = encoder.encode_descriptor("http_upgraded_bytes", help, None, MetricType::Counter)?;
         for (direction, bytes) in ["in", "out"].into_iter().zip(self.tunnel_bytes) {
@@ -339,6 +344,7 @@ mod tests {
             closed: 1,
             abandoned: 0,
             lines_lost: 0,
+            memory: 0,
             tunnels: 3,
             tunnels_open: 1,
             tunnel_bytes: [4, 5],

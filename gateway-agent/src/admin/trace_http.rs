@@ -7,10 +7,10 @@ use http::uri::{Authority, PathAndQuery};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use serde::{Deserialize, Serialize};
 
-use crate::ir::http::{Match, PathMatch, Rule, Target};
+use crate::ir::http::{Match, PathMatch, Route, Rule, Target};
 use crate::proxy::http::path;
 use crate::proxy::http::snapshot::{Listener, Snapshot};
-use crate::proxy::http::table::{Found, canonical};
+use crate::proxy::http::table::{Found, Hosts, Rank, canonical};
 
 /// A request that somebody thinks of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct HttpTrace {
     /// The most specific for the host. `None`: there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
-    /// Of that listener, in the order of precedence of their routes.
+    /// Those that are looked at, in that order: the last is taken, if one is.
     pub rules: Vec<Candidate>,
     pub outcome: String,
 }
@@ -44,7 +44,7 @@ pub struct Candidate {
     pub rule: String,
     /// It is the one.
     pub taken: bool,
-    /// Of each of its matches, or of its hostnames.
+    /// Of each of its matches that is looked at.
     pub why: Vec<String>,
 }
 
@@ -114,29 +114,56 @@ impl Asked {
         let found = listener.table.find(&self.host, &self.path, &self.parts);
         trace.rules = self.candidates(listener, found);
         trace.outcome = match found {
+            None if trace.rules.is_empty() => "404: no rule is for the host and path".to_owned(),
             None => "404: no rule takes it".to_owned(),
             Some(found) => outcome(snapshot, found.rule),
         };
         trace
     }
 
+    /// The matches that are looked at: those for the path, by rank, up to the one that is taken. Only routes of the most specific host
+    /// that some route has are asked.
     fn candidates(&self, listener: &Listener, found: Option<Found<'_>>) -> Vec<Candidate> {
-        let mut all = Vec::new();
+        let mut routes = Hosts::<Vec<&Route>>::default();
         for attachment in listener.ir.routes.iter() {
-            let route = &attachment.route;
-            let has_host = attachment.hosts.iter().any(|host| host.takes(&self.host));
-            for rule in &route.rules {
-                let taken = found.is_some_and(|found| std::ptr::eq(found.rule, rule));
-                let why = if has_host {
-                    rule.matches.iter().map(|one| self.why(one)).collect()
-                } else {
-                    let hosts: Vec<_> = attachment.hosts.iter().map(ToString::to_string).collect();
-                    vec![format!("is for {}", hosts.join(", "))]
+            for host in attachment.hosts.iter() {
+                let with = |routes: Option<Vec<_>>| {
+                    let mut routes = routes.unwrap_or_default();
+                    routes.push(&*attachment.route);
+                    Some(routes)
                 };
-                all.push(Candidate { route: route.name.to_string(), rule: rule.name.to_string(), taken, why });
+                routes.change(host, with);
             }
         }
-        all
+        let mut matches = Vec::new();
+        for route in routes.of(&self.host).next().into_iter().flatten() {
+            for (at, rule) in route.rules.iter().enumerate() {
+                let of_path = rule.matches.iter().enumerate().filter(|(_, one)| one.path.holds(&self.path));
+                matches.extend(of_path.map(|(nth, one)| (Rank::of(route, at, nth), *route, rule, one)));
+            }
+        }
+        matches.sort_by(|(one, ..), (other, ..)| one.cmp(other));
+        let mut looked_at: Vec<Candidate> = Vec::new();
+        for (_, route, rule, one) in matches {
+            let holds = one.holds(&self.path, &self.parts);
+            let candidate = Candidate {
+                route: route.name.to_string(),
+                rule: rule.name.to_string(),
+                taken: holds && found.is_some_and(|found| std::ptr::eq(found.rule, rule)),
+                why: vec![self.why(one)],
+            };
+            match looked_at.last_mut().filter(|last| last.route == candidate.route && last.rule == candidate.rule) {
+                Some(last) => {
+                    last.taken |= candidate.taken;
+                    last.why.extend(candidate.why);
+                }
+                None => looked_at.push(candidate),
+            }
+            if holds {
+                break;
+            }
+        }
+        looked_at
     }
 
     /// Whether a match holds, or what of it does not.
@@ -202,6 +229,7 @@ fn outcome(snapshot: &Snapshot, rule: &Rule) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ir::http::{HeaderMatch, Text};
     use crate::proxy::http::tests::{rule, serving};
 
     fn question(method: &str, url: &str) -> HttpQuestion {
@@ -212,14 +240,21 @@ mod tests {
     fn the_rule_is_told_and_why_others_are_not_it() {
         let mut put = rule("/a", Vec::new());
         put.matches = put.matches.iter().map(|one| Match { method: Some(Method::PUT), ..one.clone() }).collect();
-        let local = serving(vec![put, rule("/a/b", Vec::new())]);
+        let mut header = rule("/a/b", Vec::new());
+        header.name = "with a header".into();
+        let x = HeaderMatch { name: HeaderName::from_static("x-a"), value: Text::Exact("1".into()) };
+        header.matches = header.matches.iter().map(|one| Match { headers: vec![x.clone()], ..one.clone() }).collect();
+        let local = serving(vec![put, rule("/a/b", Vec::new()), rule("/c", Vec::new()), header]);
         let at = |method, url| trace(&local.snapshot(), &question(method, url)).unwrap();
         let told = &at("GET", "http://example.com/a/./b/c?q=1")[0];
         assert_eq!((&*told.path, told.listener.as_deref()), ("/a/b/c", Some("default/gw/http (HTTP, example.com)")));
-        assert_eq!(told.rules[0].why, ["the method is not PUT"]);
-        assert_eq!((told.rules[1].taken, &*told.rules[1].why[0]), (true, "matches: below /a/b"));
+        let looked_at: Vec<_> = told.rules.iter().map(|rule| (&*rule.rule, rule.taken, &*rule.why[0])).collect();
+        let wanted = [("with a header", false, "header x-a is not 1"), ("/a/b", true, "matches: below /a/b")];
+        assert_eq!(looked_at, wanted, "not those behind it, and of other paths");
+        assert_eq!(at("GET", "http://example.com/a")[0].rules[0].why, ["the method is not PUT"]);
+        assert_eq!(at("GET", "http://example.com/a")[0].outcome, "404: no rule takes it");
         assert_eq!(told.outcome, "500: the rule has no backend");
-        assert_eq!(at("GET", "http://example.com/x")[0].outcome, "404: no rule takes it");
+        assert_eq!(at("GET", "http://example.com/x")[0].outcome, "404: no rule is for the host and path");
         assert_eq!(at("GET", "http://example.net/a")[0].outcome, "404: no listener there has the host");
         assert!(at("GET", "https://example.com/a").is_empty());
         for wrong in ["example.com", "ftp://example.com/", "http://example.com/%5c"] {

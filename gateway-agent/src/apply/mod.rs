@@ -11,6 +11,7 @@
 pub mod address_file;
 mod adopt;
 mod agent_socket;
+mod bucket;
 #[cfg(test)]
 mod cost;
 mod ids;

@@ -16,7 +16,7 @@ use crate::index::{Change, Index, NodeFacts, Object, ObjectId, Origin};
 use crate::source::files::{self, Loaded};
 use crate::source::{Problem, Severity};
 
-/// Prints a verdict an object. The exit code is 1 if anything is rejected.
+/// Prints a verdict an object. The exit code is 1 if anything is rejected, as a whole or partly.
 pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let verdicts = verdicts(&files::load_dir(dir)?);
     let text = match output::structured(&verdicts, output)? {
@@ -25,7 +25,7 @@ pub fn check(dir: &Path, output: Output) -> anyhow::Result<ExitCode> {
     };
     let printed = output::print(&text)?;
     // A check that found nothing to check has not passed.
-    let passed = !verdicts.is_empty() && verdicts.iter().all(|v| v.verdict != Outcome::Rejected);
+    let passed = !verdicts.is_empty() && verdicts.iter().all(|v| v.verdict < Outcome::Partly);
     Ok(if passed { printed } else { ExitCode::FAILURE })
 }
 
@@ -50,6 +50,8 @@ pub enum Outcome {
     Accepted,
     Ignored,
     Warned,
+    /// Some of it is not in force.
+    Partly,
     Rejected,
 }
 
@@ -65,10 +67,12 @@ pub fn verdicts(loaded: &Loaded) -> Vec<Verdict> {
     let mut rows: BTreeMap<(Origin, Option<ObjectId>), (Outcome, Vec<String>)> = BTreeMap::new();
     for object in &loaded.objects {
         let (mut outcome, mut messages) = (Outcome::Accepted, Vec::new());
-        for (place, conditions) in conditions(&report, object) {
+        let groups = conditions(&report, object);
+        let bad = if is_in_force(object, &groups) { Outcome::Partly } else { Outcome::Rejected };
+        for (place, conditions) in groups {
             let refused = conditions.iter().any(|c| c.kind == ConditionType::Accepted && c.is_bad());
             for condition in conditions.iter().filter(|c| c.is_bad() || c.remark) {
-                outcome = outcome.max(if condition.is_bad() { Outcome::Rejected } else { Outcome::Warned });
+                outcome = outcome.max(if condition.is_bad() { bad } else { Outcome::Warned });
                 let message = format!("{place}{} ({})", condition.message, condition.reason);
                 // That what is not accepted is not programmed goes without saying.
                 let implied = refused && condition.kind == ConditionType::Programmed;
@@ -149,6 +153,20 @@ fn conditions<'r>(report: &'r Report, object: &Object) -> Vec<(String, &'r [Cond
     }
 }
 
+/// Whether at least some of an object is: at a parent of a route, at a listener of a Gateway that is accepted itself.
+fn is_in_force(object: &Object, groups: &[(String, &[Condition])]) -> bool {
+    let is = |(_, conditions): &(String, &[Condition])| {
+        let decides = |c: &&Condition| matches!(c.kind, ConditionType::Accepted | ConditionType::Programmed);
+        !conditions.iter().filter(decides).any(Condition::is_bad)
+    };
+    let (own, parts) = match (object, groups) {
+        (Object::Route(_) | Object::BackendTlsPolicy(_), parts) => (true, parts),
+        (_, [own, parts @ ..]) => (is(own), parts),
+        (_, []) => (true, groups),
+    };
+    own && (parts.is_empty() || parts.iter().any(is))
+}
+
 fn table(verdicts: &[Verdict], coloured: bool) -> String {
     let mut rows = vec![["PLACE", "OBJECT", "VERDICT", "WHY"].map(str::to_owned).to_vec()];
     for verdict in verdicts {
@@ -156,6 +174,7 @@ fn table(verdicts: &[Verdict], coloured: bool) -> String {
             Outcome::Accepted => ("accepted", Color::FG_GREEN),
             Outcome::Ignored => ("ignored", Color::FG_BRIGHT_BLACK),
             Outcome::Warned => ("warned", Color::FG_YELLOW),
+            Outcome::Partly => ("partly", Color::FG_RED),
             Outcome::Rejected => ("rejected", Color::FG_RED),
         };
         rows.push(vec![
@@ -170,6 +189,7 @@ fn table(verdicts: &[Verdict], coloured: bool) -> String {
         (count(Outcome::Accepted), "accepted"),
         (count(Outcome::Warned), "warned"),
         (count(Outcome::Ignored), "ignored"),
+        (count(Outcome::Partly), "partly"),
         (count(Outcome::Rejected), "rejected"),
     ];
     let totals: Vec<String> = totals.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();

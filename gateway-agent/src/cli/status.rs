@@ -19,7 +19,7 @@ pub fn table(status: &Value, coloured: bool) -> String {
     let mut rows = Rows { table: Vec::new(), coloured };
     rows.push(["OBJECT", "STATUS", "OPENED", "LIVE", "REFUSED", "IN", "OUT"].map(str::to_owned).to_vec());
     for object in array(&status["objects"]) {
-        rows.object(object, &status["listeners"], &status["serverNames"]);
+        rows.object(object, status);
     }
     text += &aligned(rows.table);
     text += &backends(status);
@@ -48,7 +48,7 @@ impl Rows {
         self.table.push(row);
     }
 
-    fn object(&mut self, object: &Value, counts: &Value, names: &Value) {
+    fn object(&mut self, object: &Value, all: &Value) {
         let metadata = &object["metadata"];
         let name = match metadata["namespace"].as_str() {
             Some(namespace) => format!("{namespace}/{}", cell(&metadata["name"])),
@@ -58,14 +58,14 @@ impl Rows {
         let status = &object["status"];
         let addresses: Vec<_> = array(&status["addresses"]).iter().map(|a| cell(&a["value"])).collect();
         let title = if addresses.is_empty() { title } else { format!("{title} ({})", addresses.join(", ")) };
-        self.conditions(title, &status["conditions"], None);
+        self.conditions(title, &status["conditions"], Vec::new());
         for listener in array(&status["listeners"]) {
             let section = cell(&listener["name"]);
             let path = format!("{name}/{section}");
-            let counts = &counts[&path];
+            let is_http = array(&all["http"]["listeners"]).iter().any(|listener| listener["name"] == *path);
             let title = format!("  {section}, {} routes", cell(&listener["attachedRoutes"]));
-            self.conditions(title, &listener["conditions"], Some(counts));
-            self.names(&names[&path]);
+            self.conditions(title, &listener["conditions"], counts(&all["listeners"][&path], is_http));
+            self.names(&all["serverNames"][&path]);
         }
         for parent in array(&status["parents"]) {
             let reference = &parent["parentRef"];
@@ -73,7 +73,7 @@ impl Rows {
                 Some(section) => format!("  at {}/{section}", cell(&reference["name"])),
                 None => format!("  at {}", cell(&reference["name"])),
             };
-            self.conditions(title, &parent["conditions"], None);
+            self.conditions(title, &parent["conditions"], Vec::new());
         }
     }
 
@@ -93,7 +93,7 @@ impl Rows {
     }
 
     /// A row for those that are as they should be, and one for each that is not.
-    fn conditions(&mut self, title: String, conditions: &Value, counts: Option<&Value>) {
+    fn conditions(&mut self, title: String, conditions: &Value, counts: Vec<String>) {
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for condition in array(conditions) {
             let (kind, holds) = (cell(&condition["type"]), condition["status"] == "True");
@@ -107,15 +107,25 @@ impl Rows {
             }
         }
         let mut row = vec![title, paint(&good.join(" "), Color::FG_GREEN, self.coloured)];
-        if let Some(counts) = counts.filter(|c| c.is_object()) {
-            row.extend(["picked", "live", "refused"].map(|field| cell(&counts[field])));
-            row.extend(["bytesIn", "bytesOut"].map(|field| bytes(&counts[field])));
-        }
+        row.extend(counts);
         self.push(row);
         for text in bad {
             self.push(vec![String::new(), paint(&text, Color::FG_RED, self.coloured)]);
         }
     }
+}
+
+/// Of a listener. `is_http`: the kernel counts its connections only where a port has others too; requests are in the table of HTTP.
+fn counts(counts: &Value, is_http: bool) -> Vec<String> {
+    let fields = ["picked", "live", "refused"];
+    if is_http && fields.iter().all(|field| counts[field].as_u64().unwrap_or_default() == 0) {
+        return vec!["-".to_owned(); 5];
+    }
+    if !counts.is_object() {
+        return Vec::new();
+    }
+    let bytes = ["bytesIn", "bytesOut"].map(|field| bytes(&counts[field]));
+    fields.map(|field| cell(&counts[field])).into_iter().chain(bytes).collect()
 }
 
 fn backends(status: &Value) -> String {
@@ -299,5 +309,23 @@ HTTP: 5 connections opened, 2 live, 1 requests given up by their clients, no_rou
             through the agent: 5 opened, 1 live, 2 relayed, 1 terminated, 2.0 KiB in, 10 B out, not_tls 2\n\
             p.yaml:1: bad\n";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_count_is_no_zero() {
+        let counted = |picked: u64| json!({"picked": picked, "live": 0, "refused": 0, "bytesIn": 1, "bytesOut": 1});
+        assert_eq!(counts(&counted(0), true), ["-"; 5]);
+        assert_eq!(counts(&Value::Null, true), ["-"; 5]);
+        assert_eq!(counts(&counted(0), false), ["0", "0", "0", "1 B", "1 B"]);
+        assert_eq!(counts(&counted(2), true)[0], "2", "of a port that has others too");
+        let mut rows = Rows { table: Vec::new(), coloured: false };
+        let gateway = json!({
+            "kind": "Gateway", "metadata": {"namespace": "ns", "name": "gw"},
+            "status": {"listeners": [{"name": "web", "attachedRoutes": 1}, {"name": "tcp", "attachedRoutes": 1}]},
+        });
+        let listeners = json!({"ns/gw/web": counted(0), "ns/gw/tcp": counted(0)});
+        rows.object(&gateway, &json!({"listeners": listeners, "http": {"listeners": [{"name": "ns/gw/web"}]}}));
+        let opened: Vec<&str> = rows.table[1..].iter().map(|row| &*row[2]).collect();
+        assert_eq!(opened, ["-", "0"]);
     }
 }

@@ -17,7 +17,15 @@ pub fn stories(answer: &Value) -> String {
     if ports.is_empty() {
         return "no address has an HTTP listener at that port\n".to_owned();
     }
-    ports.iter().map(story).collect::<Vec<_>>().join("\n")
+    let (meant, others): (Vec<_>, Vec<_>) = ports.iter().partition(|port| port["listener"].is_string());
+    let mut text = meant.into_iter().map(story).collect::<Vec<_>>().join("\n");
+    if let [other, more @ ..] = &others[..] {
+        let (gateway, host) = (cell(&other["gateway"]), cell(&other["host"]));
+        let and = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "at {gateway}{and} no listener has {host}: 404");
+    }
+    text
 }
 
 fn story(port: &Value) -> String {
@@ -62,8 +70,10 @@ mod tests {
 =>HTTPRoute ns/r, rule 0
     below / matches
 => 100.0% ns/web:80
+at 198.18.0.2:80 and 1 more no listener has a.example: 404
 ";
-        assert_eq!(stories(&json!([port])), expected);
+        let other = |at: &str| json!({"gateway": at, "host": "a.example", "path": "/x", "rules": [], "outcome": "404"});
+        assert_eq!(stories(&json!([other("198.18.0.2:80"), port, other("198.18.0.3:80")])), expected);
         assert_eq!(header("A: b:c"), Ok(("A".to_owned(), "b:c".to_owned())));
         assert!(header("A").is_err());
     }

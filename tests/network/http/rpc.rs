@@ -1,8 +1,9 @@
-//! gRPC's own interoperability tests through the gateway, by Go's client and server.
+//! gRPC's own interoperability tests through the gateway, by Go's server, and by the clients of Go and of the C core.
 
 use gateway_tests::web::Web;
 
 use super::{go, http, https};
+use crate::tls::run;
 
 /// Those that need nothing of the server but what it always does.
 const TESTS: &[&str] = &[
@@ -40,6 +41,21 @@ fn every_kind_of_call_passes() {
     {
         let said = call(&web, target, secure, "rpc.test", &[more, TESTS].concat()).unwrap();
         assert_eq!(said.matches(" passed\n").count(), TESTS.len(), "at {target}: {said}");
+    }
+}
+
+/// Most clients that are not Go's or Java's are this one, with a HTTP/2 of its own.
+#[test]
+fn calls_of_the_c_core_pass() {
+    let web = Web::new().unwrap();
+    let _agent = web.agent().unwrap();
+    let tests = env!("CARGO_MANIFEST_DIR");
+    let packages = format!("PYTHONPATH={tests}/../target/clients/grpcio");
+    let script = format!("{tests}/clients/rpc.py");
+    for (target, authority) in [(http()[0], "-".to_owned()), (http()[1], "-".to_owned()), (https()[0], web.ca())] {
+        let arguments = [&packages, "python3", &script, &target.to_string(), "rpc.test", &authority];
+        let said = run(&web.world.client, "env", &arguments, "").unwrap();
+        assert_eq!(said.matches(" passed\n").count(), 5, "at {target}: {said}");
     }
 }
 

@@ -93,11 +93,20 @@ impl<'n> Agent<'n> {
 
     /// Its resident memory.
     pub fn resident_kib(&self) -> Result<u64> {
+        self.status_kib("VmRSS:")
+    }
+
+    /// Of that, what is not of its file: a debug build has much of that, which it reads as it comes to it.
+    pub fn anonymous_kib(&self) -> Result<u64> {
+        self.status_kib("RssAnon:")
+    }
+
+    fn status_kib(&self, field: &str) -> Result<u64> {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).context("the agent has ended")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let text = line.context("/proc/PID/status has no VmRSS")?;
-        text.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let text = line.with_context(|| format!("/proc/PID/status has no {field}"))?;
+        text.trim().trim_end_matches(" kB").parse().with_context(|| format!("{field} is no number"))
     }
 
     pub fn process(&mut self) -> &mut Process {

@@ -19,6 +19,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 pub use leases::Leases;
 
 use crate::addresses::{Applied, Council, Heard, Nodes, Owners};
+use crate::apply::bucket::Bucket;
 use crate::complaint::Complaint;
 
 /// How often a node says that it lives, and how long that is believed: one may be lost, and the addresses of a node that has died are
@@ -28,8 +29,8 @@ const LASTS: Duration = Duration::from_millis(2_500);
 /// The same where no address has to move, as kubelets do it.
 const CALM_SIGN: Duration = Duration::from_secs(10);
 const CALM_LASTS: Duration = Duration::from_secs(25);
-/// A sign that is given sooner because there is news comes this much after the last such one.
-const TOGETHER: Duration = Duration::from_millis(500);
+/// Signs that are given sooner because there is news: some at once, for what is made together, and then one for each such time.
+const NEWS: (u32, Duration) = (4, Duration::from_millis(500));
 /// After so long an answer is not waited for any more, or a change that was not heard of is tried again.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -70,7 +71,7 @@ pub async fn give_signs<R: Record>(
     stop: Rc<Notify>,
 ) {
     let mut complaint = Complaint::default();
-    let mut hurried: Option<Instant> = None;
+    let mut bucket = Bucket::new(NEWS.0, NEWS.1, Instant::now());
     loop {
         let begun = Instant::now();
         let mut pause = SIGN;
@@ -91,13 +92,13 @@ pub async fn give_signs<R: Record>(
         }
         let hurry = async {
             news.notified().await;
-            if let Some(last) = hurried {
-                sleep_until((last + TOGETHER).into()).await;
+            while !bucket.take(Instant::now()) {
+                sleep_until(bucket.next(Instant::now()).into()).await;
             }
         };
         tokio::select! {
             () = sleep(pause.saturating_sub(begun.elapsed())) => {}
-            () = hurry => hurried = Some(Instant::now()),
+            () = hurry => {}
             () = stop.notified() => break,
         }
     }
@@ -206,23 +207,24 @@ mod tests {
             assert_eq!(given.0.borrow().len(), 0, "nothing is known yet");
             *told.borrow_mut() = true;
             let begun = Instant::now();
-            // The first at once, the others together.
-            for _ in 0..5 {
+            // The first each at once, the others together.
+            let some = NEWS.0 as usize;
+            for _ in 0..2 * some {
                 news.notify_one();
                 sleep(Duration::from_millis(20)).await;
             }
             let deadline = begun + CALM_SIGN / 2;
-            while given.0.borrow().len() < 2 && Instant::now() < deadline {
+            while given.0.borrow().len() < some + 1 && Instant::now() < deadline {
                 sleep(Duration::from_millis(20)).await;
             }
             stop.notify_one();
             signs.await.unwrap();
             let given = given.0.borrow();
-            let [(first, lasts, Some(_)), (second, _, Some(_)), (_, _, None)] = &given[..] else {
-                panic!("{given:?}");
-            };
-            assert_eq!(*lasts, CALM_LASTS);
-            assert!(*first < begun + SIGN && *second >= *first + TOGETHER, "{given:?} since {begun:?}");
+            assert_eq!(given.len(), some + 2, "{given:?}");
+            let (_, lasts, last) = &given[some + 1];
+            assert!(*lasts == CALM_LASTS && last.is_none(), "{given:?}");
+            assert!(given[..=some].iter().all(|(_, lasts, said)| *lasts == CALM_LASTS && said.is_some()), "{given:?}");
+            assert!(given[some - 1].0 < begun + SIGN && given[some].0 >= begun + NEWS.1, "{given:?} since {begun:?}");
         });
     }
 }

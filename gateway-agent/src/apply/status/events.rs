@@ -8,7 +8,7 @@ use http::Method;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::bucket::Bucket;
+use crate::apply::bucket::Bucket;
 use crate::compile::ConditionType;
 use crate::index::ObjectId;
 use crate::source::kube::{Api, ApiError, Format, micro_time};

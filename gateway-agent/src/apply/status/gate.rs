@@ -22,7 +22,8 @@ pub struct Gate {
 /// What is to be done with the status of something that is in force here.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Passage {
-    Free,
+    /// `waited`: it was not a moment ago.
+    Free { waited: bool },
     /// Nothing before then.
     Wait(Instant),
     /// It is written with what is missing.
@@ -45,8 +46,7 @@ impl Gate {
     /// `at_once`: there is something in the status that the others must know.
     pub fn pass(&mut self, id: &ObjectId, need: &Need, at_once: bool, now: Instant) -> Passage {
         let Some(behind) = self.nodes.borrow().behind(need) else {
-            self.behind.remove(id);
-            return Passage::Free;
+            return Passage::Free { waited: self.behind.remove(id).is_some() };
         };
         let until = *self.behind.entry(id.clone()).or_insert(now) + GRACE;
         if now < until && !at_once { Passage::Wait(until) } else { Passage::Behind(behind) }
@@ -117,14 +117,14 @@ mod tests {
         let start = Instant::now();
         let (sender, receiver) = watch::channel(nodes("gateways 4"));
         let mut gate = Gate::new(receiver);
-        assert_eq!(gate.pass(&edge(), &need(4), false, start), Passage::Free);
+        assert_eq!(gate.pass(&edge(), &need(4), false, start), Passage::Free { waited: false });
         assert_eq!(gate.pass(&edge(), &need(5), false, start), Passage::Wait(start + GRACE));
         assert_eq!(gate.pass(&edge(), &need(5), false, start + GRACE / 2), Passage::Wait(start + GRACE));
         let behind = Passage::Behind(Behind::Whole("Not in the data plane yet of node b".to_owned()));
         assert_eq!(gate.pass(&edge(), &need(5), true, start), behind);
         assert_eq!(gate.pass(&edge(), &need(5), false, start + GRACE), behind);
         sender.send_replace(nodes("gateways 5"));
-        assert_eq!(gate.pass(&edge(), &need(5), false, start + GRACE), Passage::Free);
+        assert_eq!(gate.pass(&edge(), &need(5), false, start + GRACE), Passage::Free { waited: true });
         let later = start + GRACE * 9;
         assert_eq!(gate.pass(&edge(), &need(6), false, later), Passage::Wait(later + GRACE), "it starts over");
     }

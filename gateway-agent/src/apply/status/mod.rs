@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod board;
-mod bucket;
 mod digest;
 mod events;
 mod gate;
@@ -203,10 +202,11 @@ impl<S: Statuses> Writer<S> {
         let Some(seen) = self.cluster.seen(id) else { return Next::Nothing };
         let statuses = Rc::clone(&self.statuses);
         let statuses = statuses.borrow();
+        let mut long_due = false;
         let (status, digest) = match statuses.wanted(id) {
             Some(mut wanted) => {
                 match self.pass(id, &wanted, &*statuses, now) {
-                    Passage::Free => {}
+                    Passage::Free { waited } => long_due = waited,
                     Passage::Wait(until) => return Next::Wait(until),
                     Passage::Behind(behind) => wanted.take_back(&behind),
                 }
@@ -220,7 +220,11 @@ impl<S: Statuses> Writer<S> {
         if seen.digest == digest || self.odd.get(id) == Some(&(digest, seen.digest)) {
             return Next::Nothing;
         }
-        let urgency = if seen.digest.settled == digest.settled { Urgency::Counts } else { Urgency::Soon };
+        let urgency = match seen.digest.settled == digest.settled {
+            true => Urgency::Counts,
+            false if long_due => Urgency::Now,
+            false => Urgency::Soon,
+        };
         Next::Write(Task { id: id.clone(), status, digest, version: seen.blank }, urgency)
     }
 
@@ -228,7 +232,7 @@ impl<S: Statuses> Writer<S> {
     fn pass(&mut self, id: &ObjectId, wanted: &ObjectStatus, statuses: &S, now: Instant) -> Passage {
         let Some((gateway, addresses)) = statuses.served(id).filter(|_| wanted.is_programmed()) else {
             self.gate.forget(id);
-            return Passage::Free;
+            return Passage::Free { waited: false };
         };
         let gateway = ObjectId { kind: Kind::Gateway, name: gateway };
         let mark = self.cluster.mark(&gateway);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bucket::Bucket;
+use crate::apply::bucket::Bucket;
 use crate::index::{Kind, ObjectId};
 
 /// A Gateway is written no sooner than this after it was touched: its routes come in bursts.
@@ -48,6 +48,8 @@ pub enum Urgency {
     Soon,
     /// Only a number of routes.
     Counts,
+    /// Other nodes were waited for, long enough for whatever else there is.
+    Now,
 }
 
 impl Queue {
@@ -70,6 +72,7 @@ impl Queue {
         }
         let pace = self.paces.get(&id).filter(|pace| now < pace.last + CALM);
         let due = match (pace, urgency) {
+            (_, Urgency::Now) => now,
             (Some(pace), Urgency::Counts) => (pace.last + pace.pause).max(now + GATHER),
             (Some(pace), Urgency::Soon) => (pace.last + AGAIN).max(now + GATHER),
             (None, _) => now + GATHER,
@@ -206,8 +209,10 @@ mod tests {
         }
         queue.push(gateway.clone(), Urgency::Counts, start);
         assert_eq!(queue.due(start), Some(start + LONGEST));
-        queue.push(gateway, Urgency::Soon, start);
+        queue.push(gateway.clone(), Urgency::Soon, start);
         assert_eq!(queue.due(start), Some(start + AGAIN));
+        queue.push(gateway, Urgency::Now, start);
+        assert_eq!(queue.due(start), Some(start));
     }
 
     #[test]

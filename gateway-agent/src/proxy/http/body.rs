@@ -110,6 +110,11 @@ impl Body {
         matches!(&self.0, Kind::Exchange(Some(exchange)) if exchange.is_piped())
     }
 
+    /// Of a backend's answer, hyper has what has come and was not read.
+    pub fn is_ahead(&self) -> bool {
+        matches!(self.0, Kind::Incoming(_, Some(_)))
+    }
+
     /// The next of it into an empty pipe, instead of a frame. Says how much.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
         let Kind::Exchange(slot) = &mut self.0 else { return Poll::Ready(Err("no body of a backend".into())) };

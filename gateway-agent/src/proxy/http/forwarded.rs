@@ -6,6 +6,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::access_log::REQUEST_ID;
 use super::exchange::Exchange;
 use crate::proxy::Origin;
 
@@ -112,6 +113,10 @@ pub fn announce(headers: &mut HeaderMap, exchange: &Exchange, trusted: u8) {
     });
     // Nobody here adds to it, so that it would say less than the others.
     headers.remove(FORWARDED);
+    // Of a request that is written down it is the agent's own by now, or that of a trusted proxy.
+    if trusted == 0 && !exchange.meter.is_logged() {
+        headers.remove(REQUEST_ID);
+    }
     let Known { client, port } = &*exchange.known;
     let host = &*exchange.requested_host;
     let as_sent = headers.get(HOST).filter(|sent| sent.as_bytes() == host.as_bytes()).cloned();

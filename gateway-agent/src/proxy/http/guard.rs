@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use super::answer::Reason;
+use super::budget::{Account, Unread};
 use super::faults::Faults;
 use super::framing::{Framing, Refused};
 use crate::ir::http::Limits;
@@ -54,6 +55,9 @@ pub struct Guard<S> {
     /// When the client last took something, while it takes nothing.
     stalled_since: Option<Instant>,
     write_timer: Timer,
+    /// What that costs meanwhile.
+    stuck: (Arc<Account>, usize),
+    unread: Option<Unread>,
     /// Of HTTP/2.
     faults: Option<Box<Faults>>,
     farewell: Option<Farewell>,
@@ -89,8 +93,14 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r
 const PIECE: usize = 2048;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
-    /// `speaks`: as ALPN says. `None`: it is to be found out.
-    pub fn new(stream: S, speaks: Option<Speaks>, limits: Limits, signal: Arc<Signal>) -> Guard<S>
+    /// `speaks`: as ALPN says. `None`: it is to be found out. `stuck`: who is charged while the client takes nothing, and how much.
+    pub fn new(
+        stream: S,
+        speaks: Option<Speaks>,
+        limits: Limits,
+        signal: Arc<Signal>,
+        stuck: (Arc<Account>, usize),
+    ) -> Guard<S>
     where
         S: 'static,
     {
@@ -118,6 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
             read_timer: Timer::default(),
             stalled_since: None,
             write_timer: Timer::default(),
+            stuck,
+            unread: None,
             faults: None,
             farewell: None,
         }
@@ -296,7 +308,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
+        let since = *self.stalled_since.get_or_insert_with(|| {
+            let (account, cost) = &self.stuck;
+            self.unread = Some(account.charge(*cost));
+            Instant::now()
+        });
         ready!(self.write_timer.poll(cx, since + self.limits.body_idle));
         self.signal.stall();
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))
@@ -304,7 +320,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Guard<S> {
 
     /// As many of these bytes as were taken.
     fn wrote<'a>(&mut self, taken: usize, parts: impl IntoIterator<Item = &'a [u8]>) {
-        self.stalled_since = None;
+        (self.stalled_since, self.unread) = (None, None);
         self.last_write = Instant::now();
         if let Some(faults) = &mut self.faults {
             let mut left = taken;
@@ -386,7 +402,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guard<S> {
         match Pin::new(&mut self.stream).poll_flush(cx) {
             Poll::Pending => self.poll_stall(cx).map(Err),
             flushed => {
-                self.stalled_since = None;
+                (self.stalled_since, self.unread) = (None, None);
                 flushed
             }
         }
@@ -533,7 +549,8 @@ impl Signal {
         self.refused_at.store(request, Relaxed);
     }
 
-    fn break_off(&self, reason: Reason) {
+    /// Nor are other requests of the connection answered.
+    pub fn break_off(&self, reason: Reason) {
         self.broken.store(reason as usize + 1, Relaxed);
     }
 

@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use super::access_log::{Identity, Line, Which};
 use super::answer::Reason;
 use super::body::{Body, BodyError};
-use super::budget::{Charge, cost};
+use super::budget::{Account, Charge, Unread, cost};
+use super::direct::SMALL;
 use super::exchange::Scheme;
 use super::grpc;
 use super::guard::Signal;
@@ -58,10 +59,9 @@ pub struct Meter {
     /// What tells when the connection that it became is over.
     upgraded: Option<Rc<Upgraded>>,
     charge: Charge,
-    /// Of it, what is for the request.
-    cost: usize,
-    /// Of the answer, the last piece that was given.
-    piece: usize,
+    account: Arc<Account>,
+    /// More of the answer may be here than was asked for.
+    ahead: Option<Charge>,
 }
 
 /// What is known of how a call of gRPC ends.
@@ -104,15 +104,15 @@ impl Meter {
     /// `grpc`: it is a call of gRPC.
     pub fn new(
         local: Rc<Local>,
-        signal: Arc<Signal>,
+        (signal, account): (Arc<Signal>, Arc<Account>),
         came: Instant,
         grpc: bool,
         logged: Option<Box<Logged>>,
     ) -> Box<Meter> {
         Box::new(Meter {
             charge: local.budget.charge(cost::REQUEST),
-            cost: cost::REQUEST,
-            piece: 0,
+            account,
+            ahead: None,
             local,
             signal,
             came,
@@ -138,8 +138,7 @@ impl Meter {
     /// The answer goes by a stream of its own.
     pub fn watch(&mut self, takers: Rc<Takers>, request: u64) {
         self.takers = Some((takers, request));
-        self.cost = cost::STREAM;
-        self.charge.set(self.cost);
+        self.charge.set(cost::STREAM);
     }
 
     /// The request has a body. `both_ways`: whatever is answered.
@@ -161,10 +160,9 @@ impl Meter {
         }
     }
 
-    /// Who is given a piece of the answer may still have the one before: hyper does, of HTTP/2.
-    fn hold(&mut self, piece: usize) {
-        self.charge.set(self.cost + cost::PIECE.max(self.piece + piece));
-        self.piece = piece;
+    /// The client may not take it for long. What is small is copied to the end of a head, unless it goes by HTTP/2.
+    fn give(&self, piece: Bytes) -> Bytes {
+        if self.takers.is_none() && piece.len() < SMALL { piece } else { self.account.give(piece) }
     }
 
     /// The request has come further.
@@ -181,6 +179,11 @@ impl Meter {
         if let (Some(logged), Some(log)) = (&mut self.logged, self.local.shared.log.get()) {
             logged.which = listener.ir.settings.logged.unwrap_or(log.which);
         }
+    }
+
+    /// It may be written down.
+    pub fn is_logged(&self) -> bool {
+        self.logged.is_some()
     }
 
     /// The agent answers by itself, or breaks off. Nobody does anything to a client that has left.
@@ -405,11 +408,11 @@ impl Metered {
         self.body.is_piped()
     }
 
-    /// See [`Body::poll_fill`].
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<usize, BodyError>> {
-        let filled = ready!(self.body.poll_fill(cx, pipe));
-        self.meter.bytes += *filled.as_ref().unwrap_or(&0) as u64;
-        Poll::Ready(filled)
+    /// See [`Body::poll_fill`]. What is in the pipe is charged for.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>, pipe: &Pipe) -> Poll<Result<(usize, Unread), BodyError>> {
+        let filled = ready!(self.body.poll_fill(cx, pipe))?;
+        self.meter.bytes += filled as u64;
+        Poll::Ready(Ok((filled, self.meter.account.charge(filled))))
     }
 }
 
@@ -418,22 +421,27 @@ impl HttpBody for Metered {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        // HTTP/1 asks when all has gone.
+        if self.meter.takers.is_some() {
+            ready!(self.meter.local.budget.poll_room(cx, &self.meter.account));
+        }
         self.meter.asked();
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         self.meter.given();
-        match &frame {
-            Some(Ok(frame)) => match frame.trailers_ref() {
-                // Nothing comes after them, and not everybody asks.
-                Some(trailers) => {
+        match &mut frame {
+            Some(Ok(frame)) => {
+                if let Some(piece) = frame.data_mut() {
+                    self.meter.bytes += piece.len() as u64;
+                    if piece.len() >= SMALL && self.meter.ahead.is_none() && self.body.is_ahead() {
+                        self.meter.ahead = Some(self.meter.local.budget.charge(cost::UNREAD));
+                    }
+                    *piece = self.meter.give(std::mem::take(piece));
+                } else if let Some(trailers) = frame.trailers_ref() {
                     self.meter.told(trailers);
+                    // Nothing comes after them, and not everybody asks.
                     self.meter.whole = true;
                 }
-                None => {
-                    let piece = frame.data_ref().map_or(0, Bytes::len);
-                    self.meter.bytes += piece as u64;
-                    self.meter.hold(piece);
-                }
-            },
+            }
             Some(Err(_)) => {
                 if let Some(call) = &mut self.meter.call {
                     call.is_broken = true;

@@ -83,6 +83,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Tally(AtomicU64);
 
 impl Tally {
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
@@ -111,6 +115,8 @@ pub struct Metrics {
     pub abandoned: Tally,
     /// Lines of the access log that found no room.
     pub lines_lost: Tally,
+    /// What clients make the worker keep, by estimate.
+    pub memory: Tally,
     /// Upgraded connections, and the bytes that they have moved.
     pub tunnels: Tally,
     pub tunnels_closed: Tally,
@@ -129,6 +135,7 @@ impl Metrics {
             answered: Reason::ALL.iter().map(|_| Tally::default()).collect(),
             abandoned: Tally::default(),
             lines_lost: Tally::default(),
+            memory: Tally::default(),
             tunnels: Tally::default(),
             tunnels_closed: Tally::default(),
             tunnel_bytes_in: Tally::default(),

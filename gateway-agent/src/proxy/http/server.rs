@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::access_log::{self, Which};
 use super::answer::{self, Reason};
 use super::body::Body;
-use super::budget::{Budget, cost};
+use super::budget::{Budget, Open, cost};
 use super::cork::Corked;
 use super::direct;
 use super::exchange::{Exchange, Scheme};
@@ -80,6 +80,14 @@ impl Security {
             Security::Tls { .. } => cost::CONNECTION + cost::TLS,
         }
     }
+
+    /// While the client takes nothing.
+    fn stuck_cost(&self) -> usize {
+        match self {
+            Security::Clear => cost::STUCK,
+            Security::Tls { .. } => cost::STUCK + cost::STUCK_TLS,
+        }
+    }
 }
 
 impl Client {
@@ -115,7 +123,7 @@ where
     let refused = if present.number > settings.limits.connections {
         Some(Reason::TooManyConnections)
     } else {
-        client.local.budget.is_spent().then_some(Reason::OutOfMemory)
+        (!client.local.budget.has_room()).then_some(Reason::OutOfMemory)
     };
     let mut ends = Ends { stop, present };
     if refused.is_some() {
@@ -128,8 +136,10 @@ where
         Security::Tls { h2: true, .. } => Some(Speaks::Http2),
         Security::Tls { h2: false, .. } => Some(Speaks::Http1),
     };
+    let open = client.local.budget.open();
+    let stuck = (Arc::clone(&open.account), client.security.stuck_cost());
     // By itself: every future that has it in its turn would have the room for it.
-    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal)));
+    let mut guard = Box::new(Guard::new(stream, speaks, settings.limits.clone(), Arc::clone(&signal), stuck));
     if let Some(reason) = refused {
         if speaks == Some(Speaks::Http2) {
             client.local.metrics.answer(reason);
@@ -148,6 +158,7 @@ where
     };
     let connection = Rc::new(Connection {
         known: Rc::new(Known::of(&client.origin)),
+        open,
         client,
         signal,
         trusted: settings.trusted_hops > 0,
@@ -203,6 +214,7 @@ pub struct Connection {
     pub client: Client,
     known: Rc<Known>,
     signal: Arc<Signal>,
+    open: Open,
     pub limits: Limits,
     /// A proxy in front may name requests.
     trusted: bool,
@@ -251,8 +263,9 @@ where
     connection.ended_by_hyper(ended);
 }
 
-/// Of a response, what waits for the client's window.
-const SEND_BUFFER: usize = 64 << 10;
+/// Of a response, what waits for the client beside the next piece: one that has begun to go goes whole. h2 knows as much of a single byte as of a
+/// piece, so that more would be of no use to a client that reads, and much for one that does not.
+const SEND_BUFFER: usize = 1;
 
 /// As often as what is allowed, h2 reads of a head before it answers 431 by itself, which nobody counts.
 const COUNTED: usize = 4;
@@ -346,7 +359,7 @@ async fn drive<C: Future>(
     timeout(left, serving).await.ok()
 }
 
-/// Until nothing has been asked for too long, or a stream of HTTP/2 has been taken nothing of: that is cut off.
+/// Until nothing has been asked for too long, or a stream of HTTP/2 has been taken nothing of, or others need its memory: these are cut off.
 async fn late(connection: &Connection, settings: &Settings) -> bool {
     let idle = settings.limits.idle;
     let patience = settings.limits.body_idle;
@@ -354,6 +367,10 @@ async fn late(connection: &Connection, settings: &Settings) -> bool {
     let mut untaken = pin!(sleep_until(connection.idle_since.get() + patience));
     loop {
         tokio::select! {
+            () = connection.open.account.cut_off() => {
+                connection.signal.break_off(Reason::OutOfMemory);
+                return true;
+            }
             () = untaken.as_mut() => match connection.takers.slowest() {
                 Some(since) if since + patience <= Instant::now() => {
                     connection.signal.stall();
@@ -422,6 +439,7 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
     let logged = snapshot.logged(client.origin.gateway);
     let logged = logged.map(|which| logged_with(which, &mut request, connection, random));
     let grpc = answer::is_grpc(request.headers());
+    let shared = (Arc::clone(&connection.signal), Arc::clone(&connection.open.account));
     let mut exchange = Exchange {
         local: Rc::clone(local),
         snapshot,
@@ -438,7 +456,7 @@ pub async fn respond(mut request: Box<Request>, connection: &Rc<Connection>) -> 
         told: Told::default(),
         endpoint: None,
         attempts: 0,
-        meter: Meter::new(Rc::clone(local), Arc::clone(&connection.signal), came, grpc, logged),
+        meter: Meter::new(Rc::clone(local), shared, came, grpc, logged),
     };
     if request.version() == Version::HTTP_2 {
         exchange.meter.watch(Rc::clone(&connection.takers), number);
@@ -473,7 +491,7 @@ fn too_large(request: &Request, limits: &Limits) -> Option<Reason> {
 
 /// `is_busy`: the client has a request under way.
 fn too_much(budget: &Budget, is_busy: bool) -> Option<Reason> {
-    (budget.is_spent() || is_busy && budget.is_scarce()).then_some(Reason::OutOfMemory)
+    (is_busy && budget.is_scarce() || !budget.has_room()).then_some(Reason::OutOfMemory)
 }
 
 /// As HTTP/2 has it (RFC 9113 section 6.5.2), but without what is in the first line of HTTP/1.

@@ -82,13 +82,21 @@ pub(super) fn serving_at(hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
 
 /// With so many bytes for what clients make it keep.
 fn serving_within(memory: usize, hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
+    serving_as(memory, ir::Settings::default(), hostname, rules)
+}
+
+fn serving_with(settings: ir::Settings, rules: Vec<Rule>) -> Rc<Local> {
+    serving_as(usize::MAX, settings, HostName::Exact("example.com".into()), rules)
+}
+
+fn serving_as(memory: usize, settings: ir::Settings, hostname: HostName, rules: Vec<Rule>) -> Rc<Local> {
     let name = ir::RouteName { namespace: "default".into(), name: "web".into(), kind: ir::RouteKind::Http };
     let route = Arc::new(Route { name, created: ir::Created::Unknown, rules });
     let http = ir::Listener {
         hostname: hostname.clone(),
         security: ir::Security::Http,
         routes: [Attachment { hosts: [hostname].into(), route }].into_iter().collect(),
-        settings: Arc::default(),
+        settings: Arc::new(settings),
     };
     let other = ir::Listener {
         hostname: HostName::Exact("other.example.com".into()),

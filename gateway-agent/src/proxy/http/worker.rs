@@ -84,6 +84,8 @@ impl Local {
                 ticks.tick().await;
                 let Some(local) = local.upgrade() else { return };
                 local.places.leave_gone(&local.snapshot());
+                local.budget.tick();
+                local.metrics.memory.set(local.budget.used() as u64);
                 local.flush_log();
             }
         });

@@ -17,6 +17,7 @@ use super::out::{Framing, Out};
 use super::scratch::Scratch;
 use super::wire::Wire;
 use crate::proxy::http::body::BodyError;
+use crate::proxy::http::budget::Unread;
 use crate::proxy::http::meter::Metered;
 use crate::proxy::pipes::Pipe;
 
@@ -28,7 +29,7 @@ pub struct Answering {
     /// The client wants them.
     trailers: bool,
     /// Where a large body goes from socket to socket, with so many bytes of it.
-    pipe: Option<(Pipe, usize)>,
+    pipe: Option<(Pipe, usize, Option<Unread>)>,
     /// Why it breaks off behind what is in `out`.
     broken: Option<BodyError>,
     is_last: bool,
@@ -68,8 +69,8 @@ impl Answering {
         loop {
             let waits = self.gather(cx, wire);
             ready!(wire.poll_write(cx, &mut self.out))?;
-            if let Some((pipe, bytes)) = self.pipe.take() {
-                ready!(self.poll_pipe(cx, wire, pipe, bytes))?;
+            if let Some((pipe, bytes, unread)) = self.pipe.take() {
+                ready!(self.poll_pipe(cx, wire, pipe, bytes, unread))?;
                 continue;
             }
             if let Some(error) = self.broken.take() {
@@ -98,7 +99,7 @@ impl Answering {
                 && wire.is_plain()
                 && let Ok(pipe) = self.scratch.pipes.take()
             {
-                self.pipe = Some((pipe, 0));
+                self.pipe = Some((pipe, 0, None));
                 break;
             }
             match self.out.poll_piece(cx, Pin::new(body), &mut self.framing, self.trailers) {
@@ -118,6 +119,7 @@ impl Answering {
         wire: &Wire<S>,
         pipe: Pipe,
         mut bytes: usize,
+        unread: Option<Unread>,
     ) -> Poll<io::Result<()>>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -127,22 +129,23 @@ impl Answering {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(emptied) => bytes -= emptied?,
                 Poll::Pending => {
-                    self.pipe = Some((pipe, bytes));
+                    self.pipe = Some((pipe, bytes, unread));
                     return Poll::Pending;
                 }
             }
         }
+        drop(unread);
         let (Some(body), Framing::Length(left)) = (&mut self.body, &mut self.framing) else {
             self.scratch.pipes.give_back(pipe);
             return Poll::Ready(Ok(()));
         };
         match body.poll_fill(cx, &pipe) {
-            Poll::Ready(Ok(filled)) => {
+            Poll::Ready(Ok((filled, unread))) => {
                 *left = left.saturating_sub(filled as u64);
                 if *left == 0 {
                     self.body = None;
                 }
-                self.pipe = Some((pipe, filled));
+                self.pipe = Some((pipe, filled, Some(unread)));
             }
             Poll::Ready(Err(error)) => {
                 self.scratch.pipes.give_back(pipe);

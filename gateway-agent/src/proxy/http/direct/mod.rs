@@ -14,6 +14,7 @@ mod server;
 mod wire;
 
 pub use exchange::{Direct, Exchange, Failed, takes};
+pub use out::SMALL;
 pub use scratch::Scratch;
 pub use server::serve;
 pub use wire::Received;

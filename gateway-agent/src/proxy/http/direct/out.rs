@@ -14,7 +14,7 @@ use crate::proxy::http::body::BodyError;
 use crate::proxy::http::forwarded;
 
 /// Bodies of less are copied behind their heads: that costs less than a list of two parts does.
-const SMALL: usize = 8 << 10;
+pub const SMALL: usize = 8 << 10;
 
 /// Bytes of heads and small bodies, and a larger piece behind them.
 #[derive(Debug, Default)]

@@ -408,3 +408,31 @@ async fn a_client_whose_window_is_full_of_what_nobody_reads_is_not_slow() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_client_that_does_not_read_makes_room_for_others() {
+    in_time(async {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let backend = endpoint(&socket.local_addr().unwrap().to_string());
+        let (host, rules) = (HostName::Exact("example.com".into()), vec![rule("", vec![to(vec![backend])])]);
+        let local = serving_within(90 << 10, host, rules);
+        let mut unread = open(&local).await;
+        unread.write_all(&frame(HEADERS, END_HEADERS | END_STREAM, 1, GET)).await.unwrap();
+        let (mut backend, _) = socket.accept().await.unwrap();
+        read_heads(&mut backend, 1).await;
+        backend.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
+        let block = vec![0; 1 << 20];
+        while tokio::time::timeout(Duration::from_millis(300), backend.write_all(&block)).await.is_ok() {}
+        assert!((90 << 10..128 << 10).contains(&local.budget.used()), "{}", local.budget.used());
+        // By now it has not read for long enough.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let mut other = client(&local, Security::Clear).await;
+        assert!(get(&mut other, "example.net", "/").await.starts_with("HTTP/1.1 404 "));
+        assert_eq!(local.metrics.answered(Reason::OutOfMemory), 1);
+        let mut rest = Vec::new();
+        // Cut off, maybe by a reset.
+        let _ = unread.read_to_end(&mut rest).await;
+        assert!(rest.len() < 100 << 10, "{}", rest.len());
+    })
+    .await;
+}

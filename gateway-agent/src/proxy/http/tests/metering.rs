@@ -276,3 +276,24 @@ async fn a_client_that_goes_in_the_middle_of_its_body_is_not_refused_but_gone() 
     };
     within(5, all).await;
 }
+
+#[tokio::test]
+async fn only_a_trusted_proxy_names_requests_whether_they_are_written_down_or_not() {
+    within(5, async {
+        for (which, hops) in [(Which::None, 0), (Which::None, 1), (Which::All, 0), (Which::All, 1)] {
+            let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let backend = endpoint(&socket.local_addr().unwrap().to_string());
+            tokio::task::spawn_local(echo(socket));
+            let settings = ir::Settings { trusted_hops: hops, ..ir::Settings::default() };
+            let local = serving_with(settings.clone(), vec![rule("/a", vec![to(vec![backend])])]);
+            local.shared.log.set(Log::start(which, Written::default()).unwrap()).unwrap();
+            let (mut client, _going) = client_of(&local, Security::Clear, settings).await;
+            let request = "GET /a HTTP/1.1\r\nHost: example.com\r\nX-Request-Id: mine\r\n\r\n";
+            client.write_all(request.as_bytes()).await.unwrap();
+            let got = read_heads(&mut client, 2).await;
+            assert_eq!(got.contains("x-request-id: mine\r\n"), hops > 0, "{which:?}, {hops}: {got}");
+            assert_eq!(got.contains("x-request-id: "), hops > 0 || which == Which::All, "{which:?}, {hops}: {got}");
+        }
+    })
+    .await;
+}
