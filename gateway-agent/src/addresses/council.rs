@@ -65,6 +65,12 @@ impl Life {
     fn until(&self) -> Instant {
         self.heard + self.lasts
     }
+
+    /// A node that has not heard itself for this long may not have heard the others either. It is so much less than what a sign lasts that who
+    /// gave his a beat sooner is still taken for living then.
+    fn hears_until(&self) -> Instant {
+        self.heard + self.lasts * 3 / 5
+    }
 }
 
 impl Council {
@@ -77,6 +83,9 @@ impl Council {
             // What is said again and again is not said anew.
             Heard::Sign(sign) if self.nodes.get(&sign.node).is_some_and(|life| life.mark == sign.mark) => {}
             Heard::Sign(Sign { node, mark, lasts, applied }) => {
+                if node == self.own && self.nodes.get(&node).is_some_and(|life| now >= life.hears_until()) {
+                    self.awake = None;
+                }
                 let life = Life { mark, lasts, heard: now, applied, silent: false };
                 self.nodes.insert(node, life);
             }
@@ -97,7 +106,7 @@ impl Council {
 
     pub fn decide(&mut self, addresses: &BTreeSet<IpAddr>, now: Instant) -> Decision {
         let lives = |life: &Life| now < life.until();
-        let own = self.nodes.get(&self.own).filter(|life| lives(life)).map(|life| life.lasts);
+        let own = self.nodes.get(&self.own).filter(|life| now < life.hears_until()).map(|life| life.lasts);
         // While this node heard nothing, not even itself, nobody else could be heard either.
         if own.is_some() && self.awake.is_none() {
             self.nodes.values_mut().for_each(|life| life.heard = now);
@@ -285,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn after_an_outage_of_any_length_every_address_is_where_it_was() {
+        for (length, phase) in (1..=40).flat_map(|n| (0..5).map(move |phase| (n * 100, phase * 200))) {
+            let mut world = World::new(3, 9);
+            world.run(5_000 + phase);
+            let record = world.record.clone();
+            world.away = true;
+            world.run(length);
+            world.away = false;
+            world.run(5_000);
+            assert_eq!(world.record, record, "away for {length} ms after {phase} ms");
+        }
+    }
+
+    #[test]
     fn who_says_that_it_comes_back_is_waited_for() {
         let start = Instant::now();
         let mut council = Council::new("a".into());
@@ -346,14 +369,14 @@ mod tests {
             council.hear(sign(node, "0"), at(0));
         }
         assert_eq!(others(&mut council, at(0)), Some(vec!["b".into(), "c".into()]));
-        for (millis, node) in [(2_000, "a"), (2_000, "b")] {
-            council.hear(sign(node, "1"), at(millis));
+        for (millis, node) in [(1_000, "a"), (1_000, "b"), (2_000, "a"), (2_000, "b")] {
+            council.hear(sign(node, &millis.to_string()), at(millis));
         }
         assert_eq!(others(&mut council, at(2_600)), Some(vec!["b".into()]), "c has died");
         assert_eq!(others(&mut council, at(9_000)), None, "the API server is away");
-        council.hear(sign("a", "2"), at(9_100));
+        council.hear(sign("a", "again"), at(9_100));
         assert_eq!(others(&mut council, at(9_100)), Some(vec!["b".into()]), "nobody else has died meanwhile");
-        council.hear(sign("c", "2"), at(9_200));
+        council.hear(sign("c", "again"), at(9_200));
         assert_eq!(others(&mut council, at(9_200)), Some(vec!["b".into(), "c".into()]));
     }
 
