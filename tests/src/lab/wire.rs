@@ -33,7 +33,7 @@ pub enum Way {
 /// A TCP segment on the cable.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// Which connection it belongs to, as they came up since the last [`Wire::script`].
+    /// Which connection it belongs to, of those that came up since the last [`Wire::script`]. Others have their segments carried.
     pub connection: usize,
     /// How many of its connection went the same way before it.
     pub nth: usize,
@@ -288,6 +288,10 @@ fn decide(state: &Mutex<State>, way: Way, frame: &[u8]) -> Fate {
     let Some(mut segment) = segment(frame) else { return Fate::Pass };
     let mut ends = [segment.source, segment.destination];
     ends.sort();
+    // What is left of those before the script is none of it.
+    if !connections.contains_key(&ends) && (!segment.syn || segment.ack) {
+        return Fate::Pass;
+    }
     let index = connections.len();
     let connection = connections.entry(ends).or_insert(Connection { index, segments: [0; 2] });
     let count = &mut connection.segments[way as usize];
