@@ -124,7 +124,8 @@ pub fn checksums(frame: &[u8]) -> (bool, Option<bool>) {
     let Ok((ip, payload)) = IpHeaders::from_slice_lax(&frame[14..]).map(|(ip, payload, _)| (ip, payload)) else {
         return (true, None);
     };
-    let network = ip.ipv4().is_none_or(|(ip, _)| ip.calc_header_checksum() == ip.header_checksum);
+    // Of the bytes: etherparse leaves the reserved bit of the flags out.
+    let network = ip.ipv4().is_none_or(|(ip, _)| adds_up(&frame[14..14 + ip.header_len()]));
     let transport = match (LaxPacketHeaders::from_ethernet(frame).ok().and_then(|h| h.transport), &ip) {
         (Some(TransportHeader::Tcp(tcp)), IpHeaders::Ipv4(ip, _)) => {
             let data = &payload.payload[tcp.header_len()..];
@@ -157,6 +158,12 @@ pub fn checksums(frame: &[u8]) -> (bool, Option<bool>) {
         _ => None,
     };
     (network, transport)
+}
+
+/// Whether a header with its checksum in it adds up to none (RFC 1071).
+fn adds_up(header: &[u8]) -> bool {
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    (sum & 0xffff) + (sum >> 16) == 0xffff
 }
 
 /// Every half in FLOWS has its other half there.
