@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::bed::Bed;
 
@@ -25,7 +25,7 @@ fn get(bed: &Bed, address: IpAddr, port: u16) -> Result<String> {
 }
 
 #[test]
-fn http_and_tcp_reach_the_pods_of_both_nodes() {
+fn http_and_tcp_reach_the_pods_of_both_nodes_also_from_pods() {
     works(&Bed::new(), "example");
 }
 
@@ -42,5 +42,14 @@ pub fn works(bed: &Bed, namespace: &str) {
             ensure!(pods.len() == 2, "port {port}: so far {pods:?}");
             Ok(())
         });
+        // Who answers for the address is the node of one of them.
+        for node in bed.cluster.nodes() {
+            let url = format!("http://{address}:{port}/");
+            bed.wait_for(&format!("an answer to a pod of {} at port {port}", node.name()), || {
+                let pod = node.process("echo-basic")?.context("no pod runs there")?;
+                let curl = ["curl", "--silent", "--show-error", "--fail", "--max-time", "5", &url];
+                node.run("nsenter".as_ref(), &[&["--net", "--target", &pod, "--"], &curl[..]].concat()).map(drop)
+            });
+        }
     }
 }
