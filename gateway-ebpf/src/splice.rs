@@ -331,8 +331,10 @@ fn collect(frame: Tc, packet: &Packet, listener: &Listener, now: u64) -> i32 {
                 }
                 forget(&packet.key);
             }
+            // What another CPU adds from then on may make the name known, and that is for the backend to acknowledge.
+            let length = hello.length;
             leave(hello);
-            acknowledge(frame, packet, handshake, hello.length)
+            acknowledge(frame, packet, handshake, length)
         }
         // More than is kept, or more extensions than are walked over: the agent reads on.
         _ => bind::later(slot, bind::to_agent(packet.v6), listener.id),
@@ -494,15 +496,16 @@ pub fn owned(slot: u32, client: &FlowKey) -> Option<&'static mut Hello> {
     if hello.client == *client { Some(hello) } else { None }
 }
 
-/// Takes a hello for this CPU alone. False: another one has it.
+/// Takes a hello for this CPU alone, until it [leaves](leave). False: another one has it.
 #[inline(always)]
 pub fn enter(hello: &mut Hello) -> bool {
     atomic::compare_exchange(&raw mut hello.busy, 0, 1) == 0
 }
 
+/// Everything that was read or written before stays before.
 #[inline(always)]
 pub fn leave(hello: &mut Hello) {
-    hello.busy = 0;
+    atomic::compare_exchange(&raw mut hello.busy, 1, 0);
 }
 
 #[inline(always)]
